@@ -19,6 +19,7 @@ DISTRACTOR_TRIALS = 5  # one and four retries
 REFUSED_FROM = 459  # two occupancies that add up to 1.8 of 255 overlap
 CROWDED_BELOW = 0.01  # no further distractor starts when less than this share of the image is free
 DEAD_END = 1e-4  # total weight of all next heads below which a snake is stuck
+GUESSES = 50
 TARGET_TRIALS = 100_000  # far beyond any real need: a few tries succeed
 
 
@@ -63,8 +64,10 @@ def _tables(settings: DrawingSettings, margin: int) -> PaddleTables:
 
 
 def _to_bytes(canvas: np.ndarray) -> np.ndarray:
-    low, high = canvas.min(), canvas.max()
-    return ((canvas - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
+    """Stretch to 0 … 255. The canvas is float32 and this float64, so ties round as they do in the generator."""
+    picture = canvas.astype(np.float64)
+    low, high = picture.min(), picture.max()
+    return ((picture - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
 
 
 @njit(nogil=True, cache=True)
@@ -75,9 +78,8 @@ def _draw(
     mask = np.zeros(canvas.shape, dtype=np.uint8)
     paddles = np.zeros((2, contour_length, 3), dtype=np.int64)
     tips = np.zeros((2, 2), dtype=np.int64)
-    for trial in range(TARGET_TRIALS):
-        _border(mask, padding)
-        if _grow_targets(rng, mask, tables, paddle_length, seed_distance, continuity, paddles, tips):
+    for _ in range(TARGET_TRIALS):
+        if _grow_targets(rng, mask, padding, tables, paddle_length, seed_distance, continuity, paddles, tips):
             break
     else:
         return False
@@ -101,11 +103,11 @@ def _draw(
 
 
 @njit(nogil=True, cache=True)
-def _grow_targets(rng, mask, tables, paddle_length, seed_distance, continuity, paddles, tips):
+def _grow_targets(rng, mask, padding, tables, paddle_length, seed_distance, continuity, paddles, tips):
     """Two snakes, one paddle of each in turn. `paddles (2, n, 3)` and `tips (2, 2)` are written."""
     heads = np.zeros((2, 2), dtype=np.int64)
     angles = np.zeros(2)
-    found, tips[0], heads[0], angles[0] = _seed_at_free_pixel(rng, mask, tables, paddle_length, 2 * seed_distance)
+    found, tips[0], heads[0], angles[0] = _seed_in_centre(rng, mask, tables, paddle_length, 2 * seed_distance)
     if not found:
         return False
     found, tips[1], heads[1], angles[1] = _seed_at_distance(rng, mask, tables, paddle_length, seed_distance, tips[0])
@@ -113,6 +115,7 @@ def _grow_targets(rng, mask, tables, paddle_length, seed_distance, continuity, p
         return False
     for snake in range(2):
         _first_paddle(tables, paddles[snake], tips[snake], angles[snake])
+    _border(mask, padding)
     for row in range(1, paddles.shape[1]):
         for snake in range(2):
             heads[snake], angles[snake], found = _extend(
@@ -142,8 +145,29 @@ def _grow_distractor(rng, mask, tables, paddle_length, continuity, paddles):
 
 
 @njit(nogil=True, cache=True)
+def _seed_in_centre(rng, mask, tables, paddle_length, border):
+    """The first paddle of all, its footprint inside a square `border` from the edge: (found, tail, pivot, angle)."""
+    height, width = mask.shape
+    pivot = np.zeros(2, dtype=np.int64)
+    tail = np.zeros(2, dtype=np.int64)
+    for _ in range(PADDLE_TRIALS):
+        degree = rng.integers(-180, 180)
+        angle = degree * np.pi / 180
+        stamp = tables.stamp_of_degree[degree + 180]
+        footprint = tables.footprint[stamp]
+        top, left = border - footprint[:, 0].min(), border - footprint[:, 1].min()
+        bottom, right = height - border - footprint[:, 0].max(), width - border - footprint[:, 1].max()
+        if not tables.can_start[stamp] or bottom <= top or right <= left:
+            return False, tail, pivot, angle
+        tail[0], tail[1] = rng.integers(top, bottom), rng.integers(left, right)
+        if _pivot_behind(tables.margin, paddle_length, tail, angle, height, width, pivot):
+            return True, tail, pivot, angle
+    return False, tail, pivot, 0.0
+
+
+@njit(nogil=True, cache=True)
 def _seed_at_free_pixel(rng, mask, tables, paddle_length, border):
-    """A first paddle with its tail on a free pixel at least `border` from the edge: (found, tail, pivot, angle)."""
+    """A distractor's first paddle, its tail on a free pixel: (found, tail, pivot, angle)."""
     height, width = mask.shape
     pivot = np.zeros(2, dtype=np.int64)
     tail = np.zeros(2, dtype=np.int64)
@@ -153,10 +177,9 @@ def _seed_at_free_pixel(rng, mask, tables, paddle_length, border):
         stamp = tables.stamp_of_degree[degree + 180]
         if not tables.can_start[stamp]:
             return False, tail, pivot, angle
-        free = _free_pixels(mask, tables.footprint[stamp], border)
-        if len(free) == 0:
+        chosen = _free_pixel(rng, mask, tables.footprint[stamp], border)
+        if chosen < 0:
             return False, tail, pivot, angle
-        chosen = free[rng.integers(0, len(free))]
         tail[0], tail[1] = chosen // width, chosen % width
         if _pivot_behind(tables.margin, paddle_length, tail, angle, height, width, pivot):
             return True, tail, pivot, angle
@@ -180,26 +203,38 @@ def _seed_at_distance(rng, mask, tables, paddle_length, distance, first_tail):
 
 
 @njit(nogil=True, cache=True)
-def _free_pixels(mask, footprint, border):
-    """Flat indices of the pixels where the footprint meets neither an occupied pixel nor the border."""
+def _free_pixel(rng, mask, footprint, border):
+    """Flat index of a pixel drawn uniformly from those where the footprint is clear, or -1 where there is none.
+
+    Guessing first is the same draw as listing all of them, and many times cheaper while there is room.
+    """
     height, width = mask.shape
+    for _ in range(GUESSES):
+        guess = rng.integers(0, height * width)
+        if _is_clear(mask, footprint, border, guess // width, guess % width):
+            return guess
     free = np.empty(height * width, dtype=np.int64)
     count = 0
     for y in range(height):
         for x in range(width):
-            clear = True
-            for row in range(len(footprint)):
-                ny, nx = y + footprint[row, 0], x + footprint[row, 1]
-                if ny < 0 or nx < 0 or ny >= height or nx >= width:
-                    continue
-                inside = border <= ny < height - border and border <= nx < width - border
-                if not inside or mask[ny, nx] >= FREE_BELOW:
-                    clear = False
-                    break
-            if clear:
+            if _is_clear(mask, footprint, border, y, x):
                 free[count] = y * width + x
                 count += 1
-    return free[:count]
+    return free[rng.integers(0, count)] if count else -1
+
+
+@njit(nogil=True, cache=True)
+def _is_clear(mask, footprint, border, y, x):
+    """Whether the footprint at (y, x) meets neither an occupied pixel nor the border; outside counts for nothing."""
+    height, width = mask.shape
+    for row in range(len(footprint)):
+        ny, nx = y + footprint[row, 0], x + footprint[row, 1]
+        if ny < 0 or nx < 0 or ny >= height or nx >= width:
+            continue
+        inside = border <= ny < height - border and border <= nx < width - border
+        if not inside or mask[ny, nx] >= FREE_BELOW:
+            return False
+    return True
 
 
 @njit(nogil=True, cache=True)
@@ -250,9 +285,9 @@ def _step_weights(mask, tables, continuity, pivot, angle):
     total = 0.0
     for row in range(len(tables.step)):
         y, x = pivot[0] + tables.step[row, 0], pivot[1] + tables.step[row, 1]
-        if 0 <= y < height and 0 <= x < width:
-            turn = abs(tables.step_angle[row] - angle)
-            turn = min(continuity * min(turn, 2 * np.pi - turn), np.pi / 2)
+        turn = abs(tables.step_angle[row] - angle)
+        turn = continuity * min(turn, 2 * np.pi - turn)
+        if turn < np.pi / 2 and 0 <= y < height and 0 <= x < width:
             total += np.cos(turn) ** 2 * (1 - _dilated(mask, tables.margin_disc, y, x) / 255)
         cumulative[row] = total
     return cumulative
@@ -313,7 +348,7 @@ def _stamp(canvas, stamps, paddle, contrast):
     top, bottom, left, right = _window(canvas.shape, half, y, x)
     for row in range(top, bottom):
         for column in range(left, right):
-            value = contrast * stamps[stamp, row - y + half, column - x + half]
+            value = stamps[stamp, row - y + half, column - x + half] / 255 * contrast
             canvas[row, column] = max(canvas[row, column], value)
 
 
@@ -323,4 +358,4 @@ def _stamp_marker(canvas, marker, y, x):
     top, bottom, left, right = _window(canvas.shape, half, y, x)
     for row in range(top, bottom):
         for column in range(left, right):
-            canvas[row, column] = max(canvas[row, column], marker[row - y + half, column - x + half])
+            canvas[row, column] = max(canvas[row, column], marker[row - y + half, column - x + half] / 255)
