@@ -1,0 +1,3 @@
+"""Efficient attention for long sequences: Gaussian-kernel attention, its Nyström approximation, and their peers."""
+
+__version__ = "0.1.0"

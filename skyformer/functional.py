@@ -1,0 +1,189 @@
+"""Gaussian-kernel attention and its Nyström approximation, as functions of query, key and value.
+
+Chen, Zeng, Ji, Yang, "Skyformer: Remodel Self-Attention with Gaussian Kernel and Nyström Method", NeurIPS 2021.
+κ(x, y) = exp(−‖x − y‖² / 2).
+
+Shapes: B batch, H heads, L queries, S keys, D landmarks, P head dimension. Masks are boolean, True = a real token.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skyformer.linalg import newton_schulz_inverse, solve_positive_definite
+
+__all__ = ["gaussian_attention", "gaussian_kernel", "landmark_system", "newton_schulz_inverse"]
+__all__ += ["nystrom_gaussian_attention"]
+
+Solver = Literal["cholesky", "newton_schulz"]
+
+
+def gaussian_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Kernelized attention, Eq. 3: `C V` with `C = κ(Q / p^¼, K / p^¼)`. No softmax, no row normaliser.
+
+    Time and memory are O(L S).
+
+    Args:
+        query: `(B, H, L, P)`, floating.
+        key, value: `(B, H, S, P)`; the value's last size may differ.
+        mask: `(B, S)` bool; a masked key contributes nothing.
+        scale: factor on query and on key; default `P ** -0.25`.
+        dropout_p: probability of dropping an entry of C (always, as in `scaled_dot_product_attention`).
+
+    Returns:
+        `(B, H, L, P)`.
+
+    Raises:
+        ValueError: for shapes or types that do not go together, naming the argument.
+    """
+    _check_inputs(query, key, value, mask)
+    scale = query.shape[-1] ** -0.25 if scale is None else scale
+    kernel = gaussian_kernel(query * scale, key * scale)
+    if dropout_p > 0:
+        kernel = F.dropout(kernel, dropout_p)
+    return kernel @ _without_padding(value, mask)
+
+
+def nystrom_gaussian_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    landmarks: Tensor,
+    mask: Tensor | None = None,
+    ridge: float = 0.1,
+    solver: Solver = "cholesky",
+    *,
+    scale: float | None = None,
+    landmark_mask: Tensor | None = None,
+) -> Tensor:
+    """Skyformer's attention, Eq. 4–6: `κ(Q, W) (κ(W, W) + γI)⁻¹ κ(W, K) V` with Q and K scaled by p^-¼.
+
+    Evaluated from right to left, so that nothing larger than (L + S) × D is formed: time and memory are
+    O((L + S) D P), plus O(D³) for the D × D system, which is solved in float32 at least.
+
+    Args:
+        query: `(B, H, L, P)`, floating.
+        key, value: `(B, H, S, P)`; the value's last size may differ.
+        landmarks: `(B, H, D, P)`, W: the chosen rows of [Q; K], already scaled.
+        mask: `(B, S)` bool; a masked key contributes nothing.
+        ridge: γ > 0.
+        solver: `cholesky` (exact) or `newton_schulz` (§4.4: six steps on D_M^-½ (M + γI) D_M^-½).
+        scale: factor on query and on key; default `P ** -0.25`.
+        landmark_mask: `(B, D)` bool; a masked landmark takes no part.
+
+    Returns:
+        `(B, H, L, P)`.
+
+    Raises:
+        ValueError: for shapes, types or settings that do not go together, naming the argument.
+    """
+    _check_inputs(query, key, value, mask)
+    _check_landmarks(query, landmarks, landmark_mask, ridge, solver)
+    scale = query.shape[-1] ** -0.25 if scale is None else scale
+    summary = gaussian_kernel(landmarks, key * scale) @ _without_padding(value, mask)
+    if landmark_mask is not None:
+        summary = summary * landmark_mask[:, None, :, None]
+    system = landmark_system(landmarks, ridge, landmark_mask)
+    with torch.autocast(query.device.type, enabled=False):
+        solution = _solve(system, summary.to(system.dtype), solver)
+    return gaussian_kernel(query * scale, landmarks) @ solution.to(value.dtype)
+
+
+def gaussian_kernel(x: Tensor, y: Tensor) -> Tensor:
+    """κ(x, y) for all pairs: `(…, N, P)`, `(…, M, P)` → `(…, N, M)`, float32 at least.
+
+    From ‖x‖² + ‖y‖² − 2 x·y, with the norms in float32 and the products in the dtype of the inputs (of autocast).
+    Rounding can leave a squared distance below zero, and κ is never above one, so the exponent stops at zero.
+    """
+    exponent = x @ y.mT - _half_square(x) - _half_square(y).mT
+    return exponent.clamp(max=0).exp()
+
+
+def landmark_system(landmarks: Tensor, ridge: float, landmark_mask: Tensor | None = None) -> Tensor:
+    """`M + γI` with `M = κ(W, W)`, `(B, H, D, P)` → `(B, H, D, D)`, float32 (float64 for float64 landmarks).
+
+    Squared distances are taken in float64: in float32 landmarks far from the origin would lose the positive
+    definiteness that the solvers need. Masked landmarks become rows of (1 + γ)I.
+    """
+    with torch.autocast(landmarks.device.type, enabled=False):
+        kernel = gaussian_kernel(landmarks.double(), landmarks.double()).to(_at_least_float32(landmarks))
+    identity = torch.eye(landmarks.shape[-2], dtype=kernel.dtype, device=kernel.device)
+    if landmark_mask is not None:
+        kept = landmark_mask[:, None, :, None] & landmark_mask[:, None, None, :]
+        kernel = torch.where(kept, kernel, identity)
+    smallest = landmarks.shape[-2] * torch.finfo(kernel.dtype).eps
+    return kernel + max(ridge, smallest) * identity
+
+
+def _solve(system: Tensor, right: Tensor, solver: Solver) -> Tensor:
+    if solver == "cholesky":
+        return solve_positive_definite(system, right)
+    degree = system.sum(dim=-1, keepdim=True).rsqrt()  # D_M^-½
+    inverse = newton_schulz_inverse(degree * system * degree.mT)
+    return degree * (inverse @ (degree * right))
+
+
+def _half_square(x: Tensor) -> Tensor:
+    """‖x‖² / 2 over the last dimension, kept, float32 at least."""
+    return x.to(_at_least_float32(x)).square().sum(dim=-1, keepdim=True) / 2
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _without_padding(value: Tensor, mask: Tensor | None) -> Tensor:
+    """Zero the values of padding; C has no normaliser, so that takes a key out of the sum wholly."""
+    return value if mask is None else value * mask[:, None, :, None]
+
+
+def _check_inputs(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.dim() != 4:
+            raise ValueError(f"{name} must be (B, H, tokens, P), got shape {tuple(tensor.shape)}")
+        if tensor.shape[:2] != query.shape[:2]:
+            raise ValueError(f"{name} has batch and heads {tuple(tensor.shape[:2])}, query {tuple(query.shape[:2])}")
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"query has head dimension {query.shape[-1]} and key {key.shape[-1]}; they must be equal")
+    if key.shape[2] != value.shape[2]:
+        raise ValueError(f"key has {key.shape[2]} tokens and value {value.shape[2]}; they must be equal")
+    check_mask("mask", mask, (key.shape[0], key.shape[2]))
+
+
+def check_mask(name: str, mask: Tensor | None, shape: tuple[int, int]) -> None:
+    """Refuse a mask that is not boolean or not of `shape`.
+
+    Raises:
+        ValueError: naming the argument `name`.
+    """
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{name} must be boolean (True = a real token), got {mask.dtype}")
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(mask.shape)}")
+
+
+def _check_landmarks(
+    query: Tensor, landmarks: Tensor, landmark_mask: Tensor | None, ridge: float, solver: str
+) -> None:
+    expected = (*query.shape[:2], "D", query.shape[-1])
+    if landmarks.dim() != 4 or landmarks.shape[:2] != query.shape[:2] or landmarks.shape[-1] != query.shape[-1]:
+        raise ValueError(f"landmarks must have shape {expected}, got {tuple(landmarks.shape)}")
+    if landmarks.shape[2] < 1:
+        raise ValueError("landmarks must hold at least one row")
+    if not ridge > 0:
+        raise ValueError(f"ridge={ridge!r} must be greater than 0")
+    if solver not in ("cholesky", "newton_schulz"):
+        raise ValueError(f"solver={solver!r} is not one of 'cholesky', 'newton_schulz'")
+    check_mask("landmark_mask", landmark_mask, (landmarks.shape[0], landmarks.shape[2]))
