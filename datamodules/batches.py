@@ -1,0 +1,174 @@
+"""Batches of like length, in an order that is a pure function of (seed, epoch, rank).
+
+Shapes: B batch, N tokens.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from datamodules.prepared import Split
+
+POOL = 64  # batches that are drawn together and sorted by length: enough for 3 % of padding, few enough to stay random
+
+
+class Batch(NamedTuple):
+    """What a training step takes.
+
+    Attributes:
+        tokens: `(B, N)` int64, padded with 0.
+        mask: `(B, N)` bool, True = a real token; None where no example is padded.
+        label: `(B,)` int64.
+        index: `(B,)` int64, the example's place in its split.
+    """
+
+    tokens: Tensor
+    mask: Tensor | None
+    label: Tensor
+    index: Tensor
+
+
+class TrainBatches(Sampler[list[int]]):
+    """Batches for training: every rank the same number an epoch, each example at most once an epoch.
+
+    An epoch is a random permutation, cut into pools; a pool is sorted by length and cut into batches for all ranks
+    together, of which each rank takes an equal share; the batches of a pool are shuffled. The last, incomplete batch is
+    left out; other examples fall in it in every epoch.
+
+    Args:
+        lengths: `(examples,)` of the whole split.
+        batch_size: examples a rank.
+        seed: of the order.
+        rank, world_size: which share, of how many.
+
+    Raises:
+        ValueError: for a batch size that leaves no batch.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.lengths = lengths
+        self.global_batch = batch_size * world_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start = 0
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size={batch_size} must be at least 1")
+        if len(self) == 0:
+            raise ValueError(
+                f"data.batch_size={batch_size} on {world_size} process(es) needs {self.global_batch} training "
+                f"examples, there are {len(lengths)}"
+            )
+
+    @property
+    def sampler(self) -> "TrainBatches":
+        """Lightning announces the epoch to `batch_sampler.sampler`; there is none but this object."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def start_at(self, batch: int) -> None:
+        """Let the next iteration, and only that one, begin at this batch of the epoch."""
+        self.start = batch
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.global_batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start, self.start = self.start, 0
+        for batch in self._epoch_order()[start:]:
+            yield batch[self.rank :: self.world_size].tolist()
+
+    def _epoch_order(self) -> np.ndarray:
+        """All batches of the epoch, `(batches, global batch)`."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.lengths))[: len(self) * self.global_batch]
+        if (self.lengths == self.lengths[0]).all():
+            return order.reshape(-1, self.global_batch)
+        pools = []
+        for start in range(0, len(order), POOL * self.global_batch):
+            pool = order[start : start + POOL * self.global_batch]
+            pool = pool[np.argsort(self.lengths[pool], kind="stable")].reshape(-1, self.global_batch)
+            pools.append(pool[rng.permutation(len(pool))])
+        return np.concatenate(pools)
+
+
+class EvalBatches(Sampler[list[int]]):
+    """Batches for evaluation: every example exactly once over all ranks, sorted by length.
+
+    The ranks get numbers of batches that are equal and numbers of examples that differ by one at most.
+
+    Args:
+        lengths: `(examples,)` of the whole split.
+        batch_size: examples a rank, at most.
+        rank, world_size: which share, of how many.
+        drop_last: leave out what does not fill a last batch, as the published code does.
+    """
+
+    def __init__(
+        self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1, drop_last: bool = False
+    ) -> None:
+        kept = len(lengths) // batch_size * batch_size if drop_last else len(lengths)
+        order = np.argsort(lengths[:kept], kind="stable")
+        largest_share = -(-len(order) // world_size)
+        self.batches = np.array_split(order[rank::world_size], max(1, -(-largest_share // batch_size)))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield batch.tolist()
+
+
+class SplitBatches(Dataset[Batch]):
+    """A split that turns a list of indices into a `Batch`; with a batch sampler, one item is one batch.
+
+    Args:
+        split: the arrays.
+        pad_multiple: N is the longest length of the batch rounded up to a multiple of this.
+        pad_to: fixed N in place of that.
+        zero_is_padding: also mask token 0 inside a sequence (black pixels), as the published code does.
+    """
+
+    def __init__(
+        self, split: Split, pad_multiple: int = 32, pad_to: int | None = None, zero_is_padding: bool = False
+    ) -> None:
+        self.split = split
+        self.pad_multiple = pad_multiple
+        self.pad_to = pad_to
+        self.zero_is_padding = zero_is_padding
+        lengths = split.lengths
+        self.fixed_length = int(lengths[0]) if len(lengths) and (lengths == lengths[0]).all() else None
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        index = np.asarray(indices)
+        if self.fixed_length is not None:
+            tokens = torch.from_numpy(self.split.tokens.reshape(-1, self.fixed_length)[index].astype(np.int64))
+            mask = tokens != 0 if self.zero_is_padding else None
+        else:
+            tokens, mask = self._pad(index)
+        label = torch.from_numpy(self.split.labels[index].astype(np.int64))
+        return Batch(tokens, mask, label, torch.from_numpy(index))
+
+    def _pad(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        starts, lengths = self.split.offsets[index], self.split.lengths[index]
+        width = self.pad_to or -(-int(lengths.max()) // self.pad_multiple) * self.pad_multiple
+        tokens = np.zeros((len(index), width), dtype=np.int64)
+        for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+            tokens[row, :length] = self.split.tokens[start : start + length]
+        mask = torch.arange(width) < torch.from_numpy(lengths)[:, None]
+        padded = torch.from_numpy(tokens)
+        return padded, mask & (padded != 0) if self.zero_is_padding else mask

@@ -1,0 +1,115 @@
+"""Draws a ListOps expression and its value from (settings, seed, index), in compiled loops.
+
+Nangia and Bowman, "ListOps: A Diagnostic Dataset for Latent Tree Learning", NAACL-SRW 2018, with the settings of Long
+Range Arena (Tay et al. 2021, `lra_benchmarks/data/listops.py`). A node is an operator with probability ¼ while the tree
+is less than `max_depth` deep, else a digit; an operator has 2 … `max_args` arguments. Trees are drawn until one has
+more than `min_length` and fewer than `max_length` tokens.
+
+Token ids: 0 padding, 1 … 10 the digits 0 … 9, 11 … 14 the operators `[MIN [MAX [MED [SM`, 15 the closing bracket.
+"""
+
+import numpy as np
+from numba import njit
+
+TOKENS = ("<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
+FIRST_DIGIT = 1
+MIN, MAX, MED, SUM_MOD, CLOSE = 11, 12, 13, 14, 15
+OPERATOR_PROBABILITY = 0.25
+
+
+def draw_expression(
+    seed: int, index: int, min_length: int, max_length: int, max_depth: int, max_args: int
+) -> tuple[np.ndarray, int]:
+    """The `index`-th expression of the stream named by `seed`.
+
+    Returns:
+        Token ids, uint8, of length strictly between `min_length` and `max_length`, and the value 0 … 9.
+    """
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, index, 0]))
+    tokens = np.empty(max_length, dtype=np.uint8)
+    length, value = _draw(rng, tokens, min_length, max_depth, max_args)
+    return tokens[:length].copy(), value
+
+
+@njit(nogil=True, cache=True)
+def _draw(rng, tokens, min_length, max_depth, max_args):
+    while True:
+        length, value = _grow(rng, tokens, max_depth, max_args)
+        if min_length < length < len(tokens):
+            return length, value
+
+
+@njit(nogil=True, cache=True)
+def _grow(rng, tokens, max_depth, max_args):
+    """One tree, depth first, evaluated as it is written: (length, value); the length reaches the buffer's when the
+    tree does not fit.
+    """
+    operator = np.zeros(max_depth, dtype=np.int64)
+    wanted = np.zeros(max_depth, dtype=np.int64)
+    count = np.zeros(max_depth, dtype=np.int64)
+    arguments = np.zeros((max_depth, max_args), dtype=np.int64)
+    length, depth = 0, 0
+    while length < len(tokens):
+        if depth + 1 < max_depth and rng.random() <= OPERATOR_PROBABILITY:
+            operator[depth] = rng.integers(MIN, CLOSE)
+            wanted[depth] = rng.integers(2, max_args + 1)
+            count[depth] = 0
+            tokens[length] = operator[depth]
+            length += 1
+            depth += 1
+            continue
+        value = rng.integers(0, 10)
+        tokens[length] = FIRST_DIGIT + value
+        length += 1
+        while depth > 0:
+            arguments[depth - 1, count[depth - 1]] = value
+            count[depth - 1] += 1
+            if count[depth - 1] < wanted[depth - 1]:
+                break
+            if length == len(tokens):
+                return length, 0
+            depth -= 1
+            value = _apply(operator[depth], arguments[depth, : count[depth]])
+            tokens[length] = CLOSE
+            length += 1
+        if depth == 0:
+            return length, value
+    return length, 0
+
+
+@njit(nogil=True, cache=True)
+def _apply(operator, arguments):
+    if operator == MIN:
+        return arguments.min()
+    if operator == MAX:
+        return arguments.max()
+    if operator == SUM_MOD:
+        return arguments.sum() % 10
+    return int(np.median(arguments))  # rounds a half down, as the original does
+
+
+def evaluate(tokens: np.ndarray) -> int:
+    """The value of an expression, by a plain recursion over its tokens; the check on the compiled one.
+
+    Raises:
+        ValueError: for tokens that are not one whole expression.
+    """
+    value, end = _evaluate_from([int(token) for token in tokens], 0)
+    if end != len(tokens):
+        raise ValueError(f"{len(tokens) - end} tokens follow the end of the expression")
+    return value
+
+
+def _evaluate_from(tokens: list[int], start: int) -> tuple[int, int]:
+    if start == len(tokens):
+        raise ValueError("the expression ends too early")
+    if tokens[start] < MIN:
+        return tokens[start] - FIRST_DIGIT, start + 1
+    arguments, position = [], start + 1
+    while position < len(tokens) and tokens[position] != CLOSE:
+        value, position = _evaluate_from(tokens, position)
+        arguments.append(value)
+    if position == len(tokens) or not arguments:
+        raise ValueError(f"the operator at {start} has no arguments or is not closed")
+    sums = {MIN: min, MAX: max, MED: lambda a: int(np.median(a)), SUM_MOD: lambda a: sum(a) % 10}
+    return int(sums[tokens[start]](arguments)), position + 1

@@ -1,0 +1,49 @@
+"""What every attention backend promises.
+
+Shapes: B batch, H heads, N tokens, P head dimension.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Attention(nn.Module, ABC):
+    """Mixes values between tokens; the projections of query, key, value and output live outside.
+
+    A backend keeps to four rules. Padding never changes a real token's output. An example's output never depends on
+    the other examples of its batch. In `eval()` the same input gives the same output, also where the method samples.
+    Under autocast it computes in float32 by itself what needs it.
+
+    Args:
+        num_heads: H, positive.
+        head_dim: P, positive.
+        max_length: the largest N that the encoder takes, positive.
+
+    Raises:
+        ValueError: for a size below one, naming it.
+    """
+
+    def __init__(self, num_heads: int, head_dim: int, max_length: int) -> None:
+        super().__init__()
+        for name, value in (("num_heads", num_heads), ("head_dim", head_dim), ("max_length", max_length)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.max_length = max_length
+
+    @abstractmethod
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """`(B, H, N, P)` three times and `(B, N)` bool (True = a real token) or None → `(B, H, N, P)`."""
+
+
+def check_probability(name: str, value: float) -> float:
+    """Return `value`, a dropout rate in [0, 1).
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}={value} must lie in [0, 1)")
+    return value

@@ -1,0 +1,25 @@
+"""Kernelized attention: the softmax replaced by a Gaussian kernel, without approximation."""
+
+from torch import Tensor
+
+from skyformer.attention.base import Attention, check_probability
+from skyformer.functional import gaussian_attention
+
+
+class KernelizedAttention(Attention):
+    """`κ(Q / p^¼, K / p^¼) V` (Skyformer, Eq. 3), O(N²) time and memory.
+
+    The published code scales by 32^-¼ whatever the head size; here the real one counts.
+
+    Args:
+        num_heads, head_dim, max_length: see `Attention`.
+        dropout: rate on the entries of the kernel matrix.
+    """
+
+    def __init__(self, num_heads: int, head_dim: int, max_length: int, dropout: float = 0.0) -> None:
+        super().__init__(num_heads, head_dim, max_length)
+        self.dropout = check_probability("dropout", dropout)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        return gaussian_attention(query, key, value, mask, dropout_p=dropout)

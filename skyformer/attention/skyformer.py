@@ -1,0 +1,89 @@
+"""Skyformer's attention: the Gaussian kernel approximated by the Nyström method."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from skyformer.attention.base import Attention
+from skyformer.functional import check_mask, nystrom_gaussian_attention
+from skyformer.landmarks import gather_rows, half_and_half_rows, uniform_rows
+
+
+class SkyformerAttention(Attention):
+    """`κ(Q, W) (κ(W, W) + γI)⁻¹ κ(W, K) V` (Skyformer, Eq. 4–6), O(N d p) time and O(N d) memory.
+
+    W are d rows drawn from [Q; K]: each example has a draw of its own, shared by its heads, new in every training
+    step. In training the draw comes from torch's generator, as dropout does; in `eval()` it comes from numbers that
+    are drawn once from `seed` and saved with the weights, so that an example's landmarks depend on its length alone.
+
+    Args:
+        num_heads, head_dim, max_length: see `Attention`.
+        num_landmarks: d. An example of n tokens has at most 2n.
+        ridge: γ in κ(W, W) + γI.
+        solver: `cholesky` is exact; `newton_schulz` is the paper's iteration (§4.4), six steps.
+        landmark_draw: `uniform` over the valid rows of [Q; K], without replacement; `half_and_half`, as in the
+            published code: half of them from Q, half from K, with replacement.
+        eval_landmarks: `fixed` in `eval()`, or `fresh` at every call, as in the published code.
+        seed: of the fixed draw.
+
+    Raises:
+        ValueError: for an argument that cannot work, naming it and what would.
+    """
+
+    eval_noise: Tensor
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        max_length: int,
+        num_landmarks: int = 128,
+        ridge: float = 0.1,
+        solver: Literal["cholesky", "newton_schulz"] = "cholesky",
+        landmark_draw: Literal["uniform", "half_and_half"] = "uniform",
+        eval_landmarks: Literal["fixed", "fresh"] = "fixed",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(num_heads, head_dim, max_length)
+        if num_landmarks < 1:
+            raise ValueError(f"num_landmarks={num_landmarks} must be at least 1")
+        if landmark_draw == "half_and_half" and num_landmarks % 2:
+            raise ValueError(f"num_landmarks={num_landmarks} must be even for landmark_draw='half_and_half'")
+        if not ridge > 0:
+            raise ValueError(f"ridge={ridge} must be greater than 0")
+        self.num_landmarks = num_landmarks
+        self.ridge = ridge
+        self.solver = solver
+        self.landmark_draw = landmark_draw
+        self.eval_landmarks = eval_landmarks
+        size = (2, max_length) if landmark_draw == "uniform" else (num_landmarks,)
+        noise = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("eval_noise", noise)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        check_mask("mask", mask, (key.shape[0], key.shape[2]))
+        landmarks, landmark_mask = self.landmarks(query, key, mask)
+        return nystrom_gaussian_attention(
+            query, key, value, landmarks, mask, self.ridge, self.solver, landmark_mask=landmark_mask
+        )
+
+    def landmarks(self, query: Tensor, key: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """W after scaling, `(B, H, D, P)`, and which of its rows take part, `(B, D)` bool (None: all of them)."""
+        batch, _, length, head_dim = query.shape
+        if length > self.max_length:
+            raise ValueError(f"sequence of {length} tokens is longer than max_length={self.max_length}")
+        valid: Tensor | None
+        if self.landmark_draw == "uniform":
+            noise = self._noise(batch, self.eval_noise[:, :length])
+            rows, valid = uniform_rows(noise, mask, self.num_landmarks)
+        else:
+            tokens = query.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
+            rows, valid = half_and_half_rows(self._noise(batch, self.eval_noise), tokens)
+        return gather_rows(query, key, rows) * head_dim**-0.25, None if mask is None else valid
+
+    def _noise(self, batch: int, fixed: Tensor) -> Tensor:
+        """Uniform numbers for the draw: new for each example, or the fixed ones `(1, …)` for all of them."""
+        if self.training or self.eval_landmarks == "fresh":
+            return torch.rand((batch, *fixed.shape), device=fixed.device)
+        return fixed[None]

@@ -1,0 +1,119 @@
+"""The encoder that all methods share: embedding, positions, pre-norm blocks around an attention backend.
+
+Shapes: B batch, N tokens, D embedding size, H heads, P = D / H.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from skyformer.attention import Attention
+from skyformer.attention.base import check_probability
+
+AttentionFactory = Callable[[int, int, int], Attention]
+
+
+class Encoder(nn.Module):
+    """Token ids `(B, N)` → vectors `(B, N, D)`.
+
+    Args:
+        vocab_size: number of token ids.
+        max_length: largest N; positions are learned.
+        attention: makes one backend a layer, called with (num_heads, head_dim, max_length).
+        num_layers, embed_dim, hidden_dim, num_heads: 2, 64, 128, 2 in the paper.
+        dropout: rate after the embedding and inside each block.
+        float32_attention: keep attention in float32 under autocast, as the published code does.
+
+    Raises:
+        ValueError: for sizes that do not go together, naming them.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        max_length: int,
+        attention: AttentionFactory,
+        num_layers: int = 2,
+        embed_dim: int = 64,
+        hidden_dim: int = 128,
+        num_heads: int = 2,
+        dropout: float = 0.1,
+        float32_attention: bool = False,
+    ) -> None:
+        super().__init__()
+        sizes = {"vocab_size": vocab_size, "num_layers": num_layers, "embed_dim": embed_dim}
+        for name, value in {**sizes, "hidden_dim": hidden_dim, "num_heads": num_heads}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
+        check_probability("dropout", dropout)
+        self.max_length = max_length
+        self.tokens = nn.Embedding(vocab_size, embed_dim)
+        self.positions = nn.Embedding(max_length, embed_dim)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.positions.weight, std=0.02)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(
+                attention(num_heads, embed_dim // num_heads, max_length),
+                embed_dim,
+                hidden_dim,
+                dropout,
+                float32_attention,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`(B, N)` int64 ids and `(B, N)` bool (True = a real token) or None → `(B, N, D)`."""
+        length = tokens.shape[1]
+        if length > self.max_length:
+            raise ValueError(f"sequence of {length} tokens is longer than max_length={self.max_length}")
+        x = self.dropout(self.tokens(tokens) + self.positions.weight[:length])
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+class Block(nn.Module):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+
+    def __init__(
+        self, attention: Attention, embed_dim: int, hidden_dim: int, dropout: float, float32_attention: bool
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.attention = MultiHeadAttention(attention, embed_dim, float32_attention)
+        self.mlp_norm = nn.LayerNorm(embed_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(embed_dim, hidden_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_dim, embed_dim)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class MultiHeadAttention(nn.Module):
+    """The projections around a backend, which sees heads only."""
+
+    def __init__(self, attention: Attention, embed_dim: int, float32_attention: bool) -> None:
+        super().__init__()
+        self.backend = attention
+        self.float32_attention = float32_attention
+        self.query_key_value = nn.Linear(embed_dim, 3 * embed_dim)
+        self.output = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        heads = self.query_key_value(x).unflatten(-1, (3, self.backend.num_heads, self.backend.head_dim))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        if self.float32_attention:
+            with torch.autocast(x.device.type, enabled=False):
+                mixed = self.backend(query.float(), key.float(), value.float(), mask)
+        else:
+            mixed = self.backend(query, key, value, mask)
+        return self.output(mixed.transpose(1, 2).flatten(2))

@@ -1,0 +1,57 @@
+"""Which rows of [Q; K] become landmarks.
+
+Rows 0 … N − 1 are the queries' and N … 2N − 1 the keys'. Shapes: B batch, H heads, N tokens, D landmarks, P head
+dimension.
+"""
+
+import torch
+from torch import Tensor
+
+
+def uniform_rows(noise: Tensor, mask: Tensor | None, num_landmarks: int) -> tuple[Tensor, Tensor | None]:
+    """Rows drawn uniformly from the valid rows of [Q; K], without replacement (Skyformer, §4.2).
+
+    The rows with the largest of independent uniform numbers are such a draw, and each example's draw depends on its
+    own noise and mask alone.
+
+    Args:
+        noise: `(B or 1, 2, N)`, uniform in [0, 1); `[:, 0]` for queries, `[:, 1]` for keys.
+        mask: `(B, N)` bool or None.
+        num_landmarks: D; fewer are returned where 2N is smaller.
+
+    Returns:
+        Rows `(B or 1, D)` int64, and which of them are valid `(B, D)` bool, or None where all are.
+    """
+    if mask is not None:
+        noise = noise.masked_fill(~mask[:, None, :], -1.0)
+    noise = noise.flatten(1)
+    largest, rows = noise.topk(min(num_landmarks, noise.shape[1]), dim=1, sorted=False)
+    return rows, None if mask is None else largest >= 0
+
+
+def half_and_half_rows(noise: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The published code's draw: one half of the landmarks from Q, one from K, with replacement.
+
+    Args:
+        noise: `(B or 1, D)`, uniform in [0, 1): first the D/2 draws for queries, then those for keys.
+        mask: `(B, N)` bool.
+
+    Returns:
+        Rows `(B, D)` int64, and which of them are valid `(B, D)` bool: none in an example without tokens.
+    """
+    count = mask.sum(dim=1, keepdim=True)
+    rank = (noise * count).long().minimum(count - 1).clamp(min=0)
+    # The position of the rank-th valid token: a stable sort puts valid tokens first, in their order.
+    position = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True).gather(1, rank)
+    half = noise.shape[1] // 2
+    rows = torch.cat([position[:, :half], position[:, half:] + mask.shape[1]], dim=1)
+    return rows, (count > 0).expand_as(rows)
+
+
+def gather_rows(query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
+    """Rows of [Q; K], `(B, H, N, P)` twice and `(B or 1, D)` → `(B, H, D, P)`, without joining Q and K."""
+    batch, heads, length, head_dim = query.shape
+    index = rows[:, None, :, None].expand(batch, heads, -1, head_dim)
+    from_query = query.gather(2, index.clamp(max=length - 1))
+    from_key = key.gather(2, (index - length).clamp(min=0))
+    return torch.where(index < length, from_query, from_key)

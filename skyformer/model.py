@@ -1,0 +1,136 @@
+"""The LightningModule: encoder, head, loss, metrics, optimiser and schedule."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.classification import MulticlassAccuracy
+
+from skyformer.encoder import AttentionFactory, Encoder
+from skyformer.head import ClassificationHead, Pooling
+
+OptimizerFactory = Callable[[Iterable], Optimizer]
+SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
+
+
+class Prediction(NamedTuple):
+    """What `predict` returns for a batch.
+
+    Attributes:
+        index: `(B,)` int64, the example's place in its split.
+        label: `(B,)` int64.
+        probabilities: `(B, classes)` float32.
+    """
+
+    index: Tensor
+    label: Tensor
+    probabilities: Tensor
+
+
+class SequenceClassifier(LightningModule):
+    """Classifies token sequences with one encoder, whatever the attention.
+
+    A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `index (B,)` int64.
+
+    Args:
+        attention: makes one backend a layer, from (num_heads, head_dim, max_length). In YAML a class path.
+        optimizer: makes the optimiser from the parameters.
+        lr_scheduler: makes the schedule from (optimiser, trainer.max_steps); stepped after every training step. None
+            for a constant rate.
+        vocab_size, num_classes, max_length: sizes of the task; linked from the data.
+        num_layers, embed_dim, hidden_dim, num_heads, dropout, float32_attention: see `Encoder`.
+        pooling: see `ClassificationHead`.
+        compile: run the encoder through `torch.compile`; checkpoints are the same either way.
+    """
+
+    def __init__(
+        self,
+        attention: AttentionFactory,
+        optimizer: OptimizerFactory,
+        lr_scheduler: SchedulerFactory | None = None,
+        vocab_size: int = 256,
+        num_classes: int = 2,
+        max_length: int = 1024,
+        num_layers: int = 2,
+        embed_dim: int = 64,
+        hidden_dim: int = 128,
+        num_heads: int = 2,
+        dropout: float = 0.1,
+        float32_attention: bool = False,
+        pooling: Pooling = "mean",
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["attention", "optimizer", "lr_scheduler"])
+        self.encoder = Encoder(
+            vocab_size,
+            max_length,
+            attention,
+            num_layers=num_layers,
+            embed_dim=embed_dim,
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+            dropout=dropout,
+            float32_attention=float32_attention,
+        )
+        self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling)
+        self.make_optimizer = optimizer
+        self.make_scheduler = lr_scheduler
+        self.compile_encoder = compile
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def configure_model(self) -> None:
+        # In place, so that parameter names stay as they are; called again on a later stage, it does nothing new.
+        if self.compile_encoder and self.encoder._compiled_call_impl is None:
+            self.encoder.compile()
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`(B, N)` int64 and `(B, N)` bool or None → class scores `(B, classes)`."""
+        return self.head(self.encoder(tokens, mask), mask)
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        scores = self(batch.tokens, batch.mask)
+        loss = F.cross_entropy(scores, batch.label)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/accuracy", (scores.argmax(dim=-1) == batch.label).float().mean())
+        return loss
+
+    def validation_step(self, batch: Any, batch_index: int) -> Tensor:
+        return self._evaluate(batch, "val", self.val_accuracy)
+
+    def test_step(self, batch: Any, batch_index: int) -> Tensor:
+        return self._evaluate(batch, "test", self.test_accuracy)
+
+    def predict_step(self, batch: Any, batch_index: int) -> Prediction:
+        scores = self(batch.tokens, batch.mask)
+        return Prediction(batch.index, batch.label, scores.float().softmax(dim=-1))
+
+    def _evaluate(self, batch: Any, split: str, accuracy: MulticlassAccuracy) -> Tensor:
+        """Log loss and accuracy of one batch; returns the scores, for callbacks that show them."""
+        scores = self(batch.tokens, batch.mask)
+        loss = F.cross_entropy(scores, batch.label)
+        accuracy(scores, batch.label)
+        size = len(batch.label)
+        shown = split == "val"
+        self.log(f"{split}/loss", loss, batch_size=size, on_epoch=True, sync_dist=True)
+        self.log(f"{split}/accuracy", accuracy, batch_size=size, on_epoch=True, prog_bar=shown)
+        return scores
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
