@@ -63,8 +63,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.protocol = protocol or Protocol()
         self.splits: dict[str, Split] = {}
-        self.train_batches: TrainBatches | None = None
-        self.start_batch = 0
+        self.resume_at = (0, 0)
 
     @property
     @abstractmethod
@@ -100,10 +99,22 @@ class SequenceDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Batch]:
         lengths = self.splits["train"].lengths
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        self.train_batches = TrainBatches(lengths, self.batch_size, seed, *self._rank())
-        self.train_batches.start_at(self.start_batch)
-        self.start_batch = 0
-        return self._loader("train", self.train_batches)
+        batches = TrainBatches(lengths, self.batch_size, seed, *self._rank())
+        epoch, batch = self.resume_at
+        batches.set_epoch(epoch)
+        batches.start_at(batch)
+        self.resume_at = (0, 0)
+        return self._loader("train", batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands in the data: the next batch, as (epoch, batch of the epoch)."""
+        assert self.trainer is not None
+        taken = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        epoch, batch = divmod(taken, int(self.trainer.num_training_batches))
+        return {"epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.resume_at = (state_dict["epoch"], state_dict["batch"])
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("dev")

@@ -1,0 +1,100 @@
+"""The two checkpoints of a run: the last one, to resume from, and the best one, to test."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+LAST = "checkpoints/last.ckpt"
+BEST = "checkpoints/best.ckpt"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt` in the run's folder, to resume from.
+
+    It is written every so many optimiser steps, at the end of training, and after the step during which Ctrl-C or
+    SIGTERM came; the program then exits with 130 or 143, the codes by which a scheduler knows. A second Ctrl-C stops at
+    once, without a checkpoint.
+
+    Args:
+        every_n_train_steps: optimiser steps between checkpoints, positive.
+    """
+
+    def __init__(self, every_n_train_steps: int = 500) -> None:
+        if every_n_train_steps < 1:
+            raise ValueError(f"last_checkpoint.every_n_train_steps={every_n_train_steps} must be at least 1")
+        self.every_n_train_steps = every_n_train_steps
+        self.signal: int | None = None
+        self._saved_step = 0
+        self._former: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_step = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            self._former = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # With accumulation, only a step's last batch leaves nothing behind that a checkpoint does not hold.
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        stop = trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
+        if stop or trainer.global_step - self._saved_step >= self.every_n_train_steps:
+            self._save(trainer)
+        if stop:
+            number = self.signal or signal.SIGTERM
+            rank_zero_info(f"\nStopped by {signal.Signals(number).name} after step {trainer.global_step}.")
+            raise SystemExit(128 + number)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step > self._saved_step:
+            self._save(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+    def _save(self, trainer: Trainer) -> None:
+        self._saved_step = trainer.global_step
+        path = f"{trainer.default_root_dir}/{LAST}"
+        trainer.save_checkpoint(path)
+        if self.signal is not None:
+            rank_zero_info(f"\nSaved {path}; go on with --ckpt_path last.")
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+        rank_zero_info("\nStopping after this step (once more to stop at once, without a checkpoint) ...")
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `checkpoints/best.ckpt` in the run's folder: the one with the best metric on the dev set.
+
+    Args:
+        monitor: name of a logged metric.
+        mode: whether larger (`max`) or smaller (`min`) is better.
+    """
+
+    def __init__(self, monitor: str = "val/accuracy", mode: str = "max") -> None:
+        super().__init__(
+            monitor=monitor, mode=mode, filename="best", save_top_k=1, enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )  # fmt: skip
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = str(Path(trainer.default_root_dir, BEST).parent)
+        super().setup(trainer, pl_module, stage)
+
+    @property
+    def state_key(self) -> str:
+        """The same whatever the settings, so that a resumed run finds its best score so far."""
+        return "BestCheckpoint"

@@ -1,0 +1,76 @@
+"""What remains of a run: final metrics beside hyper-parameters, the result, the predictions."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from skyformer.loggers import TensorBoardLogger
+
+
+class FinalMetrics(Callback):
+    """Writes `result.json` after a test, with the score of always guessing the most frequent label beside it, and
+    TensorBoard's hyper-parameters with the final metrics after training.
+    """
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = {f"final/{name}": float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
+        best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        if best is not None:
+            metrics["best/val/accuracy"] = float(best)
+        hparams = {name: value for name, value in pl_module.hparams.items() if not name.startswith("_")}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and metrics:
+                logger.log_hyperparams(hparams, metrics, trainer.global_step)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        accuracy = float(trainer.callback_metrics["test/accuracy"])
+        result = {
+            "test/accuracy": accuracy,
+            "test/loss": float(trainer.callback_metrics["test/loss"]),
+            "test/examples": len(trainer.datamodule.splits["test"]),
+            "chance": trainer.datamodule.majority_share("test"),
+            "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
+        }
+        rank_zero_info(
+            f"Test accuracy {accuracy:.2%} on {result['test/examples']:,} examples; "
+            f"always guessing the most frequent label gives {result['chance']:.2%}."
+        )
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir, "result.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes `predictions.csv` in the run's folder: index, label, prediction and the probability of each class.
+
+    With several processes each writes its share, `predictions.<rank>.csv`.
+    """
+
+    def __init__(self) -> None:
+        interval: Literal["epoch"] = "epoch"
+        super().__init__(interval)
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        share = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
+        path = Path(trainer.default_root_dir, f"predictions{share}.csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [
+            (int(index), int(label), int(probabilities.argmax()), *(f"{p:.6f}" for p in probabilities.tolist()))
+            for batch in predictions
+            for index, label, probabilities in zip(*batch, strict=True)
+        ]
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            classes = len(rows[0]) - 3 if rows else 0
+            writer.writerow(["index", "label", "prediction", *(f"p{number}" for number in range(classes))])
+            writer.writerows(sorted(rows))
+        print(f"Wrote {path}")

@@ -1,0 +1,53 @@
+"""Examples and tokens a second, and peak memory."""
+
+import resource
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+
+class Throughput(Callback):
+    """Logs `speed/examples_per_second`, `speed/tokens_per_second` (padding not counted) and `speed/peak_memory_mb`.
+
+    Counts are of this process; time spent on validation is left out. Memory is the highest so far: allocated on a CUDA
+    device, else resident in the process.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restart()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restart()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.examples += len(batch.label)
+        # Kept as a tensor until it is logged: reading it would make a GPU wait.
+        self.tokens = self.tokens + (batch.tokens.numel() if batch.mask is None else batch.mask.sum())
+        if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.global_step % trainer.log_every_n_steps:
+            return
+        tokens = float(self.tokens)
+        seconds = time.perf_counter() - self.since
+        pl_module.log_dict(
+            {
+                "speed/examples_per_second": self.examples / seconds,
+                "speed/tokens_per_second": tokens / seconds,
+                "speed/peak_memory_mb": peak_memory_mb(pl_module.device),
+            }
+        )
+        self._restart()
+
+    def _restart(self) -> None:
+        self.since = time.perf_counter()
+        self.examples = 0
+        self.tokens: Any = 0
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Highest memory so far, in MB of 10⁶ bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

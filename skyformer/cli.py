@@ -1,0 +1,176 @@
+"""`fit`, `validate`, `test`, `predict`: LightningCLI with its traps closed."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import dict_to_namespace
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from skyformer import callbacks
+from skyformer.checkpoint_io import AtomicCheckpointIO
+from skyformer.loggers import TensorBoardLogger
+from skyformer.memory import keep_freed_memory
+from skyformer.model import SequenceClassifier
+from skyformer.runs import RunError, check_same_run, find_checkpoint, read_checkpoint, run_folder
+
+Errors = tuple[type[Exception], ...]
+
+
+def run(args: list[str] | None, errors: Errors) -> "SkyformerCLI":
+    """Run one command.
+
+    Args:
+        args: arguments without the program's name; None for those of the process.
+        errors: types of error that the data package raises for its users.
+
+    Raises:
+        SystemExit: 2 for a wrong argument, 1 for an error that a user can mend (both said on stderr), 130 and 143
+            after Ctrl-C and SIGTERM.
+    """
+    keep_freed_memory()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates; nothing of ours is concerned.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    try:
+        return SkyformerCLI(args)
+    except (RunError, *errors) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+
+
+class SkyformerCLI(LightningCLI):
+    """One model, a data module by class path, a run in one folder.
+
+    Departs from LightningCLI where that surprises: what a checkpoint and the command line disagree on is refused, not
+    silently decided; `--ckpt_path last` continues or says that there is nothing to continue; a folder that holds a run
+    is not written over; checkpoints are written whole; schedules step with the training steps.
+    """
+
+    def __init__(self, args: list[str] | None) -> None:
+        super().__init__(
+            SequenceClassifier,
+            LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            trainer_defaults={
+                "callbacks": [
+                    callbacks.StepProgressBar(),
+                    callbacks.StepSeed(),
+                    callbacks.Throughput(),
+                    callbacks.LandmarkHealth(),
+                    callbacks.ImageSheet(),
+                    callbacks.FinalMetrics(),
+                    callbacks.PredictionWriter(),
+                ],
+                "enable_model_summary": False,
+                # Our samplers share batches between processes themselves, and evaluate each example once.
+                "use_distributed_sampler": False,
+            },
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(callbacks.LastCheckpoint, "last_checkpoint")
+        parser.add_lightning_class_args(callbacks.BestCheckpoint, "best_checkpoint")
+        parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint after fit.")
+        for size in ("vocab_size", "num_classes", "max_length"):
+            parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a checkpoint never changes what the command line says; `before_instantiate_classes` compares."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if isinstance(config.seed_everything, bool):
+            raise RunError("seed_everything must be a whole number: a run is a function of its configuration and seed")
+        plain = self._plain_config()
+        folder = run_folder(plain)
+        config.trainer.default_root_dir = str(folder)
+        self._name_loggers(config, folder)
+        config.weights_only = True  # a checkpoint from a stranger runs no code
+        if "verbose" in config:
+            config.verbose = False  # FinalMetrics and the progress bar say it in one line
+        path = find_checkpoint(config.ckpt_path, folder, self.subcommand)
+        self.resume_step: int | None = None
+        if path is not None:
+            checkpoint = read_checkpoint(path)
+            check_same_run(path, checkpoint, plain, self.subcommand)
+            config.ckpt_path = str(path)
+            self.resume_step = checkpoint["global_step"]
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # an argument of the right type whose value makes no sense
+            raise RunError(str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        plugins = self._get(self.config_init, "trainer").get("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins = [*plugins, AtomicCheckpointIO()]
+        trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        if self.subcommand == "fit" and self.resume_step is not None:
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.resume_at(self.resume_step)
+        return trainer
+
+    def before_fit(self) -> None:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        folder = self.trainer.default_root_dir
+        rank_zero_info(f"{folder}: {size:,} parameters. Watch it with: tensorboard --logdir {folder}")
+
+    def after_fit(self) -> None:
+        if self.config[self.subcommand].test_after_fit:
+            path = find_checkpoint("best", Path(self.trainer.default_root_dir), "test")
+            self.trainer.test(
+                self.model, datamodule=self.datamodule, ckpt_path=str(path), weights_only=True, verbose=False
+            )
+
+    def _plain_config(self) -> dict[str, Any]:
+        """The subcommand's configuration as plain values."""
+        dump = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False, skip_validation=True)
+        return yaml.safe_load(dump)
+
+    def _name_loggers(self, config: Any, folder: Path) -> None:
+        """TensorBoard unless others are named; those that have a folder write into the run's."""
+        if config.trainer.logger in (None, True):
+            named = {"class_path": "skyformer.loggers.TensorBoardLogger", "init_args": {"save_dir": "."}}
+            config.trainer.logger = dict_to_namespace(named)
+        loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+        for logger in loggers:
+            if logger and logger.init_args.get("save_dir") in (None, "."):
+                logger.init_args.save_dir = str(folder)
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes `config.yaml` into the run's folder when training starts, and the same into every checkpoint."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+        if stage == "fit" and trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / self.config_filename
+            if path.exists():  # a resumed run: what it was started with stays beside
+                number = 1 + len(list(folder.glob("config.*.yaml")))
+                path.rename(folder / f"config.{number}.yaml")
+            path.write_text(self.text)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.text

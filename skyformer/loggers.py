@@ -1,0 +1,51 @@
+"""Loggers that write into the run's folder and go on there after a resume.
+
+The command line fills in `save_dir`; any other Lightning logger works too.
+"""
+
+import csv
+from pathlib import Path
+
+from lightning.pytorch import loggers
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+
+class TensorBoardLogger(loggers.TensorBoardLogger):
+    """TensorBoard event files in the run's folder.
+
+    Args:
+        save_dir: the run's folder.
+    """
+
+    def __init__(self, save_dir: str = ".") -> None:
+        super().__init__(save_dir, name="", version="", default_hp_metric=False)
+
+    def resume_at(self, step: int) -> None:
+        """Hide what an interrupted run logged beyond this step; the resumed one logs it anew."""
+        self._kwargs["purge_step"] = step
+
+
+class CSVLogger(loggers.CSVLogger):
+    """`metrics.csv` in the run's folder, appended to; Lightning's own deletes it on a resume.
+
+    Args:
+        save_dir: the run's folder.
+    """
+
+    def __init__(self, save_dir: str = ".") -> None:
+        super().__init__(save_dir, name="", version="")
+
+    @property
+    def experiment(self) -> ExperimentWriter:
+        if self._experiment is None:
+            self._experiment = _AppendingWriter(self.log_dir)
+        return self._experiment
+
+
+class _AppendingWriter(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        """Keep what is there, and its columns."""
+        path = Path(self.metrics_file_path)
+        if path.exists():
+            with path.open(newline="") as file:
+                self.metrics_keys = next(csv.reader(file), [])
