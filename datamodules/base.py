@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
 from datamodules.batches import Batch, EvalBatches, SplitBatches, TrainBatches
@@ -142,7 +143,7 @@ class SequenceDataModule(LightningDataModule, ABC):
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+            pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             generator=torch.Generator(),
         )
 
@@ -157,5 +158,6 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self.trainer.global_rank, self.trainer.world_size
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
+    """A batch comes out of the dataset whole."""
     return batch

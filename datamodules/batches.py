@@ -16,6 +16,10 @@ from datamodules.prepared import Split
 POOL = 64  # batches that are drawn together and sorted by length: enough for 3 % of padding, few enough to stay random
 
 
+class BatchSizeError(ValueError):
+    """A batch size that leaves no batch."""
+
+
 class Batch(NamedTuple):
     """What a training step takes.
 
@@ -23,13 +27,13 @@ class Batch(NamedTuple):
         tokens: `(B, N)` int64, padded with 0.
         mask: `(B, N)` bool, True = a real token; None where no example is padded.
         label: `(B,)` int64.
-        index: `(B,)` int64, the example's place in its split.
+        example: `(B,)` int64, the example's place in its split.
     """
 
     tokens: Tensor
     mask: Tensor | None
     label: Tensor
-    index: Tensor
+    example: Tensor
 
 
 class TrainBatches(Sampler[list[int]]):
@@ -46,7 +50,7 @@ class TrainBatches(Sampler[list[int]]):
         rank, world_size: which share, of how many.
 
     Raises:
-        ValueError: for a batch size that leaves no batch.
+        BatchSizeError: for a batch size that leaves no batch.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -58,9 +62,9 @@ class TrainBatches(Sampler[list[int]]):
         self.epoch = 0
         self.start = 0
         if batch_size < 1:
-            raise ValueError(f"data.batch_size={batch_size} must be at least 1")
+            raise BatchSizeError(f"data.batch_size={batch_size} must be at least 1")
         if len(self) == 0:
-            raise ValueError(
+            raise BatchSizeError(
                 f"data.batch_size={batch_size} on {world_size} process(es) needs {self.global_batch} training "
                 f"examples, there are {len(lengths)}"
             )

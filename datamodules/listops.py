@@ -72,9 +72,7 @@ class ListOps(SequenceDataModule):
 
     def raw_splits(self) -> Mapping[str, Iterable[Chunk]]:
         return {
-            split: generate(
-                self._draw(split), range(size), f"Drawing ListOps, {split:>5}"
-            )
+            split: generate(self._draw(split), range(size), f"Drawing ListOps, {split:>5}")
             for split, size in self.sizes.items()
         }
 

@@ -111,5 +111,14 @@ def _evaluate_from(tokens: list[int], start: int) -> tuple[int, int]:
         arguments.append(value)
     if position == len(tokens) or not arguments:
         raise ValueError(f"the operator at {start} has no arguments or is not closed")
-    sums = {MIN: min, MAX: max, MED: lambda a: int(np.median(a)), SUM_MOD: lambda a: sum(a) % 10}
-    return int(sums[tokens[start]](arguments)), position + 1
+    return _value_of(tokens[start], arguments), position + 1
+
+
+def _value_of(operator: int, arguments: list[int]) -> int:
+    if operator == MIN:
+        return min(arguments)
+    if operator == MAX:
+        return max(arguments)
+    if operator == MED:
+        return int(np.median(arguments))
+    return sum(arguments) % 10

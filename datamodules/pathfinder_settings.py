@@ -5,7 +5,7 @@ Source: the settings that Long Range Arena gave to the public Pathfinder generat
 final image.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Level = Literal["easy", "intermediate", "hard"]
@@ -55,55 +55,12 @@ class DrawingSettings:
         return self.distractor_paddles // self.distractor_length
 
 
-_GEOMETRY = {
-    32: dict(
-        padding=1,
-        paddle_length=2,
-        paddle_thickness=0.5,
-        paddle_margins=(1,),
-        seed_distance=7,
-        marker_radius=1.5,
-        continuity=1.0,
-        snake_contrast=2.0,
-        paddle_contrast=0.75,
-        distractor_paddles=20,
-    ),
-    64: dict(
-        padding=1,
-        paddle_length=5,
-        paddle_thickness=1.0,
-        paddle_margins=(1,),
-        seed_distance=12,
-        marker_radius=2.5,
-        continuity=1.8,
-        snake_contrast=0.8,
-        paddle_contrast=1.0,
-        distractor_paddles=22,
-    ),
-    128: dict(
-        padding=1,
-        paddle_length=5,
-        paddle_thickness=1.5,
-        paddle_margins=(2, 3),
-        seed_distance=20,
-        marker_radius=3.0,
-        continuity=1.8,
-        snake_contrast=0.9,
-        paddle_contrast=1.0,
-        distractor_paddles=35,
-    ),
-    256: dict(
-        padding=22,
-        paddle_length=5,
-        paddle_thickness=2.0,
-        paddle_margins=(3,),
-        seed_distance=27,
-        marker_radius=5.0,
-        continuity=1.8,
-        snake_contrast=1.0,
-        paddle_contrast=1.0,
-        distractor_paddles=30,
-    ),
+# In the order of the fields; level hard.
+_HARD = {
+    32: DrawingSettings(32, 1, 2, 0.5, (1,), 7, 1.5, 1.0, 2.0, 0.75, 14, 20),
+    64: DrawingSettings(64, 1, 5, 1.0, (1,), 12, 2.5, 1.8, 0.8, 1.0, 14, 22),
+    128: DrawingSettings(128, 1, 5, 1.5, (2, 3), 20, 3.0, 1.8, 0.9, 1.0, 14, 35),
+    256: DrawingSettings(256, 22, 5, 2.0, (3,), 27, 5.0, 1.8, 1.0, 1.0, 14, 30),
 }
 
 
@@ -113,8 +70,8 @@ def drawing_settings(resolution: int, level: str) -> DrawingSettings:
     Raises:
         ValueError: for a resolution or level that the benchmark does not have.
     """
-    if resolution not in _GEOMETRY:
-        raise ValueError(f"resolution={resolution!r} is not one of {sorted(_GEOMETRY)}")
+    if resolution not in _HARD:
+        raise ValueError(f"resolution={resolution!r} is not one of {sorted(_HARD)}")
     if level not in CONTOUR_LENGTH:
         raise ValueError(f"level={level!r} is not one of {sorted(CONTOUR_LENGTH)}")
-    return DrawingSettings(size=resolution, contour_length=CONTOUR_LENGTH[level], **_GEOMETRY[resolution])
+    return replace(_HARD[resolution], contour_length=CONTOUR_LENGTH[level])

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import dict_to_namespace
+from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -20,10 +21,8 @@ from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, check_same_run, find_checkpoint, read_checkpoint, run_folder
 
-Errors = tuple[type[Exception], ...]
 
-
-def run(args: list[str] | None, errors: Errors) -> "SkyformerCLI":
+def run(args: list[str] | None, errors: tuple[type[Exception], ...]) -> "SkyformerCLI":
     """Run one command.
 
     Args:
@@ -36,11 +35,16 @@ def run(args: list[str] | None, errors: Errors) -> "SkyformerCLI":
     """
     keep_freed_memory()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    # Every example is predicted once; the tests see to it.
+    warnings.filterwarnings("ignore", message="You are using a custom batch sampler `EvalBatches` for prediction")
+    # A resumed run writes where it wrote before; that is the point of it.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
     # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates; nothing of ours is concerned.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    expected: tuple[type[Exception], ...] = (RunError, MisconfigurationException, *errors)
     try:
         return SkyformerCLI(args)
-    except (RunError, *errors) as error:
+    except expected as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
 
@@ -95,8 +99,8 @@ class SkyformerCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        if isinstance(config.seed_everything, bool):
-            raise RunError("seed_everything must be a whole number: a run is a function of its configuration and seed")
+        if config.seed_everything is False:
+            raise RunError("seed_everything=false: a run is a function of its configuration and seed; give a number")
         plain = self._plain_config()
         folder = run_folder(plain)
         config.trainer.default_root_dir = str(folder)
@@ -144,14 +148,15 @@ class SkyformerCLI(LightningCLI):
 
     def _plain_config(self) -> dict[str, Any]:
         """The subcommand's configuration as plain values."""
-        dump = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False, skip_validation=True)
+        dump = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False, skip_validation=True)
         return yaml.safe_load(dump)
 
     def _name_loggers(self, config: Any, folder: Path) -> None:
         """TensorBoard unless others are named; those that have a folder write into the run's."""
         if config.trainer.logger in (None, True):
-            named = {"class_path": "skyformer.loggers.TensorBoardLogger", "init_args": {"save_dir": "."}}
-            config.trainer.logger = dict_to_namespace(named)
+            config.trainer.logger = Namespace(
+                class_path="skyformer.loggers.TensorBoardLogger", init_args=Namespace(save_dir=".")
+            )
         loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         for logger in loggers:
             if logger and logger.init_args.get("save_dir") in (None, "."):
@@ -162,7 +167,7 @@ class RunConfig(SaveConfigCallback):
     """Writes `config.yaml` into the run's folder when training starts, and the same into every checkpoint."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+        self.text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
         if stage == "fit" and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)

@@ -174,9 +174,7 @@ def check_mask(name: str, mask: Tensor | None, shape: tuple[int, int]) -> None:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(mask.shape)}")
 
 
-def _check_landmarks(
-    query: Tensor, landmarks: Tensor, landmark_mask: Tensor | None, ridge: float, solver: str
-) -> None:
+def _check_landmarks(query: Tensor, landmarks: Tensor, landmark_mask: Tensor | None, ridge: float, solver: str) -> None:
     expected = (*query.shape[:2], "D", query.shape[-1])
     if landmarks.dim() != 4 or landmarks.shape[:2] != query.shape[:2] or landmarks.shape[-1] != query.shape[-1]:
         raise ValueError(f"landmarks must have shape {expected}, got {tuple(landmarks.shape)}")

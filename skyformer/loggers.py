@@ -6,6 +6,7 @@ The command line fills in `save_dir`; any other Lightning logger works too.
 import csv
 from pathlib import Path
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
@@ -34,8 +35,10 @@ class CSVLogger(loggers.CSVLogger):
 
     def __init__(self, save_dir: str = ".") -> None:
         super().__init__(save_dir, name="", version="")
+        self._experiment: ExperimentWriter | None = None
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> ExperimentWriter:
         if self._experiment is None:
             self._experiment = _AppendingWriter(self.log_dir)

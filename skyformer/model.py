@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -23,12 +24,12 @@ class Prediction(NamedTuple):
     """What `predict` returns for a batch.
 
     Attributes:
-        index: `(B,)` int64, the example's place in its split.
+        example: `(B,)` int64, the example's place in its split.
         label: `(B,)` int64.
         probabilities: `(B, classes)` float32.
     """
 
-    index: Tensor
+    example: Tensor
     label: Tensor
     probabilities: Tensor
 
@@ -36,7 +37,7 @@ class Prediction(NamedTuple):
 class SequenceClassifier(LightningModule):
     """Classifies token sequences with one encoder, whatever the attention.
 
-    A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `index (B,)` int64.
+    A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64.
 
     Args:
         attention: makes one backend a layer, from (num_heads, head_dim, max_length). In YAML a class path.
@@ -110,7 +111,7 @@ class SequenceClassifier(LightningModule):
 
     def predict_step(self, batch: Any, batch_index: int) -> Prediction:
         scores = self(batch.tokens, batch.mask)
-        return Prediction(batch.index, batch.label, scores.float().softmax(dim=-1))
+        return Prediction(batch.example, batch.label, scores.float().softmax(dim=-1))
 
     def _evaluate(self, batch: Any, split: str, accuracy: MulticlassAccuracy) -> Tensor:
         """Log loss and accuracy of one batch; returns the scores, for callbacks that show them."""
@@ -132,5 +133,8 @@ class SequenceClassifier(LightningModule):
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return optimizer
-        scheduler = self.make_scheduler(optimizer, self.trainer.max_steps)
+        try:
+            scheduler = self.make_scheduler(optimizer, self.trainer.max_steps)
+        except ValueError as error:
+            raise MisconfigurationException(f"model.lr_scheduler: {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

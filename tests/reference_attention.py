@@ -32,9 +32,7 @@ def gaussian_attention(query, key, value, mask=None, *, scale=None):
     return _over_heads(one_head, query)
 
 
-def nystrom_gaussian_attention(
-    query, key, value, landmarks, mask=None, ridge=0.1, *, scale=None, landmark_mask=None
-):
+def nystrom_gaussian_attention(query, key, value, landmarks, mask=None, ridge=0.1, *, scale=None, landmark_mask=None):
     """Eq. 4-6: kappa(Q, W) (kappa(W, W) + ridge I)^-1 kappa(W, K) V, with W = landmarks, already scaled."""
     scale = default_scale(query.shape[-1]) if scale is None else scale
 

@@ -144,9 +144,7 @@ def test_scale_multiplies_query_and_key(scale):
     )
     assert_same(
         lambda q, k, v: nystrom_gaussian_attention(q, k, v, gather_rows(q, k, rows, scale), scale=scale),
-        lambda q, k, v: reference.nystrom_gaussian_attention(
-            q, k, v, gather_rows(q, k, rows, scale), scale=scale
-        ),
+        lambda q, k, v: reference.nystrom_gaussian_attention(q, k, v, gather_rows(q, k, rows, scale), scale=scale),
         [q, k, v],
         torch.float64,
     )
@@ -429,9 +427,7 @@ def test_padding_changes_nothing(solver):
 
     for function in (nystrom, gaussian_attention):
         short = output_and_gradients(function, [q, k, v], torch.float32)
-        padded = output_and_gradients(
-            lambda q, k, v, f=function: f(q, k, v, mask), [q, *longer], torch.float32
-        )
+        padded = output_and_gradients(lambda q, k, v, f=function: f(q, k, v, mask), [q, *longer], torch.float32)
         for s, p in zip(short, padded, strict=True):
             assert relative_error(p[:, :, :21], s) < 1e-6
         for gradient in padded[2:]:
@@ -449,9 +445,7 @@ def test_finite_differences(masked):
     kept = torch.tensor([[True, True, True], [True, False, True]]) if masked else None
     inputs = [x.requires_grad_() for x in (q, k, v, w)]
     assert torch.autograd.gradcheck(lambda q, k, v: gaussian_attention(q, k, v, mask), inputs[:3])
-    assert torch.autograd.gradcheck(
-        lambda *x: nystrom_gaussian_attention(*x, mask, landmark_mask=kept), inputs
-    )
+    assert torch.autograd.gradcheck(lambda *x: nystrom_gaussian_attention(*x, mask, landmark_mask=kept), inputs)
 
 
 def test_finite_differences_of_the_iterative_solver():

@@ -65,7 +65,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self._saved_step = trainer.global_step
         path = f"{trainer.default_root_dir}/{LAST}"
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)  # optimiser and loops too
         if self.signal is not None:
             rank_zero_info(f"\nSaved {path}; go on with --ckpt_path last.")
 

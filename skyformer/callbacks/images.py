@@ -52,5 +52,3 @@ def draw_sheet(pictures: np.ndarray, labels: Tensor, predictions: Tensor) -> np.
         text = f"{label} → {prediction} {'right' if label == prediction else 'wrong'}"
         draw.text((left, top + SIDE + 2), text, fill=colour, font=font)
     return np.asarray(sheet)
-
-

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from skyformer.loggers import TensorBoardLogger
 
@@ -37,11 +36,11 @@ class FinalMetrics(Callback):
             "chance": trainer.datamodule.majority_share("test"),
             "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
         }
-        rank_zero_info(
-            f"Test accuracy {accuracy:.2%} on {result['test/examples']:,} examples; "
-            f"always guessing the most frequent label gives {result['chance']:.2%}."
-        )
         if trainer.is_global_zero:
+            print(
+                f"Test accuracy {accuracy:.2%} on {result['test/examples']:,} examples; "
+                f"always guessing the most frequent label gives {result['chance']:.2%}."
+            )
             path = Path(trainer.default_root_dir, "result.json")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=2) + "\n")

@@ -15,9 +15,7 @@ class StepSeed(Callback):
     each rank draws its own.
     """
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         sequence = np.random.SeedSequence([seed, trainer.current_epoch, batch_idx, trainer.global_rank])
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))

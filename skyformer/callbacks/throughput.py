@@ -15,6 +15,11 @@ class Throughput(Callback):
     device, else resident in the process.
     """
 
+    def __init__(self) -> None:
+        self.since = 0.0
+        self.examples = 0
+        self.tokens: Any = 0
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restart()
 
@@ -43,7 +48,7 @@ class Throughput(Callback):
     def _restart(self) -> None:
         self.since = time.perf_counter()
         self.examples = 0
-        self.tokens: Any = 0
+        self.tokens = 0
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -1,0 +1,66 @@
+"""Tiny versions of the tasks, prepared once for all tests, and the command line that users type."""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import run  # noqa: E402  the repository's root is not a package
+from skyformer.cli import SkyformerCLI  # noqa: E402
+
+TINY_DATA = {
+    "listops": {"min_length": 8, "max_length": 64, "train_size": 100, "dev_size": 21, "test_size": 13, "batch_size": 8},
+    "pathfinder": {"train_size": 44, "dev_size": 10, "test_size": 7, "batch_size": 4},
+}
+TINY_TRAINER = {
+    "max_steps": 9,
+    "val_check_interval": 3,
+    "log_every_n_steps": 1,
+    "accelerator": "cpu",
+    "logger": "skyformer.loggers.CSVLogger",
+}
+TINY_MODEL = {"embed_dim": 16, "hidden_dim": 16, "lr_scheduler.init_args.warmup_steps": 2}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Sums in the same order everywhere; and tiny matrices gain nothing from a second thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data of the whole test run."""
+    return tmp_path_factory.mktemp("data")
+
+
+def build_arguments(data_dir: Path, task: str, folder: Path, *overlays: str) -> list[str]:
+    """Arguments of a shipped task's configuration, with overlays such as `trainer/bf16`, made tiny."""
+    data = {**TINY_DATA[task], "data_dir": data_dir}
+    return [
+        *(f"--config={ROOT}/configs/{name}.yaml" for name in (task, *overlays)),
+        *(f"--data.init_args.{key}={value}" for key, value in data.items()),
+        *(f"--model.{key}={value}" for key, value in TINY_MODEL.items()),
+        *(f"--trainer.{key}={value}" for key, value in TINY_TRAINER.items()),
+        f"--trainer.default_root_dir={folder}",
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments(data_dir: Path) -> Callable[..., list[str]]:
+    """`build_arguments` on the data of this test run: `tiny_arguments("listops", folder, *overlays)`."""
+    return partial(build_arguments, data_dir)
+
+
+@pytest.fixture(scope="session")
+def main() -> Iterator[Callable[[list[str]], SkyformerCLI]]:
+    """What `python run.py` calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["run.py"])  # pytest's own arguments are not the program's
+        yield run.main

@@ -1,0 +1,191 @@
+"""The contract of `Attention`, for every backend.
+
+Shapes: B batch, H heads, N tokens, P head dimension.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from skyformer.attention import Attention, KernelizedAttention, SkyformerAttention, SoftmaxAttention
+from skyformer.functional import gaussian_attention
+from skyformer.landmarks import gather_rows, half_and_half_rows, uniform_rows
+
+HEADS, HEAD_DIM, MAX_LENGTH = 2, 8, 4096
+BACKENDS = {
+    "softmax": lambda: SoftmaxAttention(HEADS, HEAD_DIM, MAX_LENGTH),
+    "kernelized": lambda: KernelizedAttention(HEADS, HEAD_DIM, MAX_LENGTH),
+    "skyformer": lambda: SkyformerAttention(HEADS, HEAD_DIM, MAX_LENGTH, num_landmarks=32),
+    "skyformer_newton": lambda: SkyformerAttention(
+        HEADS, HEAD_DIM, MAX_LENGTH, num_landmarks=32, solver="newton_schulz", landmark_draw="half_and_half"
+    ),
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request) -> Attention:
+    return BACKENDS[request.param]().eval()
+
+
+def inputs(batch: int, length: int, seed: int = 0, scale: float = 1.0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [scale * torch.randn(batch, HEADS, length, HEAD_DIM, generator=generator) for _ in range(3)]
+
+
+def mask_of(*lengths: int, total: int) -> Tensor:
+    return torch.arange(total) < torch.tensor(lengths)[:, None]
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 127, 1000, 4095])
+def test_shapes_and_finiteness(backend, length):
+    out = backend(*inputs(1, length), mask_of(max(1, length // 2), total=length))
+    assert out.shape == (1, HEADS, length, HEAD_DIM)
+    assert torch.isfinite(out).all()
+
+
+def test_padding_changes_nothing(backend):
+    tensors, real = inputs(2, 50), mask_of(50, 50, total=50)
+    garbage = inputs(2, 30, seed=1, scale=9.0)
+    padded = [torch.cat(pair, dim=2) for pair in zip(tensors, garbage, strict=True)]
+    expected = backend(*tensors, real)
+    torch.testing.assert_close(backend(*padded, mask_of(50, 50, total=80))[:, :, :50], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(backend(*tensors, None), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_mates_change_nothing(backend):
+    """An example alone, and as second of three beside examples of other lengths and scales."""
+    query, key, value = inputs(3, 40)
+    mask = mask_of(40, 25, 3, total=40)
+    scale = torch.tensor([100.0, 1.0, 0.0])[:, None, None, None]
+    together = backend(query * scale, key * scale, value, mask)[1]
+    alone = backend(query[1:2], key[1:2], value[1:2], mask[1:2])[0]
+    torch.testing.assert_close(together[:, :25], alone[:, :25], rtol=1e-5, atol=1e-5)
+
+
+def test_eval_is_deterministic_whatever_ran_before(backend):
+    if getattr(backend, "landmark_draw", "") == "half_and_half":
+        backend.eval_landmarks = "fixed"
+    tensors = inputs(2, 40)
+    first = backend(*tensors, None)
+    torch.rand(7)
+    assert torch.equal(backend(*tensors, None), first)
+
+
+def test_state_dict_restores_the_output(backend):
+    other = type(backend).__new__(type(backend))
+    torch.nn.Module.__init__(other)
+    other.__dict__.update({**backend.__dict__, "_buffers": {k: torch.zeros_like(b) for k, b in backend._buffers.items()}})
+    other.load_state_dict(backend.state_dict())
+    tensors = inputs(2, 40)
+    assert torch.equal(other(*tensors, None), backend(*tensors, None))
+
+
+def test_fully_masked_example_is_finite_and_alone(backend):
+    tensors = [x.requires_grad_() for x in inputs(2, 20)]
+    out = backend(*tensors, mask_of(0, 20, total=20))
+    out.sum().backward()
+    assert torch.isfinite(out).all()
+    assert all(torch.isfinite(x.grad).all() for x in tensors)
+    torch.testing.assert_close(out[1:], backend(*(x[1:] for x in tensors), None), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
+def test_any_scale_is_finite(backend, scale):
+    tensors = [x.requires_grad_() for x in inputs(1, 64, scale=scale)]
+    backend(*tensors, None).sum().backward()
+    assert all(torch.isfinite(x.grad).all() for x in tensors)
+
+
+def test_bfloat16_autocast_stays_near_float32(backend):
+    tensors = inputs(2, 100)
+    expected = backend(*tensors, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = backend(*(x.bfloat16() for x in tensors), None).float()
+    assert (low - expected).norm() / expected.norm() < 0.05
+
+
+def test_mask_of_wrong_kind_is_refused(backend):
+    with pytest.raises(ValueError, match="mask must be boolean"):
+        backend(*inputs(1, 8), torch.ones(1, 8))
+    with pytest.raises(ValueError, match="mask must have shape"):
+        backend(*inputs(1, 8), torch.ones(1, 9, dtype=torch.bool))
+
+
+def test_whole_graph_compiles(backend):
+    tensors, mask = inputs(2, 40), mask_of(40, 25, total=40)
+    compiled = torch.compile(backend, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*tensors, mask), backend(*tensors, mask))
+
+
+@pytest.mark.parametrize("make", [SoftmaxAttention, KernelizedAttention])
+def test_attention_dropout_acts_in_training_only(make):
+    attention = make(HEADS, HEAD_DIM, MAX_LENGTH, dropout=0.5)
+    tensors = inputs(1, 30)
+    assert not torch.equal(attention(*tensors, None), attention(*tensors, None))
+    attention.eval()
+    assert torch.equal(attention(*tensors, None), attention(*tensors, None))
+    with pytest.raises(ValueError, match=r"dropout=1\.0"):
+        make(HEADS, HEAD_DIM, MAX_LENGTH, dropout=1.0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("num_landmarks", 0), ("ridge", 0.0), ("num_heads", 0), ("head_dim", -1), ("max_length", 0)]
+)
+def test_arguments_that_cannot_work_are_refused(argument, value):
+    arguments = {"num_heads": HEADS, "head_dim": HEAD_DIM, "max_length": 16, argument: value}
+    with pytest.raises(ValueError, match=f"{argument}={value}"):
+        SkyformerAttention(**arguments)
+
+
+def test_longer_than_max_length_is_refused():
+    with pytest.raises(ValueError, match="max_length=16"):
+        SkyformerAttention(HEADS, HEAD_DIM, 16)(*inputs(1, 17), None)
+
+
+def test_skyformer_with_every_row_a_landmark_is_kernelized():
+    """2N landmarks and γ → 0: the Nyström approximation is exact."""
+    tensors = [x.double() for x in inputs(2, 12)]
+    attention = SkyformerAttention(HEADS, HEAD_DIM, MAX_LENGTH, num_landmarks=24, ridge=1e-12).double().eval()
+    torch.testing.assert_close(attention(*tensors, None), gaussian_attention(*tensors), rtol=1e-6, atol=1e-8)
+
+
+def test_training_draws_new_landmarks_and_each_example_its_own():
+    attention = SkyformerAttention(HEADS, HEAD_DIM, MAX_LENGTH, num_landmarks=4)
+    query, key, _ = (x[:1].expand(2, -1, -1, -1) for x in inputs(1, 30))
+    first, second = (attention.landmarks(query, key, None)[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_uniform_rows_are_distinct_valid_and_uniform():
+    """3 + 3 valid rows of 5 + 5; each pair of them equally likely in 4,000 draws."""
+    noise = torch.rand(4000, 2, 5, generator=torch.Generator().manual_seed(0))
+    rows, valid = uniform_rows(noise, mask_of(3, total=5).expand(4000, -1), 2)
+    assert valid.all()
+    assert (rows[:, 0] != rows[:, 1]).all()
+    counts = torch.bincount(rows.flatten(), minlength=10)
+    assert counts[[3, 4, 8, 9]].sum() == 0
+    expected, deviation = 8000 / 6, (8000 * (1 / 6) * (5 / 6)) ** 0.5
+    assert ((counts[[0, 1, 2, 5, 6, 7]] - expected).abs() < 4.5 * deviation).all()
+
+
+def test_short_example_has_fewer_landmarks():
+    rows, valid = uniform_rows(torch.rand(1, 2, 5), mask_of(1, total=5), 6)
+    assert valid.sum() == 2
+    assert set(rows[0][valid[0]].tolist()) == {0, 5}
+
+
+def test_half_and_half_rows_come_from_valid_tokens():
+    noise = torch.tensor([[0.0, 0.5, 0.99999994, 0.2]])
+    mask = torch.tensor([[False, True, True, False, True]])
+    rows, valid = half_and_half_rows(noise, mask)
+    assert rows.tolist() == [[1, 2, 9, 6]]
+    assert valid.all()
+
+
+def test_gather_rows_takes_queries_then_keys():
+    query, key, _ = inputs(2, 5)
+    rows = torch.tensor([[0, 4, 5, 9], [3, 8, 2, 7]])
+    expected = torch.cat([query, key], dim=2)
+    for example in range(2):
+        assert torch.equal(gather_rows(query, key, rows)[example], expected[example][:, rows[example]])

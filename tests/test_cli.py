@@ -1,0 +1,150 @@
+"""The commands that a user types, end to end on tiny data, and what they say when something is wrong."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+
+
+def refuse(main, capsys, arguments: list[str], code: int, *words: str) -> str:
+    """Run a command that must fail with this exit status and name all these words on stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert stopped.value.code == code, said
+    for word in words:
+        assert word in said, f"{word!r} not in: {said}"
+    return said
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, main, tiny_arguments) -> Path:
+    """The folder of one finished run on ListOps."""
+    folder = tmp_path_factory.mktemp("trained")
+    main(["fit", *tiny_arguments("listops", folder), "--test_after_fit=true"])
+    return folder
+
+
+def test_run_folder_holds_everything(trained):
+    assert {path.name for path in trained.iterdir()} >= {"config.yaml", "result.json", "checkpoints", "metrics.csv"}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    result = json.loads((trained / "result.json").read_text())
+    assert result["test/examples"] == 13
+    assert 0 < result["chance"] < 1
+
+
+def test_checkpoint_is_data_only(trained):
+    checkpoint = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    assert yaml.safe_load(checkpoint["config"])["data"]["class_path"] == "datamodules.ListOps"
+
+
+def test_saved_config_tests_and_predicts(trained, main, capsys):
+    config = f"--config={trained}/config.yaml"
+    before = json.loads((trained / "result.json").read_text())
+    main(["test", config])
+    assert json.loads((trained / "result.json").read_text()) == before
+    assert "always guessing the most frequent label" in capsys.readouterr().out
+    main(["validate", config, "--ckpt_path=last"])
+    assert "dev accuracy" in capsys.readouterr().out
+    main(["predict", config])
+    rows = list(csv.DictReader((trained / "predictions.csv").open()))
+    assert [int(row["index"]) for row in rows] == list(range(13)), "every example once, in order"
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert right / 13 == pytest.approx(before["test/accuracy"], abs=1e-6)
+    assert all(abs(sum(float(row[f"p{k}"]) for k in range(10)) - 1) < 1e-4 for row in rows)
+
+
+def test_schedule_steps_with_the_training_steps(trained):
+    """Warm-up over two steps, then down to zero at step nine."""
+    state = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    assert state["lr_schedulers"][0]["last_epoch"] == 9
+    assert state["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0)
+
+
+def test_second_fit_does_not_write_over_a_run(trained, main, capsys):
+    arguments = ["fit", f"--config={trained}/config.yaml"]
+    refuse(main, capsys, arguments, 1, str(trained), "--ckpt_path last", "--trainer.default_root_dir")
+
+
+def test_nothing_to_continue(tmp_path, main, capsys, tiny_arguments):
+    arguments = ["fit", *tiny_arguments("listops", tmp_path), "--ckpt_path=last"]
+    refuse(main, capsys, arguments, 1, "nothing to continue", "last.ckpt")
+
+
+def test_no_checkpoint_to_test(tmp_path, main, capsys, tiny_arguments):
+    refuse(main, capsys, ["test", *tiny_arguments("listops", tmp_path)], 1, "best.ckpt", "Train first")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("--model.optimizer.init_args.lr=0.9", "model.optimizer.init_args.lr: 0.0001 in the checkpoint, 0.9 now"),
+        ("--data.init_args.batch_size=4", "data.init_args.batch_size"),
+        ("--seed_everything=7", "seed_everything"),
+        ("--model.num_layers=1", "model.num_layers"),
+    ],
+)
+def test_resume_refuses_what_it_could_not_honour(change, named, trained, main, capsys):
+    arguments = ["fit", f"--config={trained}/config.yaml", "--ckpt_path=last", change]
+    refuse(main, capsys, arguments, 1, named, "another configuration")
+
+
+def test_checkpoint_of_another_backend(trained, main, capsys):
+    other = f"--config={ROOT}/configs/attention/softmax.yaml"
+    arguments = ["test", f"--config={trained}/config.yaml", other]
+    refuse(main, capsys, arguments, 1, "SkyformerAttention", "SoftmaxAttention", "config.yaml")
+
+
+def test_checkpoint_of_another_task(trained, main, capsys, tiny_arguments, tmp_path):
+    arguments = ["test", *tiny_arguments("pathfinder", tmp_path), f"--ckpt_path={trained}/checkpoints/best.ckpt"]
+    refuse(main, capsys, arguments, 1, "data.class_path", "datamodules.ListOps", "datamodules.Pathfinder")
+
+
+def test_damaged_checkpoint(tmp_path, trained, main, capsys):
+    whole = (trained / "checkpoints/best.ckpt").read_bytes()
+    damaged = tmp_path / "cut.ckpt"
+    damaged.write_bytes(whole[: len(whole) // 2])
+    arguments = ["test", f"--config={trained}/config.yaml", f"--ckpt_path={damaged}"]
+    refuse(main, capsys, arguments, 1, str(damaged), "cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ("--model.attention.init_args.num_landmark=8", 2, ["num_landmark"]),
+        ("--model.attention.init_args.num_landmarks=0", 1, ["num_landmarks=0", "at least 1"]),
+        ("--model.attention.init_args.ridge=-1", 1, ["ridge=-1"]),
+        ("--model.attention.init_args.solver=lu", 2, ["solver", "cholesky"]),
+        ("--model.num_heads=3", 1, ["num_heads=3", "embed_dim=16"]),
+        ("--data.init_args.batch_size=0", 1, ["data.batch_size=0"]),
+        ("--data.init_args.batch_size=101", 1, ["data.batch_size=101", "100"]),
+        ("--data.init_args.min_length=63", 1, ["min_length=63", "max_length=64"]),
+        ("--data.init_args.nonsense=1", 2, ["nonsense"]),
+        ("--trainer.max_steps=-1", 1, ["max_steps"]),
+        ("--last_checkpoint.every_n_train_steps=0", 1, ["every_n_train_steps=0"]),
+        ("--seed_everything=false", 1, ["seed_everything"]),
+    ],
+)
+def test_wrong_argument(change, code, words, tmp_path, main, capsys, tiny_arguments):
+    arguments = tiny_arguments("listops", tmp_path / "run")
+    refuse(main, capsys, ["fit", *arguments, change], code, *words)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [("level", "extreme"), ("resolution", "31")])
+def test_wrong_kind_of_pathfinder(key, value, tmp_path, main, capsys, tiny_arguments):
+    arguments = ["fit", *tiny_arguments("pathfinder", tmp_path), f"--data.init_args.{key}={value}"]
+    refuse(main, capsys, arguments, 2, key, value)
+
+
+def test_truncated_prepared_file(tmp_path, main, capsys, tiny_arguments):
+    arguments = ["fit", *tiny_arguments("listops", tmp_path / "run"), f"--data.init_args.data_dir={tmp_path}/data"]
+    main([*arguments, "--trainer.max_steps=1", "--model.lr_scheduler.init_args.warmup_steps=0"])
+    (tokens,) = (tmp_path / "data").glob("listops-*/train/tokens.bin")
+    tokens.write_bytes(tokens.read_bytes()[:-5])
+    arguments.append(f"--trainer.default_root_dir={tmp_path}/again")
+    refuse(main, capsys, arguments, 1, str(tokens), "Remove the folder")

@@ -1,0 +1,83 @@
+"""Every shipped YAML parses, builds and takes a step; overlays go with every task."""
+
+import re
+
+import pytest
+import torch
+from conftest import ROOT, TINY_DATA
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+TASKS = sorted(TINY_DATA)
+ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.yaml"))
+# What a test machine may lack: a GPU, a C++ compiler's minute, a second process (its own test), an account.
+NOT_HERE = {"fp16", "compile", "ddp", "wandb"}
+OVERLAYS = sorted(path.stem for path in (ROOT / "configs/trainer").glob("*.yaml") if path.stem not in NOT_HERE)
+
+
+def test_every_task_has_a_tiny_version():
+    assert sorted(path.stem for path in (ROOT / "configs").glob("*.yaml")) == TASKS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_first_line_is_the_command_that_runs_it(path):
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# python run.py fit --config configs/")
+    named = re.findall(r"--config (\S+)", first)
+    assert all((ROOT / name).is_file() for name in named)
+    assert str(path.relative_to(ROOT)) in named
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("task", TASKS)
+def test_attention_trains_on_task(task, attention, tmp_path, main, tiny_arguments):
+    arguments = tiny_arguments(task, tmp_path, f"attention/{attention}")
+    cli = main(["fit", *arguments, "--trainer.max_steps=3"])
+    assert cli.trainer.global_step == 3
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
+    assert attention in type(cli.model.encoder.blocks[0].attention.backend).__name__.lower()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_trainer_overlay_takes_effect(overlay, tmp_path, main, tiny_arguments):
+    arguments = [a for a in tiny_arguments("listops", tmp_path, f"trainer/{overlay}") if "trainer.logger" not in a]
+    if overlay == "quick":
+        arguments.append("--model.lr_scheduler.init_args.warmup_steps=2")
+    cli = main(["fit", *arguments, "--trainer.max_steps=3"])
+    assert cli.trainer.global_step == 3
+    effects = {
+        "accumulate": lambda: cli.trainer.accumulate_grad_batches == 4 and cli.trainer.gradient_clip_val == 1.0,
+        "bf16": lambda: cli.trainer.precision == "bf16-mixed",
+        "csv": lambda: (tmp_path / "metrics.csv").exists(),
+        "early_stopping": lambda: cli.trainer.early_stopping_callback.patience == 10,
+        "quick": lambda: (tmp_path / "result.json").exists(),
+    }
+    assert effects[overlay]()
+
+
+def test_sizes_come_from_the_data(tmp_path, main, tiny_arguments):
+    cli = main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=3"])
+    assert cli.model.encoder.tokens.num_embeddings == 16
+    assert cli.model.encoder.positions.num_embeddings == 64
+    assert cli.model.head.layers[-1].out_features == 10
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_paper_protocol(task, tmp_path, main, tiny_arguments):
+    """What the published numbers need is on, and the run works."""
+    cli = main(["fit", *tiny_arguments(task, tmp_path, "protocol/paper"), "--trainer.max_steps=3"])
+    backend = cli.model.encoder.blocks[0].attention.backend
+    assert (backend.solver, backend.landmark_draw, backend.eval_landmarks) == ("newton_schulz", "half_and_half", "fresh")
+    assert cli.model.head.pooling == "padded_mean"
+    assert cli.model.encoder.blocks[0].attention.float32_attention
+    batch = next(iter(cli.datamodule.train_dataloader()))
+    if task == "listops":
+        assert not (batch.tokens == 15).any(), "brackets are dropped"
+        assert batch.tokens.shape[1] == cli.datamodule.max_length
+    else:
+        assert torch.equal(batch.mask, batch.tokens != 0)
+
+
+def test_paper_protocol_then_another_attention(tmp_path, main, tiny_arguments):
+    arguments = tiny_arguments("listops", tmp_path, "protocol/paper", "attention/softmax")
+    cli = main(["fit", *arguments, "--trainer.max_steps=3"])
+    assert type(cli.model.encoder.blocks[0].attention.backend).__name__ == "SoftmaxAttention"

@@ -1,0 +1,112 @@
+"""A run is a function of its configuration and seed, whatever interrupts it."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+STOP = "--trainer.callbacks=stop_at.StopAt"
+
+
+def curves(folder: Path) -> dict[int, dict[str, str]]:
+    """What was logged in training, by step, as text: equal text is equal to the last bit that is printed."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    kept = ("train/loss", "train/accuracy", "train/grad_norm")
+    return {int(row["step"]): {key: row[key] for key in kept} for row in rows}
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_run(ours: Path, theirs: Path, from_step: int) -> None:
+    mine, other = final_weights(ours), final_weights(theirs)
+    assert mine.keys() == other.keys()
+    assert all(torch.equal(mine[name], other[name]) for name in mine)
+    mine_curves, other_curves = curves(ours), curves(theirs)
+    steps = [step for step in other_curves if step >= from_step]
+    assert len(steps) > 2
+    assert {step: mine_curves[step] for step in steps} == {step: other_curves[step] for step in steps}
+
+
+def run_process(arguments: list[str]) -> int:
+    """The command in a process of its own; its exit status."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "run.py"), "fit", *arguments]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize("task", ["listops", "pathfinder"])
+def test_killed_run_resumes_to_the_last_bit(task, tmp_path, main, tiny_arguments):
+    """SIGKILL at step 7 of an 11- or 12-batch epoch, with a checkpoint at step 5; resumed over the epoch's end."""
+    extra = ["--last_checkpoint.every_n_train_steps=5", "--trainer.max_steps=16"]
+    killed = [*tiny_arguments(task, tmp_path / "killed"), *extra]
+    assert run_process([*killed, STOP, "--trainer.callbacks.step=7"]) == -signal.SIGKILL
+    assert torch.load(tmp_path / "killed/checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
+    main(["fit", *killed, "--ckpt_path=last"])
+    main(["fit", *tiny_arguments(task, tmp_path / "whole"), *extra])
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", from_step=5)
+
+
+@pytest.mark.parametrize("step", [1, 6, 11, 12, 13])
+def test_stopped_run_resumes_to_the_last_bit(step, tmp_path, main, tiny_arguments):
+    """SIGTERM at the start, in the middle, before, at and after the end of an epoch of twelve batches."""
+    arguments = [*tiny_arguments("listops", tmp_path / "stopped"), "--trainer.max_steps=16"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *arguments, STOP, f"--trainer.callbacks.step={step}", "--trainer.callbacks.name=SIGTERM"])
+    assert stopped.value.code == 143
+    main(["fit", *arguments, "--ckpt_path=last"])
+    main(["fit", *tiny_arguments("listops", tmp_path / "whole"), "--trainer.max_steps=16"])
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole", from_step=step)
+
+
+@pytest.mark.parametrize(
+    ("name", "overlays", "extra"),
+    [
+        ("workers", (), ["--data.init_args.num_workers=2"]),
+        ("accumulation", ("trainer/accumulate",), ["--trainer.accumulate_grad_batches=2"]),
+        ("bf16", ("trainer/bf16",), []),
+        ("softmax", ("attention/softmax",), []),
+        ("kernelized", ("attention/kernelized",), []),
+    ],
+)
+def test_variants_resume_to_the_last_bit(name, overlays, extra, tmp_path, main, tiny_arguments):
+    def arguments(folder: str) -> list[str]:
+        return [*tiny_arguments("listops", tmp_path / folder, *overlays), *extra]
+
+    with pytest.raises(SystemExit):
+        main(["fit", *arguments("stopped"), STOP, "--trainer.callbacks.step=5", "--trainer.callbacks.name=SIGTERM"])
+    main(["fit", *arguments("stopped"), "--ckpt_path=last"])
+    main(["fit", *arguments("whole")])
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole", from_step=5)
+
+
+def test_sigterm_exits_with_143(tmp_path, tiny_arguments):
+    arguments = tiny_arguments("listops", tmp_path)
+    stop = ["--trainer.callbacks.step=4", "--trainer.callbacks.name=SIGTERM"]
+    assert run_process([*arguments, STOP, *stop]) == 128 + signal.SIGTERM
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_ctrl_c_leaves_a_checkpoint(tmp_path, main, tiny_arguments):
+    stop = ["--trainer.callbacks.step=4", "--trainer.callbacks.name=SIGINT"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *tiny_arguments("listops", tmp_path), STOP, *stop])
+    assert stopped.value.code == 130
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_extended_run_follows_the_longer_schedule(tmp_path, main, tiny_arguments):
+    arguments = tiny_arguments("listops", tmp_path)
+    main(["fit", *arguments])
+    cli = main(["fit", *arguments, "--ckpt_path=last", "--trainer.max_steps=18"])
+    assert cli.trainer.global_step == 18
+    assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0)
+    assert len(curves(tmp_path)) == 18, "the first nine steps are still in the log"
