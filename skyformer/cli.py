@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning import LightningDataModule, Trainer
 from lightning.fabric.plugins.io import CheckpointIO
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from skyformer import callbacks
@@ -66,7 +66,7 @@ class SkyformerCLI(LightningCLI):
             SequenceClassifier,
             LightningDataModule,
             subclass_mode_data=True,
-            save_config_callback=RunConfig,
+            save_config_callback=callbacks.RunConfig,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             trainer_defaults={
@@ -76,7 +76,7 @@ class SkyformerCLI(LightningCLI):
                     callbacks.Throughput(),
                     callbacks.LandmarkHealth(),
                     callbacks.ImageSheet(),
-                    callbacks.FinalMetrics(),
+                    callbacks.TestResult(),
                     callbacks.PredictionWriter(),
                 ],
                 "enable_model_summary": False,
@@ -161,21 +161,3 @@ class SkyformerCLI(LightningCLI):
         for logger in loggers:
             if logger and logger.init_args.get("save_dir") in (None, "."):
                 logger.init_args.save_dir = str(folder)
-
-
-class RunConfig(SaveConfigCallback):
-    """Writes `config.yaml` into the run's folder when training starts, and the same into every checkpoint."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
-        if stage == "fit" and trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / self.config_filename
-            if path.exists():  # a resumed run: what it was started with stays beside
-                number = 1 + len(list(folder.glob("config.*.yaml")))
-                path.rename(folder / f"config.{number}.yaml")
-            path.write_text(self.text)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = self.text

@@ -4,6 +4,7 @@ The command line fills in `save_dir`; any other Lightning logger works too.
 """
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -20,6 +21,10 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
 
     def __init__(self, save_dir: str = ".") -> None:
         super().__init__(save_dir, name="", version="", default_hp_metric=False)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Without the epoch, which Lightning adds to everything: runs are counted in steps."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     def resume_at(self, step: int) -> None:
         """Hide what an interrupted run logged beyond this step; the resumed one logs it anew."""

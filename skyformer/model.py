@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from skyformer.encoder import AttentionFactory, Encoder
@@ -68,7 +69,11 @@ class SequenceClassifier(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["attention", "optimizer", "lr_scheduler"])
+        self.save_hyperparameters()
+        for name in ("attention", "optimizer", "lr_scheduler"):
+            # From YAML these are class paths. From Python they are functions, which a checkpoint must not hold.
+            if callable(self.hparams[name]):
+                del self.hparams[name]
         self.encoder = Encoder(
             vocab_size,
             max_length,
@@ -84,8 +89,7 @@ class SequenceClassifier(LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = lr_scheduler
         self.compile_encoder = compile
-        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.metrics = nn.ModuleDict({split: _metrics(num_classes) for split in ("val", "test")})
 
     def configure_model(self) -> None:
         # In place, so that parameter names stay as they are; called again on a later stage, it does nothing new.
@@ -104,30 +108,30 @@ class SequenceClassifier(LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_index: int) -> Tensor:
-        return self._evaluate(batch, "val", self.val_accuracy)
+        return self._evaluate(batch, "val")
 
     def test_step(self, batch: Any, batch_index: int) -> Tensor:
-        return self._evaluate(batch, "test", self.test_accuracy)
+        return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_index: int) -> Prediction:
         scores = self(batch.tokens, batch.mask)
         return Prediction(batch.example, batch.label, scores.float().softmax(dim=-1))
 
-    def _evaluate(self, batch: Any, split: str, accuracy: MulticlassAccuracy) -> Tensor:
+    def _evaluate(self, batch: Any, split: str) -> Tensor:
         """Log loss and accuracy of one batch; returns the scores, for callbacks that show them."""
         scores = self(batch.tokens, batch.mask)
-        loss = F.cross_entropy(scores, batch.label)
-        accuracy(scores, batch.label)
-        size = len(batch.label)
-        shown = split == "val"
-        self.log(f"{split}/loss", loss, batch_size=size, on_epoch=True, sync_dist=True)
-        self.log(f"{split}/accuracy", accuracy, batch_size=size, on_epoch=True, prog_bar=shown)
+        metrics: Any = self.metrics[split]
+        metrics["loss"].update(F.cross_entropy(scores, batch.label), weight=len(batch.label))
+        metrics["accuracy"].update(scores, batch.label)
+        for name, metric in metrics.items():
+            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch.label))
         return scores
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
             gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.make_optimizer(self.parameters())
@@ -138,3 +142,10 @@ class SequenceClassifier(LightningModule):
         except ValueError as error:
             raise MisconfigurationException(f"model.lr_scheduler: {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _metrics(num_classes: int) -> nn.ModuleDict:
+    """Over all examples of a split, and over all processes. Lightning's own mean over processes of unequal shares
+    rounds their mean size to a whole number.
+    """
+    return nn.ModuleDict({"loss": MeanMetric(), "accuracy": MulticlassAccuracy(num_classes, average="micro")})

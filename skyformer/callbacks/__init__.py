@@ -4,9 +4,9 @@ from skyformer.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from skyformer.callbacks.health import LandmarkHealth
 from skyformer.callbacks.images import ImageSheet
 from skyformer.callbacks.progress import StepProgressBar
-from skyformer.callbacks.records import FinalMetrics, PredictionWriter
+from skyformer.callbacks.records import PredictionWriter, RunConfig, TestResult
 from skyformer.callbacks.seeds import StepSeed
 from skyformer.callbacks.throughput import Throughput
 
-__all__ = ["BestCheckpoint", "FinalMetrics", "ImageSheet", "LandmarkHealth", "LastCheckpoint", "PredictionWriter"]
-__all__ += ["StepProgressBar", "StepSeed", "Throughput"]
+__all__ = ["BestCheckpoint", "ImageSheet", "LandmarkHealth", "LastCheckpoint", "PredictionWriter", "RunConfig"]
+__all__ += ["StepProgressBar", "StepSeed", "TestResult", "Throughput"]

@@ -16,8 +16,8 @@ MAX_TOKENS = 1024
 class LandmarkHealth(Callback):
     """On the first batch of each dev evaluation, for each layer with `SkyformerAttention`, logs
 
-    - `health/layer<i>/condition_number` of κ(W, W) + γI, the largest over heads;
-    - `health/layer<i>/spectral_error`, ‖C̃ − C‖₂ / ‖C‖₂ against exact kernelized attention, the mean over heads.
+    - `condition_number/layer<i>` of κ(W, W) + γI, the largest over heads;
+    - `spectral_error/layer<i>`, ‖C̃ − C‖₂ / ‖C‖₂ against exact kernelized attention, the mean over heads.
 
     Over the first two examples of the batch; the error, on at most 1,024 tokens spread evenly over the sequence.
     """
@@ -44,8 +44,8 @@ class LandmarkHealth(Callback):
             hook.remove()
         for number, (layer, inputs) in enumerate(self._seen):
             condition, error = measure(layer, *inputs)
-            pl_module.log(f"health/layer{number}/condition_number", condition, batch_size=1)
-            pl_module.log(f"health/layer{number}/spectral_error", error, batch_size=1)
+            pl_module.log(f"condition_number/layer{number}", condition, batch_size=1)
+            pl_module.log(f"spectral_error/layer{number}", error, batch_size=1)
         self._seen = []
 
     def _remember(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -6,26 +6,52 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.cli import SaveConfigCallback
 
 from skyformer.loggers import TensorBoardLogger
 
 
-class FinalMetrics(Callback):
-    """Writes `result.json` after a test, with the score of always guessing the most frequent label beside it, and
+class RunConfig(SaveConfigCallback):
+    """Writes `config.yaml` into the run's folder when training starts, the same into every checkpoint, and
     TensorBoard's hyper-parameters with the final metrics after training.
     """
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
+        if stage == "fit" and trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / self.config_filename
+            if path.exists():  # a resumed run: what it was started with stays beside
+                number = 1 + len(list(folder.glob("config.*.yaml")))
+                path.rename(folder / f"config.{number}.yaml")
+            path.write_text(self.text)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.text
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = {f"final/{name}": float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
-        best = getattr(trainer.checkpoint_callback, "best_model_score", None)
-        if best is not None:
-            metrics["best/val/accuracy"] = float(best)
-        hparams = {name: value for name, value in pl_module.hparams.items() if not name.startswith("_")}
+        config = yaml.safe_load(self.text)
+        hparams = {name: config[name] for name in ("data", "model", "seed_everything")}
+        metrics = {
+            f"result/final_{name.replace('/', '_')}": float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        for checkpoint in trainer.checkpoint_callbacks:
+            score = getattr(checkpoint, "best_model_score", None)
+            if score is not None:
+                metrics[f"result/best_{checkpoint.monitor.replace('/', '_')}"] = float(score)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and metrics:
                 logger.log_hyperparams(hparams, metrics, trainer.global_step)
+
+
+class TestResult(Callback):
+    """Prints and writes, as `result.json`, the result of a test beside that of always guessing the commonest label."""
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         accuracy = float(trainer.callback_metrics["test/accuracy"])

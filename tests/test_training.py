@@ -1,0 +1,127 @@
+"""What a run shows and keeps: curves, pictures, whole checkpoints; compiled, extended, loaded from Python."""
+
+import errno
+import re
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from skyformer.attention import SkyformerAttention
+from skyformer.callbacks.health import measure, spectral_norm
+from skyformer.checkpoint_io import AtomicCheckpointIO
+from skyformer.model import SequenceClassifier
+from skyformer.schedule import LinearOneCycle
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory, main, tiny_arguments) -> EventAccumulator:
+    """TensorBoard's view of a tiny Pathfinder run."""
+    folder = tmp_path_factory.mktemp("board")
+    arguments = [a for a in tiny_arguments("pathfinder", folder) if "trainer.logger" not in a]
+    main(["fit", *arguments, "--trainer.max_steps=6", "--trainer.log_every_n_steps=2"])
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0})
+    return accumulator.Reload()
+
+
+def test_tensorboard_has_every_curve(events):
+    expected = {
+        "train/loss",
+        "train/accuracy",
+        "train/grad_norm",
+        "val/loss",
+        "val/accuracy",
+        "train/learning_rate",
+        "speed/examples_per_second",
+        "speed/tokens_per_second",
+        "speed/peak_memory_mb",
+        *(f"{name}/layer{i}" for i in (0, 1) for name in ("condition_number", "spectral_error")),
+    }
+    assert expected <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("val/loss")] == [2, 5]
+
+
+def test_tensorboard_has_the_image_sheet(events):
+    assert [image.step for image in events.Images("images/dev")] == [3, 6]
+    assert events.Images("images/dev")[0].width == 8 * 104
+
+
+def test_tensorboard_has_hyper_parameters_with_the_result(events):
+    assert {"result/best_val_accuracy", "result/final_val_loss"} <= set(events.Tags()["scalars"])
+    start = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    for name in (b"batch_size", b"num_landmarks", b"lr", b"SkyformerAttention"):
+        assert name in start
+
+
+def test_rates_are_plausible(events):
+    examples, tokens = events.Scalars("speed/examples_per_second"), events.Scalars("speed/tokens_per_second")
+    for one, other in zip(examples, tokens, strict=True):
+        assert other.value / one.value == pytest.approx(1024, rel=1e-4)
+
+
+def test_model_loads_from_a_checkpoint_in_python(tmp_path, main, tiny_arguments):
+    cli = main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=3"])
+    loaded = SequenceClassifier.load_from_checkpoint(tmp_path / "checkpoints/last.ckpt").eval()
+    tokens = torch.randint(1, 16, (2, 33))
+    assert torch.equal(loaded(tokens), cli.model.eval()(tokens))
+
+
+def test_result_does_not_depend_on_the_batch(tmp_path, main, tiny_arguments):
+    """The same model, tested in batches of 1 and of 13."""
+    arguments = tiny_arguments("listops", tmp_path)
+    main(["fit", *arguments])
+    losses = []
+    for size in (1, 13):
+        cli = main(["test", *arguments, f"--data.init_args.eval_batch_size={size}"])
+        losses.append(float(cli.trainer.callback_metrics["test/loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_spectral_norm():
+    matrix = torch.randn(3, 40, 30, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(spectral_norm(matrix, 200), torch.linalg.matrix_norm(matrix, ord=2), rtol=1e-3)
+
+
+def test_health_of_an_exact_approximation():
+    """Every row a landmark: no error but the ridge's; a few landmarks: a large one. Condition ≤ (D + γ) / γ."""
+    query, key, value = torch.randn(3, 2, 2, 20, 8, generator=torch.Generator().manual_seed(0))
+    whole = SkyformerAttention(2, 8, 20, num_landmarks=40, ridge=1e-3).eval()
+    few = SkyformerAttention(2, 8, 20, num_landmarks=2, ridge=1e-3).eval()
+    mask = torch.ones(2, 20, dtype=torch.bool)
+    assert measure(whole, query, key, value, mask)[1] < 0.01
+    assert measure(few, query, key, value, mask)[1] > 0.3
+    assert 1 < measure(whole, query, key, value, None)[0] < 40 / 1e-3 + 1
+
+
+def test_full_disk_keeps_the_former_checkpoint(tmp_path, monkeypatch):
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"step": 1}, path)
+
+    def half(checkpoint, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        io.save_checkpoint({"step": 2}, path)
+    assert torch.load(path) == {"step": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_one_cycle_rises_and_falls():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = LinearOneCycle(optimizer, total_steps=10, warmup_steps=4)
+    rates = []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    assert optimizer.param_groups[0]["lr"] == 0
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(0, 0), (-1, 0), (5, 5), (5, -1)])
+def test_one_cycle_refuses(total, warmup):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match=re.escape("steps")):
+        LinearOneCycle(optimizer, total, warmup)
