@@ -23,11 +23,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(task, tmp_path, main, t
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
-    states = [
-        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for name in ("one", "two")
-    ]
-    for name, weight in states[0].items():
-        torch.testing.assert_close(states[1][name], weight, rtol=1e-4, atol=1e-5)
+    last = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("one", "two")]
+    for name, weight in last[0]["state_dict"].items():
+        torch.testing.assert_close(last[1]["state_dict"][name], weight, rtol=1e-4, atol=1e-5)
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
     assert results[1]["test/accuracy"] == pytest.approx(results[0]["test/accuracy"], abs=1e-6)
     assert results[1]["test/loss"] == pytest.approx(results[0]["test/loss"], rel=1e-4)
