@@ -74,7 +74,9 @@ def test_eval_is_deterministic_whatever_ran_before(backend):
 def test_state_dict_restores_the_output(backend):
     other = type(backend).__new__(type(backend))
     torch.nn.Module.__init__(other)
-    other.__dict__.update({**backend.__dict__, "_buffers": {k: torch.zeros_like(b) for k, b in backend._buffers.items()}})
+    other.__dict__.update(
+        {**backend.__dict__, "_buffers": {k: torch.zeros_like(b) for k, b in backend._buffers.items()}}
+    )
     other.load_state_dict(backend.state_dict())
     tensors = inputs(2, 40)
     assert torch.equal(other(*tensors, None), backend(*tensors, None))

@@ -66,7 +66,11 @@ def test_paper_protocol(task, tmp_path, main, tiny_arguments):
     """What the published numbers need is on, and the run works."""
     cli = main(["fit", *tiny_arguments(task, tmp_path, "protocol/paper"), "--trainer.max_steps=3"])
     backend = cli.model.encoder.blocks[0].attention.backend
-    assert (backend.solver, backend.landmark_draw, backend.eval_landmarks) == ("newton_schulz", "half_and_half", "fresh")
+    assert (backend.solver, backend.landmark_draw, backend.eval_landmarks) == (
+        "newton_schulz",
+        "half_and_half",
+        "fresh",
+    )
     assert cli.model.head.pooling == "padded_mean"
     assert cli.model.encoder.blocks[0].attention.float32_attention
     batch = next(iter(cli.datamodule.train_dataloader()))

@@ -1,0 +1,188 @@
+"""Which examples make up which batch, on which process, in which order; and how a batch looks."""
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.batches import EvalBatches, SplitBatches, TrainBatches
+from datamodules.prepared import Split
+
+
+@pytest.fixture(scope="module")
+def lengths() -> np.ndarray:
+    """Lengths spread as widely as those of ListOps."""
+    return np.random.default_rng(0).normal(1040, 392, size=10_000).clip(501, 1999).astype(np.int64)
+
+
+def split_of(lengths: list[int]) -> Split:
+    """Example i is 10 i + 1, 10 i + 2, ..., so that each token tells where it comes from."""
+    tokens = [10 * example + np.arange(1, length + 1) for example, length in enumerate(lengths)]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    labels = np.arange(len(lengths), dtype=np.uint8) + 3
+    return Split(np.concatenate(tokens).astype(np.uint8), offsets, labels)
+
+
+def padding_share(batches: list[list[int]], lengths: np.ndarray) -> float:
+    real = sum(lengths[batch].sum() for batch in batches)
+    return 1 - real / sum(lengths[batch].max() * len(batch) for batch in batches)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["spread", "equal"])
+def test_epoch_gives_each_rank_full_batches_of_its_own(kind, world_size, lengths):
+    lengths = lengths[:1003] if kind == "spread" else np.full(1003, 1024)
+    ranks = [list(TrainBatches(lengths, 8, 0, rank, world_size)) for rank in range(world_size)]
+    expected = 1003 // (8 * world_size)
+    assert [len(batches) for batches in ranks] == [expected] * world_size
+    assert len(TrainBatches(lengths, 8, 0, 0, world_size)) == expected
+    assert {len(batch) for batches in ranks for batch in batches} == {8}
+    examples = np.concatenate([batch for batches in ranks for batch in batches])
+    assert len(np.unique(examples)) == len(examples) == expected * 8 * world_size
+    assert examples.min() >= 0
+    assert examples.max() < 1003
+
+
+@pytest.mark.parametrize("kind", ["spread", "equal"])
+def test_two_ranks_take_the_steps_of_one_with_twice_the_batch(kind, lengths):
+    lengths = lengths if kind == "spread" else np.full(len(lengths), 1024)
+    alone = TrainBatches(lengths, 32, 5)
+    pair = [TrainBatches(lengths, 16, 5, rank, 2) for rank in range(2)]
+    for batches in (alone, *pair):
+        batches.set_epoch(3)
+    steps = list(zip(alone, *pair, strict=True))
+    assert len(steps) == 312
+    assert all(set(whole) == set(first) | set(second) for whole, first, second in steps)
+
+
+def test_ranks_get_batches_of_like_length(lengths):
+    """Else one process waits for the other at every step."""
+    pair = [TrainBatches(lengths, 16, 0, rank, 2) for rank in range(2)]
+    means = np.array([[lengths[batch].mean() for batch in batches] for batches in pair])
+    assert abs(means[0] - means[1]).mean() < 10
+
+
+@pytest.mark.parametrize("kind", ["spread", "equal"])
+def test_order_depends_on_seed_and_epoch_alone(kind, lengths):
+    lengths = lengths[:500] if kind == "spread" else np.full(500, 1024)
+
+    def order(seed: int, epoch: int, before: int = 0) -> list[list[int]]:
+        batches = TrainBatches(lengths, 8, seed)
+        batches.sampler.set_epoch(before)
+        list(batches)
+        np.random.rand(before)  # nothing else that draws numbers may matter
+        torch.manual_seed(before)
+        batches.sampler.set_epoch(epoch)
+        return list(batches)
+
+    assert order(1, 2) == order(1, 2, before=7)
+    different = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)]
+    assert len({str(batches) for batches in different}) == 6
+    assert order(0, 1) != order(1, 0)
+
+
+def test_start_at_continues_exactly_and_only_once(lengths):
+    batches = TrainBatches(lengths[:500], 8, 0)
+    batches.set_epoch(2)
+    whole = list(batches)
+    batches.start_at(17)
+    assert list(batches) == whole[17:]
+    assert list(batches) == whole
+    batches.start_at(len(batches))
+    assert list(batches) == []
+
+
+def test_every_epoch_leaves_out_other_examples(lengths):
+    batches = TrainBatches(lengths[:103], 8, 0)
+    left_out = []
+    for epoch in range(200):
+        batches.set_epoch(epoch)
+        left_out.append(frozenset(range(103)) - frozenset(np.concatenate(list(batches)).tolist()))
+    assert {len(missing) for missing in left_out} == {7}
+    assert len(set(left_out)) == 200
+    assert len(frozenset.union(*left_out)) == 103, "none is always in: the chance of that is one in 10,000"
+
+
+def test_batches_hold_examples_of_like_length_in_mixed_order(lengths):
+    batches = list(TrainBatches(lengths, 32, 0))
+    assert padding_share(batches, lengths) < 0.08
+    unsorted = np.random.default_rng(1).permutation(9_984).reshape(-1, 32)
+    assert padding_share(list(unsorted), lengths) > 0.3, "what it would be without sorting"
+    means = np.array([lengths[batch].mean() for batch in batches])
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2, "short and long batches alternate at random"
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(0, 1), (-1, 1), (11, 1), (6, 2)])
+def test_batch_size_that_leaves_no_batch_is_refused(batch_size, world_size):
+    with pytest.raises(ValueError, match=f"data.batch_size={batch_size} "):
+        TrainBatches(np.arange(1, 11), batch_size, 0, 0, world_size)
+    assert len(TrainBatches(np.arange(1, 11), 10, 0)) == 1
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [1, 7, 100])
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_evaluation_sees_every_example_once(size, world_size, batch_size, lengths):
+    ranks = [EvalBatches(lengths[:size], batch_size, rank, world_size) for rank in range(world_size)]
+    batches = [list(rank) for rank in ranks]
+    assert len({len(rank) for rank in ranks}) == 1, "a rank with fewer would let the others wait for ever"
+    assert [len(rank) for rank in ranks] == [len(rank) for rank in batches]
+    assert max(len(batch) for rank in batches for batch in rank) <= batch_size
+    assert sorted(np.concatenate([batch for rank in batches for batch in rank])) == list(range(size))
+    shares = [sum(map(len, rank)) for rank in batches]
+    assert max(shares) - min(shares) <= 1
+
+
+def test_evaluation_sorts_by_length(lengths):
+    batches = list(EvalBatches(lengths[:1000], 32))
+    assert (np.diff(lengths[np.concatenate(batches)]) >= 0).all()
+    assert padding_share(batches, lengths) < 0.08
+
+
+def test_evaluation_leaves_out_the_rest_where_asked(lengths):
+    """The published code cuts the test set to whole batches: 1,003 examples to 992."""
+    seen = np.concatenate(list(EvalBatches(lengths[:1003], 32, drop_last=True)))
+    assert sorted(seen) == list(range(992))
+    assert len(np.concatenate(list(EvalBatches(lengths[:1003], 32)))) == 1003
+
+
+def test_batch_is_padded_to_a_multiple():
+    batch = SplitBatches(split_of([3, 1, 5]), pad_multiple=4).__getitems__([2, 0])
+    assert batch.tokens.tolist() == [[21, 22, 23, 24, 25, 0, 0, 0], [1, 2, 3, 0, 0, 0, 0, 0]]
+    assert batch.mask.tolist() == [[True] * 5 + [False] * 3, [True] * 3 + [False] * 5]
+    assert batch.label.tolist() == [5, 3]
+    assert batch.example.tolist() == [2, 0]
+    assert {batch.tokens.dtype, batch.label.dtype, batch.example.dtype} == {torch.int64}
+    assert batch.mask.dtype == torch.bool
+
+
+@pytest.mark.parametrize(("length", "width"), [(31, 32), (32, 32), (33, 64)])
+def test_padding_reaches_the_next_multiple_and_no_further(length, width):
+    batch = SplitBatches(split_of([length, 2])).__getitems__([0, 1])
+    assert batch.tokens.shape == batch.mask.shape == (2, width)
+    assert batch.mask.sum(dim=1).tolist() == [length, 2]
+
+
+def test_batch_is_padded_to_a_fixed_width_where_asked():
+    dataset = SplitBatches(split_of([3, 1, 5]), pad_multiple=4, pad_to=12)
+    for indices in ([0, 1], [2]):
+        assert dataset.__getitems__(indices).tokens.shape == (len(indices), 12)
+    assert dataset[1].tokens.tolist() == [[11] + [0] * 11]
+    assert len(dataset) == 3
+
+
+def test_examples_of_one_length_need_no_mask():
+    batch = SplitBatches(split_of([4, 4, 4])).__getitems__([2, 1])
+    assert batch.tokens.tolist() == [[21, 22, 23, 24], [11, 12, 13, 14]]
+    assert batch.mask is None
+    assert batch.tokens.dtype == torch.int64
+
+
+@pytest.mark.parametrize("lengths", [[3, 3], [3, 2]])
+def test_zeros_are_masked_where_asked(lengths):
+    split = split_of(lengths)
+    split.tokens[1] = 0
+    batch = SplitBatches(split, zero_is_padding=True).__getitems__([0])
+    assert batch.mask[0, :3].tolist() == [True, False, True]
+    assert not batch.mask[0, 3:].any()
+    seen = SplitBatches(split).__getitems__([0]).mask
+    assert seen is None or seen[0, :3].all()

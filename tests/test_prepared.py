@@ -1,0 +1,212 @@
+"""A prepared folder is whole or absent, is made once, and says what is wrong with it and what to do."""
+
+import errno
+import io
+import json
+import shutil
+import threading
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules import prepared
+from datamodules.prepared import Chunk, PreparedDataError, folder_name, load, prepare, read_meta
+
+SETTINGS = {"bounds": {"min_length": 1}, "sizes": [3, 2], "margins": (1, 2)}  # JSON gives the tuple back as a list
+SEQUENCES = {"train": [[1, 2, 3], [255], [4, 0, 6, 7]], "dev": [[8], [9, 9]]}
+LABELS = {"train": [0, 1, 9], "dev": [3, 2]}
+
+
+def chunk(sequences: list[list[int]], labels: list[int]) -> Chunk:
+    lengths = np.array([len(sequence) for sequence in sequences])
+    return Chunk(np.concatenate(sequences).astype(np.uint8), lengths, np.array(labels, dtype=np.uint8))
+
+
+def splits(made: list[str] | None = None) -> dict[str, Iterator[Chunk]]:
+    """The splits, lazily, in chunks of one and two examples; `made` gets the name of each that is iterated."""
+
+    def chunks(split: str) -> Iterator[Chunk]:
+        if made is not None:
+            made.append(split)
+        for part in (slice(0, 1), slice(1, None)):
+            yield chunk(SEQUENCES[split][part], LABELS[split][part])
+
+    return {split: chunks(split) for split in SEQUENCES}
+
+
+def make(root: Path, settings: dict[str, Any] = SETTINGS, made: list[str] | None = None, needed: int = 1) -> Path:
+    return prepare(root, "task", settings, splits(made), needed)
+
+
+def assert_whole(folder: Path, settings: dict[str, Any] = SETTINGS) -> None:
+    for name, sequences in SEQUENCES.items():
+        split = load(folder, settings, name)
+        assert np.split(split.tokens, split.offsets[1:-1])[-1].tolist() == sequences[-1]
+        assert split.tokens.tolist() == [token for sequence in sequences for token in sequence]
+        assert split.offsets.tolist() == [0, *np.cumsum([len(sequence) for sequence in sequences])]
+        assert split.labels.tolist() == LABELS[name]
+
+
+def visible(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if not path.name.endswith(".lock"))
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    folder = make(tmp_path / "new" / "root")
+    assert folder == tmp_path / "new" / "root" / folder_name("task", SETTINGS)
+    assert_whole(folder)
+    split = load(folder, SETTINGS, "train")
+    assert (split.tokens.dtype, split.offsets.dtype, split.labels.dtype) == (np.uint8, np.int64, np.uint8)
+    assert (len(split), split.lengths.tolist()) == (3, [3, 1, 4])
+    assert isinstance(split.tokens, np.memmap)
+    assert not split.tokens.flags.writeable
+    meta = read_meta(folder)
+    assert (meta["task"], meta["settings"]["sizes"]) == ("task", [3, 2])
+    assert visible(folder.parent) == [folder.name], "no half-made folder beside it"
+
+
+def test_folder_is_made_once_for_the_same_settings(tmp_path):
+    made: list[str] = []
+    folder = make(tmp_path, made=made)
+    again = make(tmp_path, settings=dict(reversed(SETTINGS.items())), made=made, needed=10**18)
+    assert again == folder
+    assert made == ["train", "dev"]
+
+
+def test_other_settings_have_another_folder(tmp_path, monkeypatch):
+    folders = {make(tmp_path), make(tmp_path, {**SETTINGS, "sizes": [3, 3]}), make(tmp_path, {**SETTINGS, "more": 0})}
+    monkeypatch.setattr(prepared, "FORMAT_VERSION", prepared.FORMAT_VERSION + 1)
+    folders |= {make(tmp_path), prepare(tmp_path, "other", SETTINGS, splits(), 1)}
+    assert len(folders) == 5
+    assert visible(tmp_path) == sorted(folder.name for folder in folders)
+
+
+def change_meta(folder: Path, **changes: Any) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, **changes}))
+
+
+def cut(folder: Path) -> None:
+    with (folder / "train/tokens.bin").open("r+b") as file:
+        file.truncate(5)
+
+
+DAMAGE = {
+    "cut": (cut, r"train/tokens.bin should have 8 bytes, found 5 bytes"),
+    "too long": (lambda f: (f / "train/labels.bin").write_bytes(b"1234"), r"labels.bin should have 3 bytes, found 4"),
+    "missing": (lambda f: (f / "train/offsets.bin").unlink(), r"train/offsets.bin should have 32 bytes, found nothing"),
+    "no meta": (lambda f: (f / "meta.json").unlink(), r"meta.json cannot be read"),
+    "not JSON": (lambda f: (f / "meta.json").write_text('{"format": 1,'), r"meta.json cannot be read"),
+    "not a mapping": (lambda f: (f / "meta.json").write_text("[1]"), r"meta.json has format None"),
+    "other version": (lambda f: change_meta(f, format=0), r"meta.json has format 0, this version reads 1"),
+    "other settings": (lambda f: change_meta(f, settings={"sizes": 1}), r"meta.json was made with other settings"),
+    "no split": (lambda f: change_meta(f, splits={}), r"has no split 'train'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_and_the_advice_helps(damage, tmp_path):
+    folder = make(tmp_path)
+    spoil, message = DAMAGE[damage]
+    spoil(folder)
+    with pytest.raises(PreparedDataError, match=message) as caught:
+        load(folder, SETTINGS, "train")
+    assert str(folder) in str(caught.value)
+    assert "Remove the folder; the next run makes it anew." in str(caught.value)
+    shutil.rmtree(folder)
+    assert_whole(make(tmp_path))
+
+
+def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    written = []
+
+    class SmallDisk(io.FileIO):
+        def write(self, data: bytes) -> int:
+            if sum(written) + len(data) > 10:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written.append(len(data))
+            return super().write(data)
+
+    monkeypatch.setattr(prepared, "open", SmallDisk, raising=False)
+    with pytest.raises(PreparedDataError, match=r"No space left on device.* free some space or set data\.data_dir"):
+        make(tmp_path)
+    assert len(written) == 3, "it broke half way"
+    assert visible(tmp_path) == []
+    monkeypatch.undo()
+    assert_whole(make(tmp_path))
+
+
+def test_too_little_space_is_said_before_the_work(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 3 * 10**6, 3 * 10**6))
+    made: list[str] = []
+    with pytest.raises(PreparedDataError, match=r"3 MB are free and about 5 MB are needed.*about 5 MB"):
+        make(tmp_path, made=made, needed=5 * 10**6)
+    assert made == []
+    assert visible(tmp_path) == []
+    assert_whole(make(tmp_path, needed=3 * 10**6))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_interrupted_work_leaves_nothing(error, tmp_path):
+    def broken() -> Iterator[Chunk]:
+        yield chunk([[1, 2]], [0])
+        assert visible(tmp_path) == [folder_name("task", SETTINGS) + ".partial"]
+        raise error("in the middle")
+
+    with pytest.raises(error, match="in the middle"):
+        prepare(tmp_path, "task", SETTINGS, {**splits(), "dev": broken()}, 1)
+    assert visible(tmp_path) == []
+    assert_whole(make(tmp_path))
+
+
+def test_remains_of_a_killed_process_are_not_used(tmp_path):
+    """The three files are appended to, so what lies in them would stay."""
+    remains = tmp_path / (folder_name("task", SETTINGS) + ".partial")
+    (remains / "train").mkdir(parents=True)
+    (remains / "train/tokens.bin").write_bytes(b"remains")
+    (remains / "meta.json").write_text("{}")
+    made: list[str] = []
+    folder = make(tmp_path, made=made)
+    assert made == ["train", "dev"]
+    assert_whole(folder)
+    assert visible(tmp_path) == [folder.name]
+
+
+def test_two_at_once_make_one_folder(tmp_path, monkeypatch):
+    """The first is held in the middle of its work until the second has said that it waits."""
+    working, waiting = threading.Event(), threading.Event()
+    monkeypatch.setattr(prepared, "print", lambda *_, **__: waiting.set(), raising=False)
+    made: list[str] = []
+
+    def slow() -> Iterator[Chunk]:
+        made.append("slow")
+        working.set()
+        assert waiting.wait(timeout=20), "the second did not wait"
+        yield chunk(SEQUENCES["train"], LABELS["train"])
+
+    results: list[Path] = []
+
+    def first() -> None:
+        results.append(prepare(tmp_path, "task", SETTINGS, {**splits(made), "train": slow()}, 1))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert working.wait(timeout=20)
+    results.append(make(tmp_path, made=made))
+    thread.join(timeout=20)
+    assert made == ["slow", "dev"], "the second found the folder"
+    assert len(results) == 2
+    assert len(set(results)) == 1
+    assert_whole(results[0])
+
+
+def test_root_that_cannot_be_written_is_named(tmp_path):
+    """Under a regular file, which stops even a superuser."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PreparedDataError, match=r"file/data/task-.*set data\.data_dir"):
+        make(tmp_path / "file" / "data")
