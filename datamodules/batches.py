@@ -106,13 +106,17 @@ class TrainBatches(Sampler[list[int]]):
 class EvalBatches(Sampler[list[int]]):
     """Batches for evaluation: every example exactly once over all ranks, sorted by length.
 
-    The ranks get numbers of batches that are equal and numbers of examples that differ by one at most.
+    The ranks get equal numbers of batches, so that none waits for another, and numbers of examples that differ by one
+    at most; a batch may have one example more than `batch_size` where that takes it.
 
     Args:
         lengths: `(examples,)` of the whole split.
         batch_size: examples a rank, at most.
         rank, world_size: which share, of how many.
         drop_last: leave out what does not fill a last batch, as the published code does.
+
+    Raises:
+        BatchSizeError: when a rank would have no example.
     """
 
     def __init__(
@@ -120,8 +124,14 @@ class EvalBatches(Sampler[list[int]]):
     ) -> None:
         kept = len(lengths) // batch_size * batch_size if drop_last else len(lengths)
         order = np.argsort(lengths[:kept], kind="stable")
-        largest_share = -(-len(order) // world_size)
-        self.batches = np.array_split(order[rank::world_size], max(1, -(-largest_share // batch_size)))
+        smallest_share, largest_share = len(order) // world_size, -(-len(order) // world_size)
+        if smallest_share == 0:
+            raise BatchSizeError(
+                f"data.eval_batch_size={batch_size} leaves {len(order)} of {len(lengths)} examples to evaluate on "
+                f"{world_size} process(es); each needs at least one"
+            )
+        count = min(-(-largest_share // batch_size), smallest_share)
+        self.batches = np.array_split(order[rank::world_size], count)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -149,7 +159,8 @@ class SplitBatches(Dataset[Batch]):
         self.pad_to = pad_to
         self.zero_is_padding = zero_is_padding
         lengths = split.lengths
-        self.fixed_length = int(lengths[0]) if len(lengths) and (lengths == lengths[0]).all() else None
+        fixed = int(lengths[0])
+        self.fixed_length = fixed if (lengths == fixed).all() and pad_to in (None, fixed) else None
 
     def __len__(self) -> int:
         return len(self.split)

@@ -7,7 +7,7 @@ import numpy as np
 
 from datamodules.base import SequenceDataModule
 from datamodules.generate import STREAMS, check_seed, check_sizes, generate
-from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression
+from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression, longest_expression
 from datamodules.prepared import Chunk
 from datamodules.protocol import Protocol
 
@@ -56,6 +56,12 @@ class ListOps(SequenceDataModule):
             raise ValueError(f"data.min_length={min_length} must be at least 0 and below max_length={max_length} - 1")
         if max_depth < 2 or max_args < 2:
             raise ValueError(f"data.max_depth={max_depth} and data.max_args={max_args} must be at least 2")
+        longest = longest_expression(max_depth, max_args)
+        if longest <= min_length:
+            raise ValueError(
+                f"data.max_depth={max_depth} and data.max_args={max_args} give at most {longest} tokens, none above "
+                f"data.min_length={min_length}"
+            )
         self.sizes = check_sizes(train_size, dev_size, test_size)
         self.data_seed = check_seed(data_seed)
         self.bounds = {"min_length": min_length, "max_length": max_length, "max_depth": max_depth, "max_args": max_args}

@@ -31,6 +31,14 @@ def draw_expression(
     return tokens[:length].copy(), value
 
 
+def longest_expression(max_depth: int, max_args: int) -> int:
+    """Tokens of the largest tree: full at every level."""
+    length = 1
+    for _ in range(max_depth - 1):
+        length = 2 + max_args * length
+    return length
+
+
 @njit(nogil=True, cache=True)
 def _draw(rng, tokens, min_length, max_depth, max_args):
     while True:
@@ -103,6 +111,8 @@ def evaluate(tokens: np.ndarray) -> int:
 def _evaluate_from(tokens: list[int], start: int) -> tuple[int, int]:
     if start == len(tokens):
         raise ValueError("the expression ends too early")
+    if not FIRST_DIGIT <= tokens[start] < CLOSE:
+        raise ValueError(f"token {tokens[start]} at {start} starts no expression")
     if tokens[start] < MIN:
         return tokens[start] - FIRST_DIGIT, start + 1
     arguments, position = [], start + 1

@@ -87,6 +87,8 @@ def prepare(
         root.mkdir(parents=True, exist_ok=True)
         with _waiting_lock(root / f".{folder.name}.lock"):
             if not (folder / "meta.json").exists():
+                if folder.exists():
+                    raise PreparedDataError(f"{folder} has no meta.json. {_REMAKE}")
                 _check_space(root, expected_bytes)
                 _write_and_rename(folder, task, settings, splits)
     except OSError as error:
@@ -98,17 +100,18 @@ def prepare(
 
 
 def load(folder: Path, settings: Mapping[str, Any], split: str) -> Split:
-    """Map one split of a prepared folder.
+    """Map one split of a prepared folder; the files' sizes are checked, not their checksums.
 
     Raises:
-        PreparedDataError: for a folder that is missing, of another version or settings, or damaged.
+        PreparedDataError: for a folder that is missing, of another version or settings, or with a file cut short.
     """
     meta = read_meta(folder)
     if meta["settings"] != json.loads(json.dumps(settings)):
         raise PreparedDataError(f"{folder / 'meta.json'} was made with other settings: {meta['settings']}. {_REMAKE}")
-    if split not in meta["splits"]:
-        raise PreparedDataError(f"{folder} has no split {split!r}, only {sorted(meta['splits'])}. {_REMAKE}")
-    return Split(**{name: _map(folder / split / f"{name}.bin", meta["splits"][split][name]) for name in _DTYPES})
+    files = meta["splits"].get(split)
+    if files is None or not _DTYPES.keys() <= files.keys():
+        raise PreparedDataError(f"{folder / 'meta.json'} does not describe split {split!r}. {_REMAKE}")
+    return Split(**{name: _map(folder / split / f"{name}.bin", files[name]) for name in _DTYPES})
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -119,17 +119,25 @@ def test_batch_size_that_leaves_no_batch_is_refused(batch_size, world_size):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize("size", [1, 7, 100])
+@pytest.mark.parametrize("size", [4, 7, 100])
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_evaluation_sees_every_example_once(size, world_size, batch_size, lengths):
     ranks = [EvalBatches(lengths[:size], batch_size, rank, world_size) for rank in range(world_size)]
     batches = [list(rank) for rank in ranks]
     assert len({len(rank) for rank in ranks}) == 1, "a rank with fewer would let the others wait for ever"
     assert [len(rank) for rank in ranks] == [len(rank) for rank in batches]
-    assert max(len(batch) for rank in batches for batch in rank) <= batch_size
+    sizes = [len(batch) for rank in batches for batch in rank]
+    assert min(sizes) > 0
+    assert max(sizes) <= batch_size + (size % world_size > 0)
     assert sorted(np.concatenate([batch for rank in batches for batch in rank])) == list(range(size))
     shares = [sum(map(len, rank)) for rank in batches]
     assert max(shares) - min(shares) <= 1
+
+
+@pytest.mark.parametrize(("size", "world_size", "drop_last"), [(1, 2, False), (3, 4, False), (31, 1, True)])
+def test_evaluation_without_examples_is_refused(size, world_size, drop_last, lengths):
+    with pytest.raises(ValueError, match=r"data\.eval_batch_size=32 leaves"):
+        EvalBatches(lengths[:size], 32, 0, world_size, drop_last=drop_last)
 
 
 def test_evaluation_sorts_by_length(lengths):
@@ -143,6 +151,11 @@ def test_evaluation_leaves_out_the_rest_where_asked(lengths):
     seen = np.concatenate(list(EvalBatches(lengths[:1003], 32, drop_last=True)))
     assert sorted(seen) == list(range(992))
     assert len(np.concatenate(list(EvalBatches(lengths[:1003], 32)))) == 1003
+
+
+def test_equal_lengths_are_padded_where_asked():
+    batch = SplitBatches(split_of([2, 2]), pad_to=4).__getitems__([0, 1])
+    assert batch.mask.tolist() == [[True, True, False, False]] * 2
 
 
 def test_batch_is_padded_to_a_multiple():

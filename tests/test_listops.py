@@ -60,7 +60,8 @@ def test_values_worked_out_by_hand(text, value):
     ("text", "message"),
     [
         ("", "ends too early"),
-        ("]", "no arguments or is not closed"),
+        ("]", "token 15 at 0 starts no expression"),
+        ("[MAX <pad> ]", "token 0 at 1 starts no expression"),
         ("[MIN ]", "operator at 0 has no arguments"),
         ("[MAX 3 [SM ] ]", "operator at 2 has no arguments"),
         ("[MAX 3 4", "operator at 0 .* not closed"),
@@ -174,6 +175,7 @@ def test_batches_against_examples_worked_out_by_hand(tmp_path):
         ({"min_length": -1}, "data.min_length=-1"),
         ({"max_depth": 1}, "data.max_depth=1"),
         ({"max_args": 1}, "data.max_args=1"),
+        ({"max_depth": 3}, "give at most 122 tokens, none above data.min_length=500"),
         ({"dev_size": 0}, "data.dev_size=0"),
         ({"data_seed": 2**60}, "data.data_seed="),
         ({"num_workers": -1}, "data.num_workers=-1"),

@@ -104,7 +104,8 @@ DAMAGE = {
     "not a mapping": (lambda f: (f / "meta.json").write_text("[1]"), r"meta.json has format None"),
     "other version": (lambda f: change_meta(f, format=0), r"meta.json has format 0, this version reads 1"),
     "other settings": (lambda f: change_meta(f, settings={"sizes": 1}), r"meta.json was made with other settings"),
-    "no split": (lambda f: change_meta(f, splits={}), r"has no split 'train'"),
+    "no split": (lambda f: change_meta(f, splits={}), r"does not describe split 'train'"),
+    "no files": (lambda f: change_meta(f, splits={"train": {}}), r"does not describe split 'train'"),
 }
 
 
@@ -119,6 +120,14 @@ def test_damage_is_named_and_the_advice_helps(damage, tmp_path):
     assert "Remove the folder; the next run makes it anew." in str(caught.value)
     shutil.rmtree(folder)
     assert_whole(make(tmp_path))
+
+
+def test_folder_without_meta_is_named_before_the_work(tmp_path):
+    (make(tmp_path) / "meta.json").unlink()
+    made: list[str] = []
+    with pytest.raises(PreparedDataError, match=r"has no meta\.json\. Remove the folder"):
+        make(tmp_path, made=made)
+    assert made == []
 
 
 def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
