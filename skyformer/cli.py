@@ -71,7 +71,6 @@ class SkyformerCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={
                 "callbacks": [
-                    callbacks.StepProgressBar(),
                     callbacks.StepSeed(),
                     callbacks.Throughput(),
                     callbacks.LandmarkHealth(),
@@ -107,7 +106,7 @@ class SkyformerCLI(LightningCLI):
         self._name_loggers(config, folder)
         config.weights_only = True  # a checkpoint from a stranger runs no code
         if "verbose" in config:
-            config.verbose = False  # FinalMetrics and the progress bar say it in one line
+            config.verbose = False  # TestResult and the progress bar say it in one line
         path = find_checkpoint(config.ckpt_path, folder, self.subcommand)
         self.resume_step: int | None = None
         if path is not None:
@@ -127,6 +126,8 @@ class SkyformerCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins = [*plugins, AtomicCheckpointIO()]
+        if self._get(self.config_init, "trainer").get("enable_progress_bar") is not False:
+            self.trainer_defaults["callbacks"].append(callbacks.StepProgressBar())
         trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
         if self.subcommand == "fit" and self.resume_step is not None:
             for logger in trainer.loggers:

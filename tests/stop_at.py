@@ -8,19 +8,27 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class StopAt(Callback):
-    """Sends the process a signal at the end of a training step.
+    """Sends the process a signal at the end of a training step, or in the middle of the dev evaluation after it.
 
     Args:
         step: number of finished optimiser steps.
         name: of the signal.
+        in_evaluation: whether to wait for the second batch of the evaluation.
     """
 
-    def __init__(self, step: int, name: str = "SIGKILL") -> None:
+    def __init__(self, step: int, name: str = "SIGKILL", in_evaluation: bool = False) -> None:
         self.step = step
         self.name = name
+        self.in_evaluation = in_evaluation
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if trainer.global_step == self.step and self.in_evaluation and batch_idx == 1:
+            os.kill(os.getpid(), signal.Signals[self.name])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self.step:
+        if trainer.global_step == self.step and not self.in_evaluation:
             os.kill(os.getpid(), signal.Signals[self.name])

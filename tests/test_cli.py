@@ -37,6 +37,11 @@ def test_run_folder_holds_everything(trained):
     assert 0 < result["chance"] < 1
 
 
+def test_without_progress_bar(tmp_path, main, tiny_arguments, capsys):
+    main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.enable_progress_bar=false"])
+    assert "dev accuracy" not in capsys.readouterr().out
+
+
 def test_checkpoint_is_data_only(trained):
     checkpoint = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
     assert yaml.safe_load(checkpoint["config"])["data"]["class_path"] == "datamodules.ListOps"

@@ -22,6 +22,17 @@ def curves(folder: Path) -> dict[int, dict[str, str]]:
     return {int(row["step"]): {key: row[key] for key in kept} for row in rows}
 
 
+def evaluations(folder: Path) -> dict[int, tuple[str, str]]:
+    """Dev loss and accuracy by step; one that was repeated must have come out the same."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val/loss"]]
+    found: dict[int, tuple[str, str]] = {}
+    for row in rows:
+        values = row["val/loss"], row["val/accuracy"]
+        assert found.setdefault(int(row["step"]), values) == values
+    return found
+
+
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
@@ -34,6 +45,9 @@ def assert_same_run(ours: Path, theirs: Path, from_step: int) -> None:
     steps = [step for step in other_curves if step >= from_step]
     assert len(steps) > 2
     assert {step: mine_curves[step] for step in steps} == {step: other_curves[step] for step in steps}
+    assert evaluations(ours) == evaluations(theirs)
+    best = [torch.load(folder / "checkpoints/best.ckpt", weights_only=True)["global_step"] for folder in (ours, theirs)]
+    assert best[0] == best[1]
 
 
 def run_process(arguments: list[str]) -> int:
@@ -45,14 +59,35 @@ def run_process(arguments: list[str]) -> int:
 
 @pytest.mark.parametrize("task", ["listops", "pathfinder"])
 def test_killed_run_resumes_to_the_last_bit(task, tmp_path, main, tiny_arguments):
-    """SIGKILL at step 7 of an 11- or 12-batch epoch, with a checkpoint at step 5; resumed over the epoch's end."""
-    extra = ["--last_checkpoint.every_n_train_steps=5", "--trainer.max_steps=16"]
+    """SIGKILL at step 8 of an 11- or 12-batch epoch, its checkpoint a step old or new; resumed over the epoch's end."""
+    extra = ["--last_checkpoint.every_n_train_steps=1", "--trainer.max_steps=16"]
     killed = [*tiny_arguments(task, tmp_path / "killed"), *extra]
-    assert run_process([*killed, STOP, "--trainer.callbacks.step=7"]) == -signal.SIGKILL
-    assert torch.load(tmp_path / "killed/checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
+    assert run_process([*killed, STOP, "--trainer.callbacks.step=8"]) == -signal.SIGKILL
+    assert torch.load(tmp_path / "killed/checkpoints/last.ckpt", weights_only=True)["global_step"] in (7, 8)
     main(["fit", *killed, "--ckpt_path=last"])
     main(["fit", *tiny_arguments(task, tmp_path / "whole"), *extra])
-    assert_same_run(tmp_path / "killed", tmp_path / "whole", from_step=5)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", from_step=7)
+
+
+def test_killed_evaluation_is_run_again(tmp_path, main, tiny_arguments):
+    """SIGKILL in the middle of the evaluation after step 6."""
+    killed = tiny_arguments("listops", tmp_path / "killed")
+    assert run_process([*killed, STOP, "--trainer.callbacks.step=6", "--trainer.callbacks.in_evaluation=true"]) == -9
+    main(["fit", *killed, "--ckpt_path=last"])
+    main(["fit", *tiny_arguments("listops", tmp_path / "whole")])
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", from_step=6)
+
+
+def test_signal_in_an_evaluation_does_not_wait_for_its_end(tmp_path, main, tiny_arguments):
+    arguments = tiny_arguments("listops", tmp_path / "stopped")
+    stop = ["--trainer.callbacks.step=6", "--trainer.callbacks.name=SIGTERM", "--trainer.callbacks.in_evaluation=true"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *arguments, STOP, *stop])
+    assert stopped.value.code == 143
+    assert list(evaluations(tmp_path / "stopped")) == [2]
+    main(["fit", *arguments, "--ckpt_path=last"])
+    main(["fit", *tiny_arguments("listops", tmp_path / "whole")])
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole", from_step=6)
 
 
 @pytest.mark.parametrize("step", [1, 6, 11, 12, 13])

@@ -18,9 +18,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` in the run's folder, to resume from.
 
-    It is written every so many optimiser steps, at the end of training, and after the step during which Ctrl-C or
-    SIGTERM came; the program then exits with 130 or 143, the codes by which a scheduler knows. A second Ctrl-C stops at
-    once, without a checkpoint.
+    It is written every so many optimiser steps, before each dev evaluation, at the end of training, and after the step
+    during which Ctrl-C or SIGTERM came; the program then exits with 130 or 143, the codes by which a scheduler knows. A
+    second Ctrl-C stops at once, without a checkpoint. A run that stopped before an evaluation was over resumes with it.
 
     Args:
         every_n_train_steps: optimiser steps between checkpoints, positive.
@@ -32,48 +32,86 @@ class LastCheckpoint(Checkpoint):
         self.every_n_train_steps = every_n_train_steps
         self.signal: int | None = None
         self._saved_step = 0
+        self._evaluation_is_due = False
         self._former: dict[int, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"evaluation_is_due": self._evaluation_is_due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._evaluation_is_due = state_dict["evaluation_is_due"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             self._former = {number: signal.signal(number, self._receive) for number in _SIGNALS}
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._evaluation_is_due:
+            self._evaluation_is_due = False
+            evaluation = trainer.fit_loop.epoch_loop.val_loop
+            evaluation.restarting = False
+            trainer.validating = True
+            evaluation.run()
+            trainer.training = True
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # With accumulation, only a step's last batch leaves nothing behind that a checkpoint does not hold.
-        if trainer.fit_loop.epoch_loop._should_accumulate():
+        loop = trainer.fit_loop.epoch_loop
+        if loop._should_accumulate():
             return
-        stop = trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
-        if stop or trainer.global_step - self._saved_step >= self.every_n_train_steps:
+        stop = self._must_stop(trainer)
+        self._evaluation_is_due = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        enough = trainer.global_step - self._saved_step >= self.every_n_train_steps
+        if stop or enough or self._evaluation_is_due:
             self._save(trainer)
+        self._evaluation_is_due = False
         if stop:
-            number = self.signal or signal.SIGTERM
-            rank_zero_info(f"\nStopped by {signal.Signals(number).name} after step {trainer.global_step}.")
-            raise SystemExit(128 + number)
+            self._exit(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._former and not trainer.sanity_checking and self._must_stop(trainer):
+            self._exit(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step > self._saved_step:
-            self._save(trainer)
+        self._save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
 
+    def _must_stop(self, trainer: Trainer) -> bool:
+        """Whether a signal came, to this process or another one of the run."""
+        return trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
+
     def _save(self, trainer: Trainer) -> None:
         self._saved_step = trainer.global_step
+        # "weights_only" here means: leave the optimiser and the loops out.
+        trainer.save_checkpoint(f"{trainer.default_root_dir}/{LAST}", weights_only=False)
+
+    def _exit(self, trainer: Trainer) -> None:
+        number = self.signal or signal.SIGTERM
         path = f"{trainer.default_root_dir}/{LAST}"
-        trainer.save_checkpoint(path, weights_only=False)  # optimiser and loops too
-        if self.signal is not None:
-            rank_zero_info(f"\nSaved {path}; go on with --ckpt_path last.")
+        rank_zero_info(f"\n{signal.Signals(number).name}: stopped. {path} is at step {self._saved_step:,}; go on with "
+                       "--ckpt_path last.")  # fmt: skip
+        raise SystemExit(128 + number)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-        rank_zero_info("\nStopping after this step (once more to stop at once, without a checkpoint) ...")
+        rank_zero_info("\nStopping after this step (Ctrl-C once more to stop at once, without a checkpoint) ...")
 
 
 class BestCheckpoint(ModelCheckpoint):
