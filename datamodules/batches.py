@@ -104,7 +104,7 @@ class TrainBatches(Sampler[list[int]]):
 
 
 class EvalBatches(Sampler[list[int]]):
-    """Batches for evaluation: every example exactly once over all ranks, sorted by length.
+    """Batches for evaluation: every example exactly once over all ranks, like lengths together.
 
     The ranks get equal numbers of batches, so that none waits for another, and numbers of examples that differ by one
     at most; a batch may have one example more than `batch_size` where that takes it.
@@ -131,7 +131,9 @@ class EvalBatches(Sampler[list[int]]):
                 f"{world_size} process(es); each needs at least one"
             )
         count = min(-(-largest_share // batch_size), smallest_share)
-        self.batches = np.array_split(order[rank::world_size], count)
+        shares = np.array_split(order[rank::world_size], count)
+        # In an order of no meaning, so that the first few batches (trainer.limit_val_batches) are not the shortest.
+        self.batches = [shares[number] for number in np.random.default_rng(0).permutation(count)]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -179,7 +181,8 @@ class SplitBatches(Dataset[Batch]):
         return Batch(tokens, mask, label, torch.from_numpy(index))
 
     def _pad(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        starts, lengths = self.split.offsets[index], self.split.lengths[index]
+        starts = self.split.offsets[index]
+        lengths = self.split.offsets[index + 1] - starts
         width = self.pad_to or -(-int(lengths.max()) // self.pad_multiple) * self.pad_multiple
         tokens = np.zeros((len(index), width), dtype=np.int64)
         for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):

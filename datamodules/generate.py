@@ -25,18 +25,25 @@ def generate(draw: Draw, indices: range, description: str, chunk_size: int = 256
         chunk_size: examples in a chunk.
     """
     parts = [indices[start : start + chunk_size] for start in range(0, len(indices), chunk_size)]
-    workers = os.cpu_count() or 1
+    workers = available_cores()
     pending: deque[Future[Chunk]] = deque()
-    with _progress() as progress, ThreadPoolExecutor(workers) as pool:
-        bar = progress.add_task(description, total=len(indices))
-        for part in parts:
-            pending.append(pool.submit(_draw_chunk, draw, part))
-            if len(pending) > 2 * workers:  # bounds what waits in memory
-                yield (chunk := pending.popleft().result())
-                progress.advance(bar, len(chunk.labels))
-        while pending:
-            yield (chunk := pending.popleft().result())
-            progress.advance(bar, len(chunk.labels))
+    pool = ThreadPoolExecutor(workers)
+    try:
+        with _progress() as progress:
+            bar = progress.add_task(description, total=len(indices))
+            for number in range(len(parts) + 2 * workers):
+                if number < len(parts):
+                    pending.append(pool.submit(_draw_chunk, draw, parts[number]))
+                if number >= 2 * workers and pending:  # bounds what waits in memory
+                    yield (chunk := pending.popleft().result())
+                    progress.advance(bar, len(chunk.labels))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _draw_chunk(draw: Draw, indices: range) -> Chunk:

@@ -11,10 +11,13 @@ Token ids: 0 padding, 1 … 10 the digits 0 … 9, 11 … 14 the operators `[MIN
 import numpy as np
 from numba import njit
 
+from datamodules.prepared import PreparedDataError
+
 TOKENS = ("<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 FIRST_DIGIT = 1
 MIN, MAX, MED, SUM_MOD, CLOSE = 11, 12, 13, 14, 15
 OPERATOR_PROBABILITY = 0.25
+TRIALS = 1_000_000  # LRA's settings need about 20
 
 
 def draw_expression(
@@ -24,10 +27,18 @@ def draw_expression(
 
     Returns:
         Token ids, uint8, of length strictly between `min_length` and `max_length`, and the value 0 … 9.
+
+    Raises:
+        PreparedDataError: when the settings give no such expression in a million trees.
     """
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, index, 0]))
     tokens = np.empty(max_length, dtype=np.uint8)
     length, value = _draw(rng, tokens, min_length, max_depth, max_args)
+    if length == 0:
+        raise PreparedDataError(
+            f"no expression of more than {min_length} and fewer than {max_length} tokens in {TRIALS:,} tries; change "
+            f"data.min_length, data.max_length, data.max_depth={max_depth} or data.max_args={max_args}"
+        )
     return tokens[:length].copy(), value
 
 
@@ -41,10 +52,11 @@ def longest_expression(max_depth: int, max_args: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _draw(rng, tokens, min_length, max_depth, max_args):
-    while True:
+    for _ in range(TRIALS):
         length, value = _grow(rng, tokens, max_depth, max_args)
         if min_length < length < len(tokens):
             return length, value
+    return 0, 0
 
 
 @njit(nogil=True, cache=True)

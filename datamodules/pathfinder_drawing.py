@@ -13,6 +13,7 @@ from numba import njit
 
 from datamodules.pathfinder_paddles import FREE_BELOW, PaddleTables, build_tables
 from datamodules.pathfinder_settings import DrawingSettings
+from datamodules.prepared import PreparedDataError
 
 PADDLE_TRIALS = 3  # one and two retries
 DISTRACTOR_TRIALS = 5  # one and four retries
@@ -31,7 +32,7 @@ def draw_image(settings: DrawingSettings, seed: int, index: int) -> tuple[np.nda
         the ends of one snake, else 0.
 
     Raises:
-        RuntimeError: when the settings leave no room for two target snakes.
+        PreparedDataError: when the settings leave no room for two target snakes.
     """
     rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, index, 0]))
     label = int(rng.integers(0, 2))
@@ -54,7 +55,7 @@ def draw_image(settings: DrawingSettings, seed: int, index: int) -> tuple[np.nda
         settings.snake_contrast,
     )
     if not drawn:
-        raise RuntimeError(f"no two snakes fit in {TARGET_TRIALS:,} tries; settings: {settings}")
+        raise PreparedDataError(f"no two snakes fit in {TARGET_TRIALS:,} tries; settings: {settings}")
     return _to_bytes(canvas), label
 
 

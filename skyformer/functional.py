@@ -102,10 +102,19 @@ def nystrom_gaussian_attention(
 def gaussian_kernel(x: Tensor, y: Tensor) -> Tensor:
     """κ(x, y) for all pairs: `(…, N, P)`, `(…, M, P)` → `(…, N, M)`, float32 at least.
 
-    From ‖x‖² + ‖y‖² − 2 x·y, with the norms in float32 and the products in the dtype of the inputs (of autocast).
-    Rounding can leave a squared distance below zero, and κ is never above one, so the exponent stops at zero.
+    One product gives the whole exponent x·y − ‖x‖²/2 − ‖y‖²/2, since the norms ride along as further features. Under
+    autocast it is in the low precision, whose sums are kept in float32: what is rounded is the exponent, which is small
+    where κ is not, and not x·y, which is large. Rounding can leave a squared distance below zero, and κ is never above
+    one, so the exponent stops at zero.
     """
-    exponent = x @ y.mT - _half_square(x) - _half_square(y).mT
+    device = x.device.type
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    low = x.dtype if x.dtype == torch.float64 else low
+    x, y = x.to(low), y.to(low)
+    x_norm, y_norm = _half_square_parts(x), _half_square_parts(y)
+    left = torch.cat([x, -x_norm, torch.ones_like(y_norm[..., :1, :]).expand_as(x_norm)], dim=-1)
+    right = torch.cat([y, torch.ones_like(x_norm[..., :1, :]).expand_as(y_norm), -y_norm], dim=-1)
+    exponent = (left @ right.mT).to(_at_least_float32(x))
     return exponent.clamp(max=0).exp()
 
 
@@ -113,7 +122,8 @@ def landmark_system(landmarks: Tensor, ridge: float, landmark_mask: Tensor | Non
     """`M + γI` with `M = κ(W, W)`, `(B, H, D, P)` → `(B, H, D, D)`, float32 (float64 for float64 landmarks).
 
     Squared distances are taken in float64: in float32 landmarks far from the origin would lose the positive
-    definiteness that the solvers need. Masked landmarks become rows of (1 + γ)I.
+    definiteness that the solvers need. Masked landmarks become rows of (1 + γ)I. A γ below D times the machine epsilon
+    (1.5e-5 for D = 128 in float32) is raised to it, for the same reason.
     """
     with torch.autocast(landmarks.device.type, enabled=False):
         kernel = gaussian_kernel(landmarks.double(), landmarks.double()).to(_at_least_float32(landmarks))
@@ -128,14 +138,28 @@ def landmark_system(landmarks: Tensor, ridge: float, landmark_mask: Tensor | Non
 def _solve(system: Tensor, right: Tensor, solver: Solver) -> Tensor:
     if solver == "cholesky":
         return solve_positive_definite(system, right)
-    degree = system.sum(dim=-1, keepdim=True).rsqrt()  # D_M^-½
-    inverse = newton_schulz_inverse(degree * system * degree.mT)
-    return degree * (inverse @ (degree * right))
+    normalised, degree = normalised_system(system)
+    return degree * (newton_schulz_inverse(normalised) @ (degree * right))
 
 
-def _half_square(x: Tensor) -> Tensor:
-    """‖x‖² / 2 over the last dimension, kept, float32 at least."""
-    return x.to(_at_least_float32(x)).square().sum(dim=-1, keepdim=True) / 2
+def normalised_system(system: Tensor) -> tuple[Tensor, Tensor]:
+    """`D_M^-½ (M + γI) D_M^-½`, whose eigenvalues lie in (0, 1] (Lemma 3), and the diagonal of D_M^-½ `(…, D, 1)`."""
+    degree = system.sum(dim=-1, keepdim=True).rsqrt()
+    return degree * system * degree.mT, degree
+
+
+def _half_square_parts(x: Tensor) -> Tensor:
+    """‖x‖² / 2 in the dtype of `x`, `(…, N, P)` → `(…, N, 1)`, or `(…, N, 3)` for low precision, to be summed.
+
+    Three numbers of eight bits hold what one of 24 does. The gradient goes through the first alone.
+    """
+    exact = x.to(_at_least_float32(x)).square().sum(dim=-1, keepdim=True) / 2
+    first = exact.to(x.dtype)
+    if exact.dtype == x.dtype:
+        return first
+    rest = (exact - first).detach()
+    second = rest.to(x.dtype)
+    return torch.cat([first, second, (rest - second).to(x.dtype)], dim=-1)
 
 
 def _at_least_float32(x: Tensor) -> torch.dtype:
@@ -144,7 +168,7 @@ def _at_least_float32(x: Tensor) -> torch.dtype:
 
 def _without_padding(value: Tensor, mask: Tensor | None) -> Tensor:
     """Zero the values of padding; C has no normaliser, so that takes a key out of the sum wholly."""
-    return value if mask is None else value * mask[:, None, :, None]
+    return value if mask is None else value.masked_fill(~mask[:, None, :, None], 0)
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:

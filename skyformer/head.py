@@ -34,6 +34,7 @@ def pool(x: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
         return x.amax(dim=1) if pooling == "max" else x.mean(dim=1)
     real = mask[:, :, None]
     if pooling == "max":
-        return x.masked_fill(~real, torch.finfo(x.dtype).min).amax(dim=1)
+        largest = x.masked_fill(~real, torch.finfo(x.dtype).min).amax(dim=1)
+        return torch.where(real.any(dim=1), largest, 0)
     count = x.shape[1] if pooling == "padded_mean" else real.sum(dim=1).clamp(min=1)
     return (x * real).sum(dim=1) / count

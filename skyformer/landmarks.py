@@ -32,6 +32,8 @@ def uniform_rows(noise: Tensor, mask: Tensor | None, num_landmarks: int) -> tupl
 def half_and_half_rows(noise: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The published code's draw: one half of the landmarks from Q, one from K, with replacement.
 
+    There all examples of a batch share the uniform numbers; here each has its own.
+
     Args:
         noise: `(B or 1, D)`, uniform in [0, 1): first the D/2 draws for queries, then those for keys.
         mask: `(B, N)` bool.

@@ -12,6 +12,8 @@ class _SolvePositiveDefinite(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, right: Tensor) -> Tensor:
+        # The status is left unread: that would make a GPU wait. The matrix is definite by construction (its ridge), so
+        # only non-finite inputs fail, and they show in the loss.
         factor, _ = torch.linalg.cholesky_ex(matrix)
         solution = torch.cholesky_solve(right, factor)
         ctx.save_for_backward(factor, solution)

@@ -38,6 +38,8 @@ class Prediction(NamedTuple):
 class SequenceClassifier(LightningModule):
     """Classifies token sequences with one encoder, whatever the attention.
 
+    Curves named `train/…` are of this process's share of the batch, `val/…` and `test/…` of all examples.
+
     A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64.
 
     Args:
@@ -128,19 +130,20 @@ class SequenceClassifier(LightningModule):
         return scores
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        # The step under way is not counted yet, and Lightning writes after every n-th.
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
             gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
             self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.make_optimizer(self.parameters())
-        if self.make_scheduler is None:
-            return optimizer
         try:
+            optimizer = self.make_optimizer(self.parameters())
+            if self.make_scheduler is None:
+                return optimizer
             scheduler = self.make_scheduler(optimizer, self.trainer.max_steps)
         except ValueError as error:
-            raise MisconfigurationException(f"model.lr_scheduler: {error}") from error
+            raise MisconfigurationException(f"model.optimizer or model.lr_scheduler: {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

@@ -1,5 +1,7 @@
 """Learning-rate schedule of the paper's experiments."""
 
+from typing import Any
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -30,3 +32,10 @@ class LinearOneCycle(LambdaLR):
             return max(0.0, (total_steps - step) / (total_steps - warmup_steps))
 
         super().__init__(optimizer, factor)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the count of steps; the next step's rate is this schedule's, also where it is longer than before."""
+        super().load_state_dict(state_dict)
+        groups = zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True)
+        for group, base, factor in groups:
+            group["lr"] = base * factor(self.last_epoch)

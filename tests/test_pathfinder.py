@@ -1,7 +1,6 @@
 """Our Pathfinder images against the public generator's, and what an image depends on."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from pathfinder_statistics import Summary, compare, find_markers, summarise
 
 from datamodules import Pathfinder, Protocol
+from datamodules import generate as generate_module
 from datamodules.generate import generate
 from datamodules.pathfinder_drawing import TARGET_TRIALS, _grow_targets, _tables, draw_image
 from datamodules.pathfinder_settings import DrawingSettings, drawing_settings
@@ -122,7 +122,7 @@ def test_images_do_not_depend_on_threads_or_chunks(monkeypatch):
 
     images, labels = zip(*map(draw, range(5, 64)), strict=True)
     for threads, chunk_size in ((1, 256), (1, 5), (2, 1), (5, 7)):
-        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr(generate_module, "available_cores", lambda threads=threads: threads)
         chunks = list(generate(draw, range(5, 64), "test", chunk_size))
         assert len(chunks) == -(-59 // chunk_size)
         assert np.array_equal(np.concatenate([chunk.tokens for chunk in chunks]), np.concatenate(images))

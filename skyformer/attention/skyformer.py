@@ -15,7 +15,7 @@ class SkyformerAttention(Attention):
 
     W are d rows drawn from [Q; K]: each example has a draw of its own, shared by its heads, new in every training
     step. In training the draw comes from torch's generator, as dropout does; in `eval()` it comes from numbers that
-    are drawn once from `seed` and saved with the weights, so that an example's landmarks depend on its length alone.
+    are drawn once from `seed` and saved with the weights, so that an example's landmarks depend on its mask alone.
 
     Args:
         num_heads, head_dim, max_length: see `Attention`.
