@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
@@ -91,11 +90,6 @@ class SequenceDataModule(LightningDataModule, ABC):
         for split in ("train", "dev", "test"):
             if split not in self.splits:
                 self.splits[split] = load(self.folder, self.settings, split)
-
-    def majority_share(self, split: str) -> float:
-        """Share of the most frequent label: what a classifier that never looks gets."""
-        labels = self.splits[split].labels
-        return float(np.bincount(labels, minlength=self.num_classes).max() / len(labels))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         lengths = self.splits["train"].lengths

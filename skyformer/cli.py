@@ -1,6 +1,7 @@
 """`fit`, `validate`, `test`, `predict`: LightningCLI with its traps closed."""
 
 import logging
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -12,11 +13,13 @@ from lightning import LightningDataModule, Trainer
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from skyformer import callbacks
 from skyformer.checkpoint_io import AtomicCheckpointIO
-from skyformer.loggers import TensorBoardLogger
+from skyformer.loggers import CSVLogger, TensorBoardLogger
 from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, check_same_run, find_checkpoint, read_checkpoint, run_folder
@@ -34,19 +37,37 @@ def run(args: list[str] | None, errors: tuple[type[Exception], ...]) -> "Skyform
             after Ctrl-C and SIGTERM.
     """
     keep_freed_memory()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-    # Every example is predicted once; the tests see to it.
-    warnings.filterwarnings("ignore", message="You are using a custom batch sampler `EvalBatches` for prediction")
-    # A resumed run writes where it wrote before; that is the point of it.
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-    # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates; nothing of ours is concerned.
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    _quieten()
     expected: tuple[type[Exception], ...] = (RunError, MisconfigurationException, *errors)
     try:
         return SkyformerCLI(args)
     except expected as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    except SIGTERMException as error:  # outside training, where LastCheckpoint sees to it
+        raise SystemExit(128 + signal.SIGTERM) from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise SystemExit(128 + signal.SIGINT) from error
+        raise
+    except KeyboardInterrupt as error:
+        raise SystemExit(128 + signal.SIGINT) from error
+
+
+def _quieten() -> None:
+    """Leave out what Lightning says that is an advertisement or not so here."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    for message in (
+        # Every example is predicted once; the tests see to it.
+        "You are using a custom batch sampler `EvalBatches` for prediction",
+        # A resumed run writes where it wrote before; that is the point of it.
+        "Checkpoint directory .* exists and is not empty",
+        # Ours goes on at the next batch, by the data module's state.
+        "You're resuming from a checkpoint that ended before the epoch ended",
+        # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
@@ -93,6 +114,12 @@ class SkyformerCLI(LightningCLI):
         for size in ("vocab_size", "num_classes", "max_length"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise RunError(f"seed_everything: {error}") from error
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint never changes what the command line says; `before_instantiate_classes` compares."""
 
@@ -108,7 +135,7 @@ class SkyformerCLI(LightningCLI):
         if "verbose" in config:
             config.verbose = False  # TestResult and the progress bar say it in one line
         path = find_checkpoint(config.ckpt_path, folder, self.subcommand)
-        self.resume_step: int | None = None
+        self.resume_step = 0
         if path is not None:
             checkpoint = read_checkpoint(path)
             check_same_run(path, checkpoint, plain, self.subcommand)
@@ -128,11 +155,14 @@ class SkyformerCLI(LightningCLI):
             plugins = [*plugins, AtomicCheckpointIO()]
         if self._get(self.config_init, "trainer").get("enable_progress_bar") is not False:
             self.trainer_defaults["callbacks"].append(callbacks.StepProgressBar())
+        if SLURMEnvironment.detect():
+            # Its own requeuing saves inside the signal handler, and finds other runs' files.
+            plugins = [*plugins, SLURMEnvironment(auto_requeue=False)]
         trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
-        if self.subcommand == "fit" and self.resume_step is not None:
+        if self.subcommand == "fit" and trainer.is_global_zero:
             for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.resume_at(self.resume_step)
+                if isinstance(logger, TensorBoardLogger | CSVLogger):
+                    logger.start_at(self.resume_step)
         return trainer
 
     def before_fit(self) -> None:

@@ -26,8 +26,8 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         """Without the epoch, which Lightning adds to everything: runs are counted in steps."""
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
-    def resume_at(self, step: int) -> None:
-        """Hide what an interrupted run logged beyond this step; the resumed one logs it anew."""
+    def start_at(self, step: int) -> None:
+        """Hide what was logged from this step on: a resumed run logs it anew, a new run starts from nothing."""
         self._kwargs["purge_step"] = step
 
 
@@ -41,6 +41,12 @@ class CSVLogger(loggers.CSVLogger):
     def __init__(self, save_dir: str = ".") -> None:
         super().__init__(save_dir, name="", version="")
         self._experiment: ExperimentWriter | None = None
+
+    def start_at(self, step: int) -> None:
+        """Set aside, as `metrics.<k>.csv`, what a run without a checkpoint logged, if this one starts from nothing."""
+        path = Path(self.log_dir, "metrics.csv")
+        if step == 0 and path.exists():
+            path.rename(path.with_name(f"metrics.{1 + len(list(path.parent.glob('metrics.*.csv')))}.csv"))
 
     @property
     @rank_zero_experiment

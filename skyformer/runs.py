@@ -18,7 +18,7 @@ class RunError(RuntimeError):
 
 
 # What may differ between a checkpoint and the command that resumes it: nothing that the training's numbers depend on,
-# but for the length of the run, which the schedule follows.
+# but for the length of the run, which the schedule follows, the device, and callbacks that the user adds.
 FREE_ON_RESUME = (
     "ckpt_path",
     "config",
@@ -45,13 +45,26 @@ FREE_ON_RESUME = (
     "trainer.max_",
     "trainer.min_",
     "trainer.num_sanity_val_steps",
-    "trainer.plugins",
     "trainer.profiler",
     "trainer.val_check_interval",
 )
 # What the weights depend on, so that it must be the same for test, validate and predict too.
-FIXED_FOR_WEIGHTS = ("model", "data.class_path")
-FREE_FOR_WEIGHTS = ("model.optimizer", "model.lr_scheduler", "model.compile", "model.dropout")
+FIXED_FOR_WEIGHTS = ("model", "data")
+FREE_FOR_WEIGHTS = (
+    "data.init_args.batch_size",
+    "data.init_args.data_dir",
+    "data.init_args.data_seed",
+    "data.init_args.dev_size",
+    "data.init_args.eval_batch_size",
+    "data.init_args.num_workers",
+    "data.init_args.protocol.drop_last_test",
+    "data.init_args.test_size",
+    "data.init_args.train_size",
+    "model.compile",
+    "model.dropout",
+    "model.lr_scheduler",
+    "model.optimizer",
+)
 
 
 def run_folder(config: Mapping[str, Any]) -> Path:
@@ -70,13 +83,10 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
     Raises:
         RunError: when it is not there, or when a new fit would write over a run.
     """
-    if named is None and subcommand == "fit":
-        if (folder / LAST).exists():
-            raise RunError(
-                f"{folder} already holds a run. Add --ckpt_path last to go on with it, or "
-                "--trainer.default_root_dir <folder> to start another."
-            )
-        return None
+    if subcommand == "fit":
+        _check_not_written_over(named, folder)
+        if named is None:
+            return None
     path = {None: folder / BEST, "best": folder / BEST, "last": folder / LAST}.get(named, Path(named or ""))
     if path.is_file():
         return path
@@ -84,6 +94,18 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
         raise RunError(f"--ckpt_path last: there is nothing to continue, {path} does not exist. Leave it out to start.")
     fix = "Train first, or name another file with --ckpt_path."
     raise RunError(f"no checkpoint {path}. {fix}")
+
+
+def _check_not_written_over(named: str | None, folder: Path) -> None:
+    """Refuse to start in the folder of a run, from nothing or from another run's checkpoint."""
+    held = [path for path in (folder / LAST, folder / BEST) if path.exists()]
+    checkpoints = (folder / LAST).parent.resolve()
+    own = named in ("last", "best") or (named is not None and Path(named).resolve().parent == checkpoints)
+    if held and not own:
+        raise RunError(
+            f"{folder} already holds a run ({held[0]}). Add --ckpt_path last to go on with it, or "
+            "--trainer.default_root_dir <folder> to start another."
+        )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

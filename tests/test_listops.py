@@ -153,7 +153,7 @@ def test_dropped_brackets_are_all_that_is_dropped(tmp_path):
 
 def test_batches_against_examples_worked_out_by_hand(tmp_path):
     data = prepared(tmp_path, min_length=4, max_length=20, max_depth=10, max_args=4, batch_size=60)
-    assert (data.vocab_size, data.num_classes, data.max_length, data.image_side) == (16, 10, 32, 0)
+    assert (data.vocab_size, data.num_classes, data.max_length, data.image_side) == (16, 10, 64, 0)
     (batch,) = data.train_dataloader()
     assert batch.tokens.shape == batch.mask.shape == (60, 32)
     by_hand = {0: ("[SM 2 4 5 ]", 1), 4: ("[SM 2 [MIN 0 [MAX 9 5 0 ] 8 2 ] ]", 2), 5: ("[MAX 3 [MED 8 4 ] ]", 6)}
@@ -188,4 +188,4 @@ def test_nonsense_is_refused_by_name(change, message):
 
 
 def test_sequences_fit_the_announced_length():
-    assert ListOps().max_length == 2016  # the longest has 1,999 tokens, padded to a multiple of 32
+    assert ListOps().max_length == 2048  # the longest has 1,999 tokens; 2,048 positions are customary

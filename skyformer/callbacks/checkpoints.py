@@ -4,7 +4,7 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -85,6 +85,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
+        if self._must_stop(trainer):
+            self._exit(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for number, handler in self._former.items():
@@ -118,11 +120,13 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps `checkpoints/best.ckpt` in the run's folder: the one with the best metric on the dev set.
 
     Args:
-        monitor: name of a logged metric.
+        monitor: `val/accuracy` or `val/loss`.
         mode: whether larger (`max`) or smaller (`min`) is better.
     """
 
-    def __init__(self, monitor: str = "val/accuracy", mode: str = "max") -> None:
+    def __init__(
+        self, monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy", mode: Literal["max", "min"] = "max"
+    ) -> None:
         super().__init__(
             monitor=monitor, mode=mode, filename="best", save_top_k=1, enable_version_counter=False,
             auto_insert_metric_name=False,
@@ -131,6 +135,13 @@ class BestCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = str(Path(trainer.default_root_dir, BEST).parent)
         super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best score also where the run's folder has moved; Lightning would forget it."""
+        best = str(Path(self.dirpath, Path(BEST).name))
+        here = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
+        scores = dict.fromkeys(state_dict["best_k_models"] and [best], state_dict["best_model_score"])
+        super().load_state_dict({**state_dict, **here, "best_k_models": scores})
 
     @property
     def state_key(self) -> str:

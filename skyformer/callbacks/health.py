@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from skyformer.attention import SkyformerAttention
 from skyformer.functional import gaussian_attention, landmark_system, nystrom_gaussian_attention
@@ -22,15 +22,6 @@ class LandmarkHealth(Callback):
     Over the first two examples of the batch; the error, on at most 1,024 tokens spread evenly over the sequence.
     """
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._seen: list[tuple[SkyformerAttention, tuple[Any, ...]]] = []
-        self._hooks = []
-        if batch_idx == 0 and not trainer.sanity_checking:
-            layers = [module for module in pl_module.modules() if isinstance(module, SkyformerAttention)]
-            self._hooks = [layer.register_forward_pre_hook(self._remember) for layer in layers]
-
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -40,17 +31,29 @@ class LandmarkHealth(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        for number, (layer, inputs) in enumerate(self._seen):
-            condition, error = measure(layer, *inputs)
+        layers = [module for module in pl_module.modules() if isinstance(module, SkyformerAttention)]
+        if batch_idx or trainer.sanity_checking or not layers:
+            return
+        mask = None if batch.mask is None else batch.mask[:MAX_EXAMPLES]
+        for number, inputs in enumerate(_attention_inputs(pl_module, layers, batch.tokens[:MAX_EXAMPLES], mask)):
+            condition, error = measure(layers[number], *inputs)
             pl_module.log(f"condition_number/layer{number}", condition, batch_size=1)
             pl_module.log(f"spectral_error/layer{number}", error, batch_size=1)
-        self._seen = []
 
-    def _remember(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        assert isinstance(layer, SkyformerAttention)
-        self._seen.append((layer, tuple(None if x is None else x[:MAX_EXAMPLES].detach() for x in inputs)))
+
+@torch.no_grad()
+def _attention_inputs(
+    pl_module: LightningModule, layers: list[SkyformerAttention], tokens: Tensor, mask: Tensor | None
+) -> list[tuple[Any, ...]]:
+    """What reaches each layer. Runs `forward` itself, since a compiled encoder would pass the hooks by."""
+    seen: list[tuple[Any, ...]] = []
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs)) for layer in layers]
+    try:
+        pl_module.encoder.forward(tokens, mask)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 @torch.no_grad()

@@ -33,8 +33,9 @@ class ImageSheet(Callback):
             return
         pictures = batch.tokens[: COLUMNS * ROWS].reshape(-1, side, side).byte().cpu().numpy()
         sheet = draw_sheet(pictures, batch.label.cpu(), outputs.argmax(dim=-1).cpu())
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning gives the metrics beside it
         for logger in loggers:
-            logger.experiment.add_image("images/dev", sheet, trainer.global_step, dataformats="HWC")
+            logger.experiment.add_image("images/dev", sheet, step, dataformats="HWC")
 
 
 def draw_sheet(pictures: np.ndarray, labels: Tensor, predictions: Tensor) -> np.ndarray:

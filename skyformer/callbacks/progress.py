@@ -22,9 +22,9 @@ class StepProgressBar(ProgressBar):
     In a file or a pipe only those lines appear.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        self.console = Console()
+        self.console = console or Console()
         self.progress: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
         self.enabled = True
@@ -59,8 +59,8 @@ class StepProgressBar(ProgressBar):
         metrics = trainer.callback_metrics
         loss, accuracy = float(metrics["val/loss"]), float(metrics["val/accuracy"])
         if self.enabled:
-            line = f"step {trainer.global_step:>7,}   dev loss {loss:.4f}   dev accuracy {accuracy:.2%}"
-            self.console.print(line, highlight=False)
+            step = f"step {trainer.global_step:>7,}   " if trainer.state.fn == "fit" else ""
+            self.console.print(f"{step}dev loss {loss:.4f}   dev accuracy {accuracy:.2%}", highlight=False)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Testing", int(sum(trainer.num_test_batches)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
@@ -20,7 +21,10 @@ class RunConfig(SaveConfigCallback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
+        # Without the checkpoint of this very command: a run's configuration tests its best one.
+        config = self.config.clone()
+        config.ckpt_path = None
+        self.text = self.parser.dump(config, skip_unset=False, skip_validation=True)
         if stage == "fit" and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -51,20 +55,39 @@ class RunConfig(SaveConfigCallback):
 
 
 class TestResult(Callback):
-    """Prints and writes, as `result.json`, the result of a test beside that of always guessing the commonest label."""
+    """Prints and writes, as `result.json`, the result of a test beside that of always guessing the commonest label.
+
+    Both over the examples that were tested, on all processes.
+    """
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.label_counts = torch.zeros(trainer.datamodule.num_classes, dtype=torch.int64, device=pl_module.device)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.label_counts += torch.bincount(batch.label, minlength=len(self.label_counts))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        counts = trainer.strategy.reduce(self.label_counts, reduce_op="sum")
+        examples = int(counts.sum())
         accuracy = float(trainer.callback_metrics["test/accuracy"])
         result = {
             "test/accuracy": accuracy,
             "test/loss": float(trainer.callback_metrics["test/loss"]),
-            "test/examples": len(trainer.datamodule.splits["test"]),
-            "chance": trainer.datamodule.majority_share("test"),
+            "test/examples": examples,
+            "chance": int(counts.max()) / examples,
             "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
         }
         if trainer.is_global_zero:
             print(
-                f"Test accuracy {accuracy:.2%} on {result['test/examples']:,} examples; "
+                f"Test accuracy {accuracy:.2%} on {examples:,} examples; "
                 f"always guessing the most frequent label gives {result['chance']:.2%}."
             )
             path = Path(trainer.default_root_dir, "result.json")

@@ -1,6 +1,6 @@
 """Examples and tokens a second, and peak memory."""
 
-import resource
+import sys
 import time
 from typing import Any
 
@@ -55,4 +55,9 @@ def peak_memory_mb(device: torch.device) -> float:
     """Highest memory so far, in MB of 10⁶ bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    if sys.platform == "win32":
+        return float("nan")  # has no such count
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
