@@ -32,3 +32,25 @@ class StopAt(Callback):
     ) -> None:
         if trainer.global_step == self.step and not self.in_evaluation:
             os.kill(os.getpid(), signal.Signals[self.name])
+
+
+class StopInTest(Callback):
+    """Sends the process a signal during the first batch of a test.
+
+    Args:
+        name: of the signal.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        os.kill(os.getpid(), signal.Signals[self.name])

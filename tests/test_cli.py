@@ -63,6 +63,21 @@ def test_saved_config_tests_and_predicts(trained, main, capsys):
     assert all(abs(sum(float(row[f"p{k}"]) for k in range(10)) - 1) < 1e-4 for row in rows)
 
 
+def test_result_counts_what_was_tested(trained, main):
+    main(["test", f"--config={trained}/config.yaml", "--trainer.limit_test_batches=1", "--data.eval_batch_size=2"])
+    result = json.loads((trained / "result.json").read_text())
+    assert result["test/examples"] == 2
+    assert result["chance"] in (0.5, 1.0)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_signal_during_a_test_shows_in_the_exit_status(name, code, trained, main):
+    stop = ["--trainer.callbacks=stop_at.StopInTest", f"--trainer.callbacks.name={name}"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["test", f"--config={trained}/config.yaml", *stop])
+    assert stopped.value.code == code
+
+
 def test_schedule_steps_with_the_training_steps(trained):
     """Warm-up over two steps, then down to zero at step nine."""
     state = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
@@ -73,6 +88,22 @@ def test_schedule_steps_with_the_training_steps(trained):
 def test_second_fit_does_not_write_over_a_run(trained, main, capsys):
     arguments = ["fit", f"--config={trained}/config.yaml"]
     refuse(main, capsys, arguments, 1, str(trained), "--ckpt_path last", "--trainer.default_root_dir")
+
+
+def test_resume_from_elsewhere_does_not_write_over_a_run(trained, tmp_path, main, capsys, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path)])
+    before = (tmp_path / "checkpoints/last.ckpt").read_bytes()
+    arguments = [*tiny_arguments("listops", tmp_path), f"--ckpt_path={trained}/checkpoints/last.ckpt"]
+    refuse(main, capsys, ["fit", *arguments], 1, str(tmp_path), "already holds a run")
+    assert (tmp_path / "checkpoints/last.ckpt").read_bytes() == before
+
+
+def test_run_without_a_checkpoint_leaves_its_log_aside(tmp_path, main, tiny_arguments):
+    arguments = ["fit", *tiny_arguments("listops", tmp_path)]
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n0,9\n")
+    main(arguments)
+    assert (tmp_path / "metrics.1.csv").read_text() == "step,train/loss\n0,9\n"
+    assert "\n0,9\n" not in (tmp_path / "metrics.csv").read_text()
 
 
 def test_nothing_to_continue(tmp_path, main, capsys, tiny_arguments):
@@ -109,6 +140,12 @@ def test_checkpoint_of_another_task(trained, main, capsys, tiny_arguments, tmp_p
     refuse(main, capsys, arguments, 1, "data.class_path", "datamodules.ListOps", "datamodules.Pathfinder")
 
 
+@pytest.mark.parametrize("change", ["max_length=128", "protocol.drop_brackets=true"])
+def test_checkpoint_of_the_same_task_with_other_settings(change, trained, main, capsys):
+    arguments = ["test", f"--config={trained}/config.yaml", f"--data.init_args.{change}"]
+    refuse(main, capsys, arguments, 1, "data.init_args", "another configuration")
+
+
 def test_damaged_checkpoint(tmp_path, trained, main, capsys):
     whole = (trained / "checkpoints/best.ckpt").read_bytes()
     damaged = tmp_path / "cut.ckpt"
@@ -131,6 +168,9 @@ def test_damaged_checkpoint(tmp_path, trained, main, capsys):
         ("--data.init_args.nonsense=1", 2, ["nonsense"]),
         ("--trainer.max_steps=-1", 1, ["max_steps"]),
         ("--last_checkpoint.every_n_train_steps=0", 1, ["every_n_train_steps=0"]),
+        ("--model.optimizer.init_args.lr=-1", 1, ["model.optimizer", "-1"]),
+        ("--best_checkpoint.monitor=val/acuracy", 2, ["val/acuracy"]),
+        ("--seed_everything=-1", 1, ["seed_everything"]),
         ("--seed_everything=false", 1, ["seed_everything"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every shipped YAML parses, builds and takes a step; overlays go with every task."""
+"""Every shipped YAML parses, those that a test machine can run take a step, and overlays go with every task."""
 
 import re
 
@@ -52,6 +52,23 @@ def test_trainer_overlay_takes_effect(overlay, tmp_path, main, tiny_arguments):
         "quick": lambda: (tmp_path / "result.json").exists(),
     }
     assert effects[overlay]()
+
+
+@pytest.mark.parametrize("overlay", sorted(NOT_HERE - {"wandb"}))
+def test_overlay_that_cannot_run_here_parses(overlay, tmp_path, main, tiny_arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *tiny_arguments("listops", tmp_path, f"trainer/{overlay}"), "--print_config"])
+    assert stopped.value.code == 0
+    effect = {"fp16": "precision: 16-mixed", "compile": "compile: true", "ddp": "strategy: ddp"}
+    assert effect[overlay] in capsys.readouterr().out
+
+
+def test_paper_protocol_after_another_attention_is_refused(tmp_path, main, capsys, tiny_arguments):
+    """Its attention settings are Skyformer's; they must not switch the method silently."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *tiny_arguments("listops", tmp_path, "attention/softmax", "protocol/paper")])
+    assert stopped.value.code == 2
+    assert "solver" in capsys.readouterr().err
 
 
 def test_sizes_come_from_the_data(tmp_path, main, tiny_arguments):

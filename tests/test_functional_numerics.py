@@ -115,6 +115,24 @@ def test_equal_landmarks(solver):
         assert relative_error(actual[0], expected) < 1e-4
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0, 5.0])
+def test_bfloat16_holds_far_from_the_origin(scale):
+    """Keys near their queries: x·y is large there and the exponent small; only the exponent may be rounded."""
+    q, noise, v = (x.float() for x in draw_qkv(1, 2, 65, 65, 32))
+    q, k = (scale * q).bfloat16(), (scale * q + 0.3 * noise).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = gaussian_attention(q, k, v.bfloat16())
+    exact = reference.gaussian_attention(q.double(), k.double(), v.bfloat16().double())
+    assert relative_error(actual, exact) < 1e-2
+
+
+def test_padding_may_hold_anything():
+    q, k, v = (x.float() for x in draw_qkv(1, 2, 9, 9, 8))
+    mask = torch.arange(9)[None] < 6
+    poisoned = v.masked_fill(~mask[:, None, :, None], float("nan"))
+    torch.testing.assert_close(gaussian_attention(q, k, poisoned, mask), gaussian_attention(q, k, v, mask))
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bfloat16_autocast(dtype, solver):

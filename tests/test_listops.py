@@ -6,6 +6,7 @@ import pytest
 from datamodules import ListOps, Protocol
 from datamodules.generate import generate
 from datamodules.listops_grammar import CLOSE, FIRST_DIGIT, MIN, TOKENS, draw_expression, evaluate
+from datamodules.prepared import PreparedDataError
 
 LRA = {"min_length": 500, "max_length": 2000, "max_depth": 10, "max_args": 10}
 SHORT = {"min_length": 30, "max_length": 90, "max_depth": 5, "max_args": 4}
@@ -185,6 +186,12 @@ def test_batches_against_examples_worked_out_by_hand(tmp_path):
 def test_nonsense_is_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         ListOps(**change)
+
+
+def test_lengths_that_are_never_reached_are_refused():
+    """Two arguments at most: trees die out long before 500 tokens."""
+    with pytest.raises(PreparedDataError, match=r"data\.max_args=2"):
+        draw_expression(0, 0, 500, 2000, 10, 2)
 
 
 def test_sequences_fit_the_announced_length():

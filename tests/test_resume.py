@@ -138,10 +138,37 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path, main, tiny_arguments):
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
 
 
+def test_moved_run_remembers_its_best_score(tmp_path, main, tiny_arguments):
+    """The folder is renamed between stop and resume; a later, worse evaluation must not replace the best one."""
+    stop = ["--trainer.callbacks.step=7", "--trainer.callbacks.name=SIGTERM"]
+    with pytest.raises(SystemExit):
+        main(["fit", *tiny_arguments("listops", tmp_path / "here"), STOP, *stop])
+    (tmp_path / "here").rename(tmp_path / "there")
+    path = tmp_path / "there/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["callbacks"]["BestCheckpoint"]["best_model_score"] = torch.tensor(2.0)
+    torch.save(checkpoint, path)
+    best = (tmp_path / "there/checkpoints/best.ckpt").read_bytes()
+    main(["fit", *tiny_arguments("listops", tmp_path / "there"), "--ckpt_path=last"])
+    assert (tmp_path / "there/checkpoints/best.ckpt").read_bytes() == best
+
+
+def test_resumed_run_s_configuration_tests_the_best_checkpoint(tmp_path, main, tiny_arguments):
+    stop = ["--trainer.callbacks.step=4", "--trainer.callbacks.name=SIGTERM"]
+    with pytest.raises(SystemExit):
+        main(["fit", *tiny_arguments("listops", tmp_path), STOP, *stop])
+    main(["fit", *tiny_arguments("listops", tmp_path), "--ckpt_path=last"])
+    cli = main(["test", f"--config={tmp_path}/config.yaml"])
+    assert str(cli.trainer.ckpt_path).endswith("best.ckpt")
+
+
 def test_extended_run_follows_the_longer_schedule(tmp_path, main, tiny_arguments):
     arguments = tiny_arguments("listops", tmp_path)
     main(["fit", *arguments])
     cli = main(["fit", *arguments, "--ckpt_path=last", "--trainer.max_steps=18"])
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rates = {int(row["step"]): row["train/learning_rate"] for row in csv.DictReader(file) if row["train/loss"]}
+    assert float(rates[9]) == pytest.approx(1e-4 * 9 / 16), "not the zero that the shorter schedule ended with"
     assert cli.trainer.global_step == 18
     assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0)
     assert len(curves(tmp_path)) == 18, "the first nine steps are still in the log"

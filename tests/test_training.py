@@ -1,15 +1,20 @@
 """What a run shows and keeps: curves, pictures, whole checkpoints; compiled, extended, loaded from Python."""
 
+import csv
 import errno
+import io
 import re
 
 import pytest
 import torch
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from skyformer.attention import SkyformerAttention
 from skyformer.callbacks.health import measure, spectral_norm
 from skyformer.checkpoint_io import AtomicCheckpointIO
+from skyformer.encoder import Encoder
 from skyformer.model import SequenceClassifier
 from skyformer.schedule import LinearOneCycle
 
@@ -75,6 +80,46 @@ def test_result_does_not_depend_on_the_batch(tmp_path, main, tiny_arguments):
         cli = main(["test", *arguments, f"--data.init_args.eval_batch_size={size}"])
         losses.append(float(cli.trainer.callback_metrics["test/loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_curves_hold_the_step_that_they_name(tmp_path, main, tiny_arguments):
+    """Logged every third step: the learning rate beside a step is that step's."""
+    main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.log_every_n_steps=3"])
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rates = {int(row["step"]): row["train/learning_rate"] for row in csv.DictReader(file) if row["train/loss"]}
+    expected = {2: 1.0, 5: 4 / 7, 8: 1 / 7}  # warm-up over two of nine steps
+    assert {step: float(rate) for step, rate in rates.items()} == pytest.approx(
+        {s: 1e-4 * r for s, r in expected.items()}
+    )
+
+
+def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_arguments, monkeypatch):
+    monkeypatch.setattr(Encoder, "compile", lambda self: nn.Module.compile(self, backend="eager"))
+    main(["fit", *tiny_arguments("listops", tmp_path, "trainer/compile")])
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        errors = [row["spectral_error/layer1"] for row in csv.DictReader(file) if row["val/loss"]]
+    assert len(errors) == 3
+    assert all(errors)
+
+
+def test_compiled_run_trains_alike_and_its_checkpoint_fits_both(tmp_path, main, tiny_arguments, monkeypatch):
+    monkeypatch.setattr(Encoder, "compile", lambda self: nn.Module.compile(self, backend="eager"))
+    compiled = main(["fit", *tiny_arguments("listops", tmp_path / "compiled", "trainer/compile")])
+    eager = main(["fit", *tiny_arguments("listops", tmp_path / "eager")])
+    for name, weight in eager.model.state_dict().items():
+        torch.testing.assert_close(compiled.model.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
+    main(["test", *tiny_arguments("listops", tmp_path / "compiled")])
+
+
+def test_progress_bar_in_a_terminal(tmp_path, main, tiny_arguments, monkeypatch):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr("skyformer.callbacks.progress.Console", lambda: console)
+    main(["fit", *tiny_arguments("listops", tmp_path), "--test_after_fit=true"])
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert re.search(r"Training .* 9/9 .*loss \d\.\d{3}", text)
+    assert re.search(r"Testing .* 2/2", text)
+    assert "step       9   dev loss" in text
 
 
 def test_spectral_norm():

@@ -65,6 +65,7 @@ class LastCheckpoint(Checkpoint):
         stop = self._must_stop(trainer)
         self._evaluation_is_due = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
         enough = trainer.global_step - self._saved_step >= self.every_n_train_steps
+        enough = enough or trainer.global_step == trainer.max_steps
         if stop or enough or self._evaluation_is_due:
             self._save(trainer)
         self._evaluation_is_due = False
@@ -84,7 +85,9 @@ class LastCheckpoint(Checkpoint):
             self._exit(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer)
+        # Only where the end could not be foreseen: a run that goes on from here would count its curves one step ahead.
+        if trainer.global_step > self._saved_step:
+            self._save(trainer)
         if self._must_stop(trainer):
             self._exit(trainer)
 
