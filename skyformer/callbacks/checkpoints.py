@@ -33,7 +33,7 @@ class LastCheckpoint(Checkpoint):
         self.signal: int | None = None
         self._saved_step = 0
         self._evaluation_is_due = False
-        self._former: dict[int, Any] = {}
+        self._former: dict[int, Any] = {}  # signal handlers to restore; filled while training
 
     def state_dict(self) -> dict[str, Any]:
         return {"evaluation_is_due": self._evaluation_is_due}
@@ -48,6 +48,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._evaluation_is_due:
+            # As Lightning's loop does after a step; on a resume it would go on to the next step.
             self._evaluation_is_due = False
             evaluation = trainer.fit_loop.epoch_loop.val_loop
             evaluation.restarting = False
@@ -108,8 +109,7 @@ class LastCheckpoint(Checkpoint):
     def _exit(self, trainer: Trainer) -> None:
         number = self.signal or signal.SIGTERM
         path = f"{trainer.default_root_dir}/{LAST}"
-        rank_zero_info(f"\n{signal.Signals(number).name}: stopped. {path} is at step {self._saved_step:,}; go on with "
-                       "--ckpt_path last.")  # fmt: skip
+        rank_zero_info(f"\nStopped at step {self._saved_step:,}, which {path} holds. Go on with --ckpt_path last.")
         raise SystemExit(128 + number)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
