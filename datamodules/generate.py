@@ -30,13 +30,13 @@ def generate(draw: Draw, indices: range, description: str, chunk_size: int = 256
     pool = ThreadPoolExecutor(workers)
     try:
         with _progress() as progress:
-            bar = progress.add_task(description, total=len(indices))
+            bar = progress.add_task("Compiling the loops ...", total=len(indices))
             for number in range(len(parts) + 2 * workers):
                 if number < len(parts):
                     pending.append(pool.submit(_draw_chunk, draw, parts[number]))
                 if number >= 2 * workers and pending:  # bounds what waits in memory
                     yield (chunk := pending.popleft().result())
-                    progress.advance(bar, len(chunk.labels))
+                    progress.update(bar, description=description, advance=len(chunk.labels))
     finally:
         pool.shutdown(cancel_futures=True)
 

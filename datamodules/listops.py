@@ -22,10 +22,13 @@ class ListOps(SequenceDataModule):
 
     Args:
         data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
-        min_length, max_length: exclusive bounds of the number of tokens.
+        min_length: exclusive lower bound of the number of tokens.
+        max_length: exclusive upper bound of the number of tokens.
         max_depth: of the tree.
         max_args: of an operator.
-        train_size, dev_size, test_size: number of expressions.
+        train_size: number of expressions to train on.
+        dev_size: number of expressions of the dev set.
+        test_size: number of expressions of the test set.
         data_seed: names the stream of expressions; not the seed of training.
     """
 

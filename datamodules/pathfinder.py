@@ -24,7 +24,9 @@ class Pathfinder(SequenceDataModule):
         data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
         resolution: side of the image: 32, 64, 128 or 256.
         level: 6 (`easy`), 9 (`intermediate`) or 14 (`hard`) paddles a target snake.
-        train_size, dev_size, test_size: number of images.
+        train_size: number of images to train on.
+        dev_size: number of images of the dev set.
+        test_size: number of images of the test set.
         data_seed: names the stream of images; not the seed of training.
     """
 

@@ -56,7 +56,7 @@ def run(args: list[str] | None, errors: tuple[type[Exception], ...]) -> "Skyform
 
 def _quieten() -> None:
     """Leave out what Lightning says that is an advertisement or not so here."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_worth_saying)
     for message in (
         # Every example is predicted once; the tests see to it.
         "You are using a custom batch sampler `EvalBatches` for prediction",
@@ -70,8 +70,12 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+# Advertisements, and what our own lines say already.
+_NOISE = ("litlogger", "litmodels", "TPU available: False", "`Trainer.fit` stopped: `max_steps=", "from the checkpoint")
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in _NOISE)
 
 
 class SkyformerCLI(LightningCLI):
@@ -104,6 +108,8 @@ class SkyformerCLI(LightningCLI):
                 "use_distributed_sampler": False,
             },
             auto_configure_optimizers=False,
+            # `--trainer.max_step` is a mistake, not an abbreviation.
+            parser_kwargs={"allow_abbrev": False},
             args=args,
         )
 
@@ -166,9 +172,10 @@ class SkyformerCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
+        self.model.make_optimizer_and_scheduler(self.trainer.max_steps)  # wrong values show before any data is made
         size = sum(parameter.numel() for parameter in self.model.parameters())
         folder = self.trainer.default_root_dir
-        rank_zero_info(f"{folder}: {size:,} parameters. Watch it with: tensorboard --logdir {folder}")
+        rank_zero_info(f"{folder}: {size:,} parameters. Watch it with\n  tensorboard --logdir {folder}")
 
     def after_fit(self) -> None:
         if self.config[self.subcommand].test_after_fit:

@@ -88,8 +88,8 @@ class SequenceClassifier(LightningModule):
             float32_attention=float32_attention,
         )
         self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling)
-        self.make_optimizer = optimizer
-        self.make_scheduler = lr_scheduler
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = lr_scheduler
         self.compile_encoder = compile
         self.metrics = nn.ModuleDict({split: _metrics(num_classes) for split in ("val", "test")})
 
@@ -137,14 +137,24 @@ class SequenceClassifier(LightningModule):
             self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        try:
-            optimizer = self.make_optimizer(self.parameters())
-            if self.make_scheduler is None:
-                return optimizer
-            scheduler = self.make_scheduler(optimizer, self.trainer.max_steps)
-        except ValueError as error:
-            raise MisconfigurationException(f"model.optimizer or model.lr_scheduler: {error}") from error
+        optimizer, scheduler = self.make_optimizer_and_scheduler(self.trainer.max_steps)
+        if scheduler is None:
+            return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def make_optimizer_and_scheduler(self, max_steps: int) -> tuple[Optimizer, LRScheduler | None]:
+        """New ones, from the factories.
+
+        Raises:
+            MisconfigurationException: naming the key, when a value makes no sense.
+        """
+        key = "model.optimizer"
+        try:
+            optimizer = self.optimizer_factory(self.parameters())
+            key = "model.lr_scheduler"
+            return optimizer, self.scheduler_factory and self.scheduler_factory(optimizer, max_steps)
+        except ValueError as error:
+            raise MisconfigurationException(f"{key}: {error}") from error
 
 
 def _metrics(num_classes: int) -> nn.ModuleDict:

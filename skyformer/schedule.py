@@ -24,7 +24,10 @@ class LinearOneCycle(LambdaLR):
         if total_steps < 1:
             raise ValueError(f"a schedule over the run needs trainer.max_steps of at least 1, got {total_steps}")
         if not 0 <= warmup_steps < total_steps:
-            raise ValueError(f"warmup_steps={warmup_steps} must be at least 0 and below max_steps={total_steps}")
+            raise ValueError(
+                f"warmup_steps={warmup_steps} must be at least 0 and below trainer.max_steps={total_steps}; "
+                "set --model.lr_scheduler.warmup_steps"
+            )
 
         def factor(step: int) -> float:
             if step < warmup_steps:

@@ -166,6 +166,7 @@ def test_damaged_checkpoint(tmp_path, trained, main, capsys):
         ("--data.init_args.batch_size=101", 1, ["data.batch_size=101", "100"]),
         ("--data.init_args.min_length=63", 1, ["min_length=63", "max_length=64"]),
         ("--data.init_args.nonsense=1", 2, ["nonsense"]),
+        ("--trainer.max_step=3", 2, ["--trainer.max_step=3"]),
         ("--trainer.max_steps=-1", 1, ["max_steps"]),
         ("--last_checkpoint.every_n_train_steps=0", 1, ["every_n_train_steps=0"]),
         ("--model.optimizer.init_args.lr=-1", 1, ["model.optimizer", "-1"]),
@@ -178,6 +179,13 @@ def test_wrong_argument(change, code, words, tmp_path, main, capsys, tiny_argume
     arguments = tiny_arguments("listops", tmp_path / "run")
     refuse(main, capsys, ["fit", *arguments, change], code, *words)
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_schedule_that_cannot_work_is_said_before_data_is_made(tmp_path, main, capsys, tiny_arguments):
+    arguments = [*tiny_arguments("listops", tmp_path / "run"), f"--data.data_dir={tmp_path}/data"]
+    words = ["model.lr_scheduler", "warmup_steps=9", "max_steps=9", "set --model.lr_scheduler.warmup_steps"]
+    refuse(main, capsys, ["fit", *arguments, "--model.lr_scheduler.warmup_steps=9"], 1, *words)
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(("key", "value"), [("level", "extreme"), ("resolution", "31")])

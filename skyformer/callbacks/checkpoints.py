@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 LAST = "checkpoints/last.ckpt"
 BEST = "checkpoints/best.ckpt"
@@ -109,14 +109,20 @@ class LastCheckpoint(Checkpoint):
     def _exit(self, trainer: Trainer) -> None:
         number = self.signal or signal.SIGTERM
         path = f"{trainer.default_root_dir}/{LAST}"
-        rank_zero_info(f"\nStopped at step {self._saved_step:,}, which {path} holds. Go on with --ckpt_path last.")
+        _say(f"Stopped at step {self._saved_step:,}. Go on with --ckpt_path last; it is in\n{path}")
         raise SystemExit(128 + number)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-        rank_zero_info("\nStopping after this step (Ctrl-C once more to stop at once, without a checkpoint) ...")
+        _say("Stopping after this step; Ctrl-C once more stops at once, unsaved.")
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    """Print above the progress bar, which a log message would tear."""
+    print(text, flush=True)
 
 
 class BestCheckpoint(ModelCheckpoint):

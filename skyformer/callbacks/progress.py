@@ -114,4 +114,5 @@ def _make_progress(console: Console) -> Progress:
         TextColumn("{task.fields[text]}"),
         console=console,
         expand=True,
+        transient=True,  # what is done is said in lines that stay
     )

@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import SaveConfigCallback
 
+from skyformer.callbacks.checkpoints import LAST
 from skyformer.loggers import TensorBoardLogger
 
 
@@ -29,7 +30,7 @@ class RunConfig(SaveConfigCallback):
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / self.config_filename
-            if path.exists():  # a resumed run: what it was started with stays beside
+            if path.exists() and (folder / LAST).exists():  # a resumed run: what it began with stays beside
                 number = 1 + len(list(folder.glob("config.*.yaml")))
                 path.rename(folder / f"config.{number}.yaml")
             path.write_text(self.text)
@@ -79,10 +80,10 @@ class TestResult(Callback):
         examples = int(counts.sum())
         accuracy = float(trainer.callback_metrics["test/accuracy"])
         result = {
-            "test/accuracy": accuracy,
-            "test/loss": float(trainer.callback_metrics["test/loss"]),
+            "test/accuracy": round(accuracy, 6),
+            "test/loss": round(float(trainer.callback_metrics["test/loss"]), 6),
             "test/examples": examples,
-            "chance": int(counts.max()) / examples,
+            "chance": round(int(counts.max()) / examples, 6),
             "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
         }
         if trainer.is_global_zero:
