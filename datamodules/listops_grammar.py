@@ -17,7 +17,7 @@ TOKENS = ("<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 FIRST_DIGIT = 1
 MIN, MAX, MED, SUM_MOD, CLOSE = 11, 12, 13, 14, 15
 OPERATOR_PROBABILITY = 0.25
-TRIALS = 1_000_000  # LRA's settings need about 20
+TRIALS = 1_000_000  # far beyond what LRA's settings need
 
 
 def draw_expression(

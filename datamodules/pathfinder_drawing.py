@@ -21,7 +21,7 @@ REFUSED_FROM = 459  # two occupancies that add up to 1.8 of 255 overlap
 CROWDED_BELOW = 0.01  # no further distractor starts when less than this share of the image is free
 DEAD_END = 1e-4  # total weight of all next heads below which a snake is stuck
 GUESSES = 50
-TARGET_TRIALS = 100_000  # far beyond any real need: a few tries succeed
+TARGET_TRIALS = 100_000  # far beyond any real need: 32 × 32, hard, takes about 400
 
 
 def draw_image(settings: DrawingSettings, seed: int, index: int) -> tuple[np.ndarray, int]:
@@ -108,7 +108,7 @@ def _grow_targets(rng, mask, padding, tables, paddle_length, seed_distance, cont
     """Two snakes, one paddle of each in turn. `paddles (2, n, 3)` and `tips (2, 2)` are written."""
     heads = np.zeros((2, 2), dtype=np.int64)
     angles = np.zeros(2)
-    found, tips[0], heads[0], angles[0] = _seed_in_centre(rng, mask, tables, paddle_length, 2 * seed_distance)
+    found, tips[0], heads[0], angles[0] = _seed_in_room(rng, mask, tables, paddle_length, 2 * seed_distance, True)
     if not found:
         return False
     found, tips[1], heads[1], angles[1] = _seed_at_distance(rng, mask, tables, paddle_length, seed_distance, tips[0])
@@ -133,7 +133,7 @@ def _grow_targets(rng, mask, padding, tables, paddle_length, seed_distance, cont
 def _grow_distractor(rng, mask, tables, paddle_length, continuity, paddles):
     if (mask < FREE_BELOW).mean() < CROWDED_BELOW:
         return False
-    found, tip, pivot, angle = _seed_at_free_pixel(rng, mask, tables, paddle_length, 1)
+    found, tip, pivot, angle = _seed_in_room(rng, mask, tables, paddle_length, 1, False)
     if not found:
         return False
     _first_paddle(tables, paddles, tip, angle)
@@ -146,29 +146,11 @@ def _grow_distractor(rng, mask, tables, paddle_length, continuity, paddles):
 
 
 @njit(nogil=True, cache=True)
-def _seed_in_centre(rng, mask, tables, paddle_length, border):
-    """The first paddle of all, its footprint inside a square `border` from the edge: (found, tail, pivot, angle)."""
-    height, width = mask.shape
-    pivot = np.zeros(2, dtype=np.int64)
-    tail = np.zeros(2, dtype=np.int64)
-    for _ in range(PADDLE_TRIALS):
-        degree = rng.integers(-180, 180)
-        angle = degree * np.pi / 180
-        stamp = tables.stamp_of_degree[degree + 180]
-        footprint = tables.footprint[stamp]
-        top, left = border - footprint[:, 0].min(), border - footprint[:, 1].min()
-        bottom, right = height - border - footprint[:, 0].max(), width - border - footprint[:, 1].max()
-        if not tables.can_start[stamp] or bottom <= top or right <= left:
-            return False, tail, pivot, angle
-        tail[0], tail[1] = rng.integers(top, bottom), rng.integers(left, right)
-        if _pivot_behind(tables.margin, paddle_length, tail, angle, height, width, pivot):
-            return True, tail, pivot, angle
-    return False, tail, pivot, 0.0
+def _seed_in_room(rng, mask, tables, paddle_length, border, in_centre):
+    """A first paddle whose footprint has room: (found, tail, pivot, angle).
 
-
-@njit(nogil=True, cache=True)
-def _seed_at_free_pixel(rng, mask, tables, paddle_length, border):
-    """A distractor's first paddle, its tail on a free pixel: (found, tail, pivot, angle)."""
+    That of the first snake of all lies anywhere in a square `border` from the edge, a distractor's on free pixels.
+    """
     height, width = mask.shape
     pivot = np.zeros(2, dtype=np.int64)
     tail = np.zeros(2, dtype=np.int64)
@@ -178,7 +160,11 @@ def _seed_at_free_pixel(rng, mask, tables, paddle_length, border):
         stamp = tables.stamp_of_degree[degree + 180]
         if not tables.can_start[stamp]:
             return False, tail, pivot, angle
-        chosen = _free_pixel(rng, mask, tables.footprint[stamp], border)
+        footprint = tables.footprint[stamp]
+        if in_centre:
+            chosen = _central_pixel(rng, mask, footprint, border)
+        else:
+            chosen = _free_pixel(rng, mask, footprint, border)
         if chosen < 0:
             return False, tail, pivot, angle
         tail[0], tail[1] = chosen // width, chosen % width
@@ -201,6 +187,17 @@ def _seed_at_distance(rng, mask, tables, paddle_length, distance, first_tail):
         if _pivot_behind(tables.margin, paddle_length, tail, angle, height, width, pivot):
             return True, tail, pivot, angle
     return False, tail, pivot, 0.0
+
+
+@njit(nogil=True, cache=True)
+def _central_pixel(rng, mask, footprint, border):
+    """Flat index of a pixel whose footprint lies inside a square `border` from the edge, or -1 where none does."""
+    height, width = mask.shape
+    top, left = border - footprint[:, 0].min(), border - footprint[:, 1].min()
+    bottom, right = height - border - footprint[:, 0].max(), width - border - footprint[:, 1].max()
+    if bottom <= top or right <= left:
+        return -1
+    return rng.integers(top, bottom) * width + rng.integers(left, right)
 
 
 @njit(nogil=True, cache=True)

@@ -92,7 +92,6 @@ class SkyformerCLI(LightningCLI):
             LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=callbacks.RunConfig,
-            save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             trainer_defaults={
                 "callbacks": [

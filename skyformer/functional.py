@@ -14,8 +14,13 @@ from torch import Tensor
 
 from skyformer.linalg import newton_schulz_inverse, solve_positive_definite
 
-__all__ = ["gaussian_attention", "gaussian_kernel", "landmark_system", "newton_schulz_inverse"]
-__all__ += ["nystrom_gaussian_attention"]
+__all__ = [
+    "gaussian_attention",
+    "gaussian_kernel",
+    "landmark_system",
+    "newton_schulz_inverse",
+    "nystrom_gaussian_attention",
+]
 
 Solver = Literal["cholesky", "newton_schulz"]
 

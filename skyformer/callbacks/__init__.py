@@ -8,5 +8,15 @@ from skyformer.callbacks.records import PredictionWriter, RunConfig, TestResult
 from skyformer.callbacks.seeds import StepSeed
 from skyformer.callbacks.throughput import Throughput
 
-__all__ = ["BestCheckpoint", "ImageSheet", "LandmarkHealth", "LastCheckpoint", "PredictionWriter", "RunConfig"]
-__all__ += ["StepProgressBar", "StepSeed", "TestResult", "Throughput"]
+__all__ = [
+    "BestCheckpoint",
+    "ImageSheet",
+    "LandmarkHealth",
+    "LastCheckpoint",
+    "PredictionWriter",
+    "RunConfig",
+    "StepProgressBar",
+    "StepSeed",
+    "TestResult",
+    "Throughput",
+]

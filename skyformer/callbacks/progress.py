@@ -22,9 +22,9 @@ class StepProgressBar(ProgressBar):
     In a file or a pipe only those lines appear.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.console = console or Console()
+        self.console = Console()
         self.progress: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
         self.enabled = True

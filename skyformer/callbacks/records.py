@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -103,8 +103,7 @@ class PredictionWriter(BasePredictionWriter):
     """
 
     def __init__(self) -> None:
-        interval: Literal["epoch"] = "epoch"
-        super().__init__(interval)
+        super().__init__(write_interval="epoch")
 
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
