@@ -1,8 +1,11 @@
 """Long Range Arena's tasks: raw source → prepared arrays → batches."""
 
 from datamodules.base import SequenceDataModule
+from datamodules.image import Image
 from datamodules.listops import ListOps
-from datamodules.pathfinder import Pathfinder
+from datamodules.pathfinder import Pathfinder, PathX
 from datamodules.protocol import Protocol
+from datamodules.retrieval import Retrieval
+from datamodules.text import Text
 
-__all__ = ["ListOps", "Pathfinder", "Protocol", "SequenceDataModule"]
+__all__ = ["Image", "ListOps", "PathX", "Pathfinder", "Protocol", "Retrieval", "SequenceDataModule", "Text"]

@@ -2,7 +2,6 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,16 +10,19 @@ from lightning import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
-from datamodules.batches import Batch, EvalBatches, SplitBatches, TrainBatches
-from datamodules.prepared import Chunk, Split, folder_name, load, prepare
+from datamodules.batches import Batch, EvalBatches, TrainBatches
+from datamodules.collate import DroppedZeroBatches, SplitBatches
+from datamodules.prepared import folder_name, load
 from datamodules.protocol import Protocol
+from datamodules.writing import RawSplits, prepare
 
 
 class SequenceDataModule(LightningDataModule, ABC):
     """Base of all tasks. A task gives its class constants, its settings and its raw examples.
 
-    Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (instance attributes where a setting decides),
-    `image_side` (0 for tasks without images), `citation`, `licence`.
+    Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (an instance attribute where a setting decides),
+    `num_documents` an example, `image_side` (0 for tasks without images), `first_id` (the id of the stored token 0),
+    `class_names`, `citation`, `licence`.
 
     Args:
         data_dir: folder of all prepared data.
@@ -38,7 +40,10 @@ class SequenceDataModule(LightningDataModule, ABC):
     vocab_size: int
     num_classes: int
     max_length: int
+    num_documents: int = 1
     image_side: int = 0
+    first_id: ClassVar[int] = 0
+    class_names: ClassVar[tuple[str, ...]]
     citation: ClassVar[str]
     licence: ClassVar[str]
 
@@ -62,7 +67,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.protocol = protocol or Protocol()
-        self.splits: dict[str, Split] = {}
+        self.splits: dict[str, SplitBatches] = {}
         self.resume_at = (0, 0)
 
     @property
@@ -71,12 +76,16 @@ class SequenceDataModule(LightningDataModule, ABC):
         """All that the prepared arrays depend on, as plain JSON values."""
 
     @abstractmethod
-    def raw_splits(self) -> Mapping[str, Iterable[Chunk]]:
-        """The examples of `train`, `dev` and `test`, lazily."""
+    def raw_splits(self) -> RawSplits:
+        """The examples of each split, lazily."""
 
     @abstractmethod
     def expected_bytes(self) -> int:
         """About the size of the prepared folder."""
+
+    def source_sizes(self) -> dict[str, int]:
+        """Sizes of the files that tell whether a source has changed, by name; empty where there are none (any more)."""
+        return {}
 
     @property
     def folder(self) -> Path:
@@ -84,17 +93,38 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self.data_dir / folder_name(self.task, self.settings)
 
     def prepare_data(self) -> None:
-        prepare(self.data_dir, self.task, self.settings, self.raw_splits(), self.expected_bytes())
+        prepare(self.data_dir, self.task, self.settings, self.raw_splits, self.expected_bytes, self.source_sizes())
 
     def setup(self, stage: str) -> None:
         for split in ("train", "dev", "test"):
             if split not in self.splits:
-                self.splits[split] = load(self.folder, self.settings, split)
+                self.splits[split] = self._load(split)
+
+    def _load(self, split: str) -> SplitBatches:
+        arrays = load(self.folder, self.settings, self.dev_split if split == "dev" else split)
+        if self.image_side and self.protocol.zero_is_padding:
+            return DroppedZeroBatches(arrays)
+        return SplitBatches(
+            arrays, pad_to=self.max_length if self.protocol.pad_to_max_length else None, first_id=self.first_id
+        )
+
+    @property
+    def prepared_splits(self) -> tuple[str, ...]:
+        """Those that the prepared folder holds; the dev set may be the test set."""
+        return ("train", "dev", "test") if self.dev_split == "dev" else ("train", "test")
+
+    @property
+    def dev_split(self) -> str:
+        """Which of the prepared splits is the dev set."""
+        return "dev"
+
+    def example_names(self, split: str) -> list[str]:
+        """What each example of a split is called, after its place in the source."""
+        return self.splits[split].split.names()
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        lengths = self.splits["train"].lengths
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        batches = TrainBatches(lengths, self.batch_size, seed, *self._rank())
+        batches = TrainBatches(self.splits["train"].lengths, self.batch_size, seed, *self._rank())
         epoch, batch = self.resume_at
         batches.set_epoch(epoch)
         batches.start_at(batch)
@@ -125,14 +155,9 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self._loader(split, EvalBatches(lengths, self.eval_batch_size, *self._rank(), drop_last=drop_last))
 
     def _loader(self, split: str, batches: TrainBatches | EvalBatches) -> DataLoader[Batch]:
-        dataset = SplitBatches(
-            self.splits[split],
-            pad_to=self.max_length if self.protocol.pad_to_max_length else None,
-            zero_is_padding=self.zero_is_padding,
-        )
         # A generator of its own: each new iterator draws a seed, which must not disturb the training's numbers.
         return DataLoader(
-            dataset,
+            self.splits[split],
             batch_sampler=batches,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
@@ -140,11 +165,6 @@ class SequenceDataModule(LightningDataModule, ABC):
             pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             generator=torch.Generator(),
         )
-
-    @property
-    def zero_is_padding(self) -> bool:
-        """Whether token 0 inside a sequence is masked; only for images, and only where the protocol says so."""
-        return bool(self.image_side) and self.protocol.zero_is_padding
 
     def _rank(self) -> tuple[int, int]:
         if self.trainer is None:

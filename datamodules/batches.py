@@ -1,17 +1,14 @@
 """Batches of like length, in an order that is a pure function of (seed, epoch, rank).
 
-Shapes: B batch, N tokens.
+`collate.py` makes the tensors. Shapes: B batch, N tokens.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
-
-from datamodules.prepared import Split
+from torch.utils.data import Sampler
 
 POOL = 64  # batches that are drawn together and sorted by length: enough for 3 % of padding, few enough to stay random
 
@@ -21,19 +18,21 @@ class BatchSizeError(ValueError):
 
 
 class Batch(NamedTuple):
-    """What a training step takes.
+    """What a training step takes. Where an example has two documents, `tokens` and `mask` are `(B, 2, N)`.
 
     Attributes:
         tokens: `(B, N)` int64, padded with 0.
         mask: `(B, N)` bool, True = a real token; None where no example is padded.
         label: `(B,)` int64.
         example: `(B,)` int64, the example's place in its split.
+        position: `(B, N)` int64, each token's place in its sequence, where some were left out; None for 0 … N − 1.
     """
 
     tokens: Tensor
     mask: Tensor | None
     label: Tensor
     example: Tensor
+    position: Tensor | None = None
 
 
 class TrainBatches(Sampler[list[int]]):
@@ -141,52 +140,3 @@ class EvalBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for batch in self.batches:
             yield batch.tolist()
-
-
-class SplitBatches(Dataset[Batch]):
-    """A split that turns a list of indices into a `Batch`; with a batch sampler, one item is one batch.
-
-    Args:
-        split: the arrays.
-        pad_multiple: N is the longest length of the batch rounded up to a multiple of this.
-        pad_to: fixed N in place of that.
-        zero_is_padding: also mask token 0 inside a sequence (black pixels), as the published code does.
-    """
-
-    def __init__(
-        self, split: Split, pad_multiple: int = 32, pad_to: int | None = None, zero_is_padding: bool = False
-    ) -> None:
-        self.split = split
-        self.pad_multiple = pad_multiple
-        self.pad_to = pad_to
-        self.zero_is_padding = zero_is_padding
-        lengths = split.lengths
-        fixed = int(lengths[0])
-        self.fixed_length = fixed if (lengths == fixed).all() and pad_to in (None, fixed) else None
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        index = np.asarray(indices)
-        if self.fixed_length is not None:
-            tokens = torch.from_numpy(self.split.tokens.reshape(-1, self.fixed_length)[index].astype(np.int64))
-            mask = tokens != 0 if self.zero_is_padding else None
-        else:
-            tokens, mask = self._pad(index)
-        label = torch.from_numpy(self.split.labels[index].astype(np.int64))
-        return Batch(tokens, mask, label, torch.from_numpy(index))
-
-    def _pad(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        starts = self.split.offsets[index]
-        lengths = self.split.offsets[index + 1] - starts
-        width = self.pad_to or -(-int(lengths.max()) // self.pad_multiple) * self.pad_multiple
-        tokens = np.zeros((len(index), width), dtype=np.int64)
-        for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-            tokens[row, :length] = self.split.tokens[start : start + length]
-        mask = torch.arange(width) < torch.from_numpy(lengths)[:, None]
-        padded = torch.from_numpy(tokens)
-        return padded, mask & (padded != 0) if self.zero_is_padding else mask

@@ -1,66 +1,37 @@
-"""Draws many examples of a generated task on all cores, in order, with a progress bar."""
+"""What the tasks that are drawn here share: sizes, seeds, a stream for each split."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from datamodules.prepared import Chunk
+from datamodules.examples import Chunk, Example, make_examples
 
 # Each split draws from a stream of its own, so that a split's size never changes another split.
 STREAMS = {"train": 0, "dev": 1, "test": 2}
-Draw = Callable[[int], tuple[np.ndarray, int]]
+Draw = Callable[[int, int], tuple[np.ndarray, int]]
 
 
-def generate(draw: Draw, indices: range, description: str, chunk_size: int = 256) -> Iterator[Chunk]:
-    """Chunks of `draw(index)` for all indices, in their order whatever the number of threads.
+def generate(draw: Draw, data_seed: int, sizes: dict[str, int], description: str) -> dict[str, Iterable[Chunk]]:
+    """The chunks of each split, lazily.
 
     Args:
-        draw: (tokens uint8, label) of one index, a pure function of it; compiled code that frees the interpreter.
-        indices: which examples.
-        description: shown beside the progress bar.
-        chunk_size: examples in a chunk.
+        draw: (tokens uint8, label) from (the stream's seed, index), a pure function of them; compiled code that frees
+            the interpreter.
+        data_seed: names the streams.
+        sizes: examples a split.
+        description: shown, with the split, beside the progress bar.
     """
-    parts = [indices[start : start + chunk_size] for start in range(0, len(indices), chunk_size)]
-    workers = available_cores()
-    pending: deque[Future[Chunk]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        with _progress() as progress:
-            bar = progress.add_task("Compiling the loops ...", total=len(indices))
-            for number in range(len(parts) + 2 * workers):
-                if number < len(parts):
-                    pending.append(pool.submit(_draw_chunk, draw, parts[number]))
-                if number >= 2 * workers and pending:  # bounds what waits in memory
-                    yield (chunk := pending.popleft().result())
-                    progress.update(bar, description=description, advance=len(chunk.labels))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
+    def chunks(split: str, size: int) -> Iterable[Chunk]:
+        seed = (data_seed << 2) + STREAMS[split]
 
-def available_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        def make(index: int) -> Example:
+            tokens, label = draw(seed, index)
+            return Example((tokens,), label)
 
+        return make_examples(make, range(size), f"{description}, {split:>5}", "Compiling the loops ...")
 
-def _draw_chunk(draw: Draw, indices: range) -> Chunk:
-    tokens, labels = zip(*(draw(index) for index in indices), strict=True)
-    lengths = np.array([len(sequence) for sequence in tokens], dtype=np.int64)
-    return Chunk(np.concatenate(tokens), lengths, np.array(labels, dtype=np.uint8))
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("<"),
-        TimeRemainingColumn(),
-    )
+    return {split: chunks(split, size) for split, size in sizes.items()}
 
 
 def check_sizes(train: int, dev: int, test: int) -> dict[str, int]:

@@ -1,27 +1,35 @@
-"""Pathfinder: do the two marked ends belong to one snake?"""
+"""Pathfinder and Path-X: do the two marked ends belong to one snake?"""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datamodules.base import SequenceDataModule
-from datamodules.generate import STREAMS, check_seed, check_sizes, generate
+from datamodules.examples import make_examples_in_processes
+from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.pathfinder_drawing import draw_image
+from datamodules.pathfinder_release import FOLDER, SplitRule, list_pictures, read_listed, split_pictures
 from datamodules.pathfinder_settings import Level, Resolution, drawing_settings
-from datamodules.prepared import Chunk
 from datamodules.protocol import Protocol
+from datamodules.sources import find_in_release, sizes_of
+from datamodules.writing import RawSplits
 
 
 class Pathfinder(SequenceDataModule):
-    """Grey images as sequences of `resolution²` pixels, drawn by this project; two classes.
+    """Grey images as sequences of `resolution²` pixels, drawn here or read from the LRA release; two classes.
 
     The drawing follows the public generator (Kim*, Linsley*, Thakkar, Serre, ICLR 2020) with the settings of Long Range
     Arena (Tay et al., ICLR 2021), whose Pathfinder is 32 × 32 and whose Path-X is 128 × 128, both of level `hard`.
-    Nothing is downloaded, so there is no licence to heed. Default counts as in LRA: 160,000 / 20,000 / 20,000.
+    Counts: 160,000 / 20,000 / 20,000, in the release and by default here.
 
     Args:
         data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        source: folder of the LRA release, or of its `pathfinder<resolution>`; None to draw. `train_size`, `dev_size`,
+            `test_size` and `data_seed` are those of drawing.
+        split: of the release: `lra` (its first 80 %, the next 10 %, the last 10 %) or `s4` (`random_split`, seed 42).
         resolution: side of the image: 32, 64, 128 or 256.
         level: 6 (`easy`), 9 (`intermediate`) or 14 (`hard`) paddles a target snake.
         train_size: number of images to train on.
@@ -33,8 +41,9 @@ class Pathfinder(SequenceDataModule):
     task = "pathfinder"
     vocab_size = 256
     num_classes = 2
+    class_names = ("two snakes", "one snake")
     citation = "Linsley et al. 2018; Kim*, Linsley* et al., ICLR 2020; Tay et al., Long Range Arena, ICLR 2021"
-    licence = "generated here"
+    licence = "drawn here; the release's images: Apache 2.0"
 
     def __init__(
         self,
@@ -43,6 +52,8 @@ class Pathfinder(SequenceDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         protocol: Protocol | None = None,
+        source: str | None = None,
+        split: SplitRule = "lra",
         resolution: Resolution = 32,
         level: Level = "hard",
         train_size: int = 160_000,
@@ -51,6 +62,9 @@ class Pathfinder(SequenceDataModule):
         data_seed: int = 0,
     ) -> None:
         super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
+        self.source = source
+        self.split = split
+        self.level = level
         self.sizes = check_sizes(train_size, dev_size, test_size)
         self.drawing = drawing_settings(resolution, level)
         self.data_seed = check_seed(data_seed)
@@ -59,20 +73,50 @@ class Pathfinder(SequenceDataModule):
 
     @property
     def settings(self) -> dict[str, Any]:
+        if self.source is not None:
+            return {"source": self.source, "split": self.split, "resolution": self.image_side, "level": self.level}
         return {"drawing": asdict(self.drawing), "sizes": self.sizes, "data_seed": self.data_seed, "version": 1}
 
+    @cached_property
+    def release(self) -> Path:
+        """The folder of the release's level."""
+        level = FOLDER[self.level]
+        source = Path(self.source or "").expanduser()
+        return find_in_release(source, f"pathfinder{self.image_side}", f"{level}/metadata") / level
+
+    def source_sizes(self) -> dict[str, int]:
+        if self.source is None or not Path(self.source).expanduser().exists():
+            return {}
+        return sizes_of(sorted((self.release / "metadata").glob("*.npy")), self.release)
+
     def expected_bytes(self) -> int:
-        return sum(self.sizes.values()) * (self.max_length + 9)
+        count = sum(self.sizes.values()) if self.source is None else len(list_pictures(self.release))
+        return count * (self.max_length + 9)
 
-    def raw_splits(self) -> Mapping[str, Iterable[Chunk]]:
-        return {split: self._draw(split, size) for split, size in self.sizes.items()}
-
-    def _draw(self, split: str, size: int) -> Iterable[Chunk]:
-        draw = partial(draw_image, self.drawing, (self.data_seed << 2) + STREAMS[split])
-
-        def flat(index: int) -> tuple[Any, int]:
-            image, label = draw(index)
-            return image.reshape(-1), label
-
+    def raw_splits(self) -> RawSplits:
         side = self.image_side
-        return generate(flat, range(size), f"Drawing Pathfinder {side}×{side}, {split:>5}")
+        if self.source is None:
+            return generate(self._draw, self.data_seed, self.sizes, f"Drawing Pathfinder {side}×{side}")
+        read = partial(read_listed, self.release, side)
+        return {
+            split: make_examples_in_processes(read, pictures, f"Reading Pathfinder {side}×{side}, {split:>5}")
+            for split, pictures in split_pictures(list_pictures(self.release), self.split).items()
+        }
+
+    def _draw(self, seed: int, index: int) -> tuple[np.ndarray, int]:
+        image, label = draw_image(self.drawing, seed, index)
+        return image.reshape(-1), label
+
+
+class PathX(Pathfinder):
+    """Pathfinder at 128 × 128: sequences of 16,384 pixels.
+
+    Args:
+        data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        kwargs: see `Pathfinder`.
+    """
+
+    task = "pathx"
+
+    def __init__(self, batch_size: int = 32, **kwargs: Any) -> None:
+        super().__init__(batch_size=batch_size, resolution=128, **kwargs)

@@ -1,37 +1,28 @@
 """Prepared arrays: what a task's raw source becomes once, and what training then reads, and nothing else.
 
-A folder holds, for each split, `tokens.bin` (all sequences end to end), `offsets.bin` (int64, one more than there are
-examples) and `labels.bin`, and a `meta.json` that says what made them. Its name carries a hash of the settings, so two
-settings never share a folder. It is written under another name and renamed when it is whole, so a folder under its own
-name is always whole.
+A folder holds, for each split, `tokens.bin` (all documents end to end), `offsets.bin` (int64, one more than there are
+documents), `labels.bin` and, where the examples have names, `names.txt`; and a `meta.json` that says what made them.
+Its name carries a hash of the settings, so two settings never share a folder. `writing.py` writes it.
 """
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-FORMAT_VERSION = 1
-_DTYPES = {"tokens": "uint8", "offsets": "int64", "labels": "uint8"}
+FORMAT_VERSION = 2
+DTYPES = {"tokens": "uint8", "offsets": "int64", "labels": "uint8"}
+REMAKE = "Remove the folder; the next run makes it anew."
 
 
 class PreparedDataError(RuntimeError):
-    """A prepared folder cannot be made or used; the message names the file and what to do."""
-
-
-class Chunk(NamedTuple):
-    """Some examples: `tokens` uint8 end to end, `lengths` int64 and `labels` uint8, one for each."""
-
-    tokens: np.ndarray
-    lengths: np.ndarray
-    labels: np.ndarray
+    """Data cannot be prepared or used; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +31,34 @@ class Split:
 
     Attributes:
         tokens: `(total,)` uint8.
-        offsets: `(examples + 1,)` int64; example i is `tokens[offsets[i]:offsets[i + 1]]`.
-        labels: `(examples,)` uint8.
+        offsets: `(documents + 1,)` int64; document i is `tokens[offsets[i]:offsets[i + 1]]`.
+        labels: `(examples,)` uint8; an example has one document, or two that follow each other.
+        names_path: the examples' names, a line each; None where their place in the split is their name.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     labels: np.ndarray
+    names_path: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
+    def num_documents(self) -> int:
+        """Documents an example."""
+        return (len(self.offsets) - 1) // len(self.labels)
+
+    @property
     def lengths(self) -> np.ndarray:
-        """`(examples,)` int64."""
-        return np.diff(self.offsets)
+        """`(examples, num_documents)` int64."""
+        return np.diff(self.offsets).reshape(len(self), self.num_documents)
+
+    def names(self) -> list[str]:
+        """What each example is called, after its place in the source."""
+        if self.names_path is None:
+            return [str(number) for number in range(len(self))]
+        return self.names_path.read_text(encoding="utf-8").splitlines()
 
 
 def folder_name(task: str, settings: Mapping[str, Any]) -> str:
@@ -63,55 +67,22 @@ def folder_name(task: str, settings: Mapping[str, Any]) -> str:
     return f"{task}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def prepare(
-    root: Path, task: str, settings: Mapping[str, Any], splits: Mapping[str, Iterable[Chunk]], expected_bytes: int
-) -> Path:
-    """Write the folder for `settings` unless it is there; the splits are only iterated if it is not.
-
-    One process prepares at a time; another waits and then finds the folder.
-
-    Args:
-        root: folder of all prepared data; made if missing.
-        task: first part of the folder's name.
-        settings: everything that the arrays depend on; plain JSON values.
-        splits: chunks of each split, lazily.
-        expected_bytes: a guess of the size, compared with the free space before a long computation starts.
-
-    Raises:
-        PreparedDataError: when there is no room or no permission; nothing half-made is left.
-    """
-    folder = root / folder_name(task, settings)
-    if (folder / "meta.json").exists():
-        return folder
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _waiting_lock(root / f".{folder.name}.lock"):
-            if not (folder / "meta.json").exists():
-                if folder.exists():
-                    raise PreparedDataError(f"{folder} has no meta.json. {_REMAKE}")
-                _check_space(root, expected_bytes)
-                _write_and_rename(folder, task, settings, splits)
-    except OSError as error:
-        raise PreparedDataError(
-            f"cannot prepare {folder}: {error.strerror or error}. Nothing was kept; free some space or set "
-            f"data.data_dir to a folder with room for about {expected_bytes / 1e6:,.0f} MB."
-        ) from error
-    return folder
-
-
 def load(folder: Path, settings: Mapping[str, Any], split: str) -> Split:
-    """Map one split of a prepared folder; the files' sizes are checked, not their checksums.
+    """Map one split of a prepared folder; the files' sizes are checked, not their checksums (see `verify`).
 
     Raises:
         PreparedDataError: for a folder that is missing, of another version or settings, or with a file cut short.
     """
     meta = read_meta(folder)
     if meta["settings"] != json.loads(json.dumps(settings)):
-        raise PreparedDataError(f"{folder / 'meta.json'} was made with other settings: {meta['settings']}. {_REMAKE}")
+        raise PreparedDataError(f"{folder / 'meta.json'} was made with other settings: {meta['settings']}. {REMAKE}")
     files = meta["splits"].get(split)
-    if files is None or not _DTYPES.keys() <= files.keys():
-        raise PreparedDataError(f"{folder / 'meta.json'} does not describe split {split!r}. {_REMAKE}")
-    return Split(**{name: _map(folder / split / f"{name}.bin", files[name]) for name in _DTYPES})
+    if files is None or not DTYPES.keys() <= files.keys():
+        raise PreparedDataError(f"{folder / 'meta.json'} does not describe split {split!r}. {REMAKE}")
+    for name, expected in files.items():
+        _check_size(_path(folder, split, name), expected["bytes"])
+    arrays = {name: np.memmap(_path(folder, split, name), dtype, mode="r") for name, dtype in DTYPES.items()}
+    return Split(**arrays, names_path=_path(folder, split, "names") if "names" in files else None)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -124,86 +95,52 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise PreparedDataError(f"{path} cannot be read ({error}). {_REMAKE}") from error
+        raise PreparedDataError(f"{path} cannot be read ({error}). {REMAKE}") from error
     version = meta.get("format") if isinstance(meta, dict) else None
-    if version != FORMAT_VERSION or not {"settings", "splits"} <= meta.keys():
-        raise PreparedDataError(f"{path} has format {version!r}, this version reads {FORMAT_VERSION}. {_REMAKE}")
+    if version != FORMAT_VERSION or not {"settings", "source", "splits", "skipped"} <= meta.keys():
+        raise PreparedDataError(f"{path} has format {version!r}, this version reads {FORMAT_VERSION}. {REMAKE}")
     return meta
 
 
-_REMAKE = "Remove the folder; the next run makes it anew."
+def verify(folder: Path) -> int:
+    """Compare every file's checksum with the one written down when it was made, on all cores.
+
+    Returns:
+        The number of files.
+
+    Raises:
+        PreparedDataError: naming the first file that differs.
+    """
+    files = list(_files(folder, read_meta(folder)))
+    for path, expected in files:
+        _check_size(path, expected["bytes"])
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(lambda file: sha256_of(file[0]), files)
+        for (path, expected), digest in zip(files, digests, strict=True):
+            if digest != expected["sha256"]:
+                raise PreparedDataError(f"{path} has sha256 {digest}, it was {expected['sha256']} when made. {REMAKE}")
+    return len(files)
 
 
-@contextmanager
-def _waiting_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file; say so when another process has it."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Waiting for another process that prepares the same data ({path}) ...", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_space(root: Path, expected_bytes: int) -> None:
-    free = shutil.disk_usage(root).free
-    if free < expected_bytes:
-        raise OSError(f"{free / 1e6:,.0f} MB are free and about {expected_bytes / 1e6:,.0f} MB are needed")
+def _files(folder: Path, meta: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    for split, files in meta["splits"].items():
+        for name, expected in files.items():
+            yield _path(folder, split, name), expected
 
 
-def _write_and_rename(
-    folder: Path, task: str, settings: Mapping[str, Any], splits: Mapping[str, Iterable[Chunk]]
-) -> None:
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-    try:
-        partial.mkdir()
-        _write(partial, task, settings, splits)
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+def _path(folder: Path, split: str, name: str) -> Path:
+    return folder / split / (f"{name}.bin" if name in DTYPES else f"{name}.txt")
 
 
-def _write(folder: Path, task: str, settings: Mapping[str, Any], splits: Mapping[str, Iterable[Chunk]]) -> None:
-    meta: dict[str, Any] = {"format": FORMAT_VERSION, "task": task, "settings": dict(settings), "splits": {}}
-    for split, chunks in splits.items():
-        (folder / split).mkdir()
-        meta["splits"][split] = _write_split(folder / split, chunks)
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-
-
-def _write_split(folder: Path, chunks: Iterable[Chunk]) -> dict[str, Any]:
-    """Append the chunks to the three files of a split; plain writes, since a full disk kills a memory map."""
-    lengths = []
-    digests = {name: hashlib.sha256() for name in _DTYPES}
-    sizes = dict.fromkeys(_DTYPES, 0)
-
-    def append(name: str, array: np.ndarray) -> None:
-        data = np.ascontiguousarray(array, dtype=_DTYPES[name]).tobytes()
-        with open(folder / f"{name}.bin", "ab") as file:
-            file.write(data)
-        digests[name].update(data)
-        sizes[name] += len(data)
-
-    for chunk in chunks:
-        append("tokens", chunk.tokens)
-        append("labels", chunk.labels)
-        lengths.append(chunk.lengths)
-    append("offsets", np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
-    return {
-        name: {"dtype": dtype, "bytes": sizes[name], "sha256": digests[name].hexdigest()}
-        for name, dtype in _DTYPES.items()
-    }
-
-
-def _map(path: Path, expected: Mapping[str, Any]) -> np.ndarray:
+def _check_size(path: Path, expected: int) -> None:
+    found = None
     with suppress(OSError):
-        if path.stat().st_size == expected["bytes"]:
-            return np.memmap(path, dtype=expected["dtype"], mode="r")
-    found = f"{path.stat().st_size:,} bytes" if path.exists() else "nothing"
-    raise PreparedDataError(f"{path} should have {expected['bytes']:,} bytes, found {found}. {_REMAKE}")
+        found = path.stat().st_size
+    if found != expected:
+        what = "nothing" if found is None else f"{found:,} bytes"
+        raise PreparedDataError(f"{path} should have {expected:,} bytes, found {what}. {REMAKE}")

@@ -10,13 +10,22 @@ class Protocol:
     A field that does not concern a task leaves it as it is.
 
     Attributes:
-        drop_brackets: ListOps without any bracket, which is how its operators' scopes were lost.
-        zero_is_padding: Image and Pathfinder with black pixels as padding.
+        brackets: False: ListOps without any bracket, which is how its operators' scopes were lost.
+        dev_is_test: Text with all 25,000 reviews to train on, and the test set in place of the dev set.
+        document_bytes: Text and Retrieval cut to this many bytes, where the task's own setting is longer.
+        zero_is_padding: Image, Pathfinder and Path-X with black pixels as padding. They are left out of the sequence,
+            which gives the same at less cost.
         pad_to_max_length: every sequence padded to the task's full length.
         drop_last_test: leave out the last incomplete batch of the test set.
     """
 
-    drop_brackets: bool = False
+    brackets: bool = True
+    dev_is_test: bool = False
+    document_bytes: int | None = None
     zero_is_padding: bool = False
     pad_to_max_length: bool = False
     drop_last_test: bool = False
+
+    def cut(self, max_bytes: int) -> int:
+        """How many bytes of a document count, where the task's own setting is `max_bytes`."""
+        return min(max_bytes, self.document_bytes or max_bytes)

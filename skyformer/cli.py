@@ -4,6 +4,8 @@ import logging
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +27,20 @@ from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, check_same_run, find_checkpoint, read_checkpoint, run_folder
 
 
-def run(args: list[str] | None, errors: tuple[type[Exception], ...]) -> "SkyformerCLI":
-    """Run one command.
+@contextmanager
+def say_errors(*errors: type[Exception]) -> Iterator[None]:
+    """Turn what stops a command into a message and an exit status.
 
     Args:
-        args: arguments without the program's name; None for those of the process.
-        errors: types of error that the data package raises for its users.
+        errors: types of error, beside this package's, that a user can mend.
 
     Raises:
         SystemExit: 2 for a wrong argument, 1 for an error that a user can mend (both said on stderr), 130 and 143
             after Ctrl-C and SIGTERM.
     """
-    keep_freed_memory()
-    _quieten()
     expected: tuple[type[Exception], ...] = (RunError, MisconfigurationException, *errors)
     try:
-        return SkyformerCLI(args)
+        yield
     except expected as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
@@ -87,6 +87,8 @@ class SkyformerCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None) -> None:
+        keep_freed_memory()
+        _quieten()
         super().__init__(
             SequenceClassifier,
             LightningDataModule,
@@ -100,7 +102,6 @@ class SkyformerCLI(LightningCLI):
                     callbacks.LandmarkHealth(),
                     callbacks.ImageSheet(),
                     callbacks.TestResult(),
-                    callbacks.PredictionWriter(),
                 ],
                 "enable_model_summary": False,
                 # Our samplers share batches between processes themselves, and evaluate each example once.
@@ -108,15 +109,16 @@ class SkyformerCLI(LightningCLI):
             },
             auto_configure_optimizers=False,
             # `--trainer.max_step` is a mistake, not an abbreviation.
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={"allow_abbrev": False, "epilog": "prepare --config ...: make a task's data only."},
             args=args,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(callbacks.LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(callbacks.BestCheckpoint, "best_checkpoint")
+        parser.add_lightning_class_args(callbacks.PredictionWriter, "predictions")
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint after fit.")
-        for size in ("vocab_size", "num_classes", "max_length"):
+        for size in ("vocab_size", "num_classes", "max_length", "num_documents"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
 
     def _set_seed(self) -> None:

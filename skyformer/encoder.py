@@ -67,12 +67,15 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(embed_dim)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`(B, N)` int64 ids and `(B, N)` bool (True = a real token) or None → `(B, N, D)`."""
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """`(B, N)` int64 ids, `(B, N)` bool (True = a real token) or None, and `(B, N)` int64 positions or None for
+        0 … N − 1 → `(B, N, D)`.
+        """
         length = tokens.shape[1]
         if length > self.max_length:
             raise ValueError(f"sequence of {length} tokens is longer than max_length={self.max_length}")
-        x = self.dropout(self.tokens(tokens) + self.positions.weight[:length])
+        positions = self.positions.weight[:length] if position is None else self.positions(position)
+        x = self.dropout(self.tokens(tokens) + positions)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)

@@ -9,32 +9,50 @@ Pooling = Literal["mean", "padded_mean", "max", "cls"]
 
 
 class ClassificationHead(nn.Module):
-    """Pools `(B, N, D)` over tokens, then two linear layers → `(B, classes)`.
+    """Pools each document over its tokens, then two linear layers → `(B, classes)`.
+
+    Two documents with pooled vectors a and b become [a, b, a b, a − b], as in the published code.
 
     Args:
         embed_dim, hidden_dim, num_classes: sizes.
-        pooling: `mean` and `max` over real tokens; `cls`, the first token; `padded_mean` divides the sum over
-            real tokens by N, padding included, as the published code does: the result depends on the padding.
+        pooling: `mean` and `max` over real tokens; `cls`, the first real token; `padded_mean` divides the sum over real
+            tokens by the length with padding, as the published code does: the result depends on the padding.
+        num_documents: 1 or 2 an example.
+
+    Raises:
+        ValueError: for another number of documents.
     """
 
-    def __init__(self, embed_dim: int, hidden_dim: int, num_classes: int, pooling: Pooling = "mean") -> None:
+    def __init__(
+        self, embed_dim: int, hidden_dim: int, num_classes: int, pooling: Pooling = "mean", num_documents: int = 1
+    ) -> None:
         super().__init__()
+        if num_documents not in (1, 2):
+            raise ValueError(f"num_documents={num_documents} must be 1 or 2")
         self.pooling = pooling
-        self.layers = nn.Sequential(nn.Linear(embed_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, num_classes))
+        self.num_documents = num_documents
+        features = embed_dim if num_documents == 1 else 4 * embed_dim
+        self.layers = nn.Sequential(nn.Linear(features, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, num_classes))
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self.layers(pool(x, mask, self.pooling))
+    def forward(self, x: Tensor, mask: Tensor | None, length: int) -> Tensor:
+        """`(B · num_documents, N, D)`, `(B · num_documents, N)` bool or None, and the length with padding."""
+        pooled = pool(x, mask, self.pooling, length)
+        if self.num_documents == 2:
+            first, second = pooled.unflatten(0, (-1, 2)).unbind(dim=1)
+            pooled = torch.cat([first, second, first * second, first - second], dim=-1)
+        return self.layers(pooled)
 
 
-def pool(x: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
-    """`(B, N, D)` and `(B, N)` bool or None → `(B, D)`; see `ClassificationHead` for the ways to pool."""
+def pool(x: Tensor, mask: Tensor | None, pooling: Pooling, length: int) -> Tensor:
+    """`(B, N, D)`, `(B, N)` bool or None, and the length with padding → `(B, D)`; see `ClassificationHead`."""
     if pooling == "cls":
-        return x[:, 0]
+        # Of an example without tokens, the first that is no token: any finite output does.
+        return x[:, 0] if mask is None else x[torch.arange(len(x), device=x.device), mask.int().argmax(dim=1)]
     if mask is None:
         return x.amax(dim=1) if pooling == "max" else x.mean(dim=1)
     real = mask[:, :, None]
     if pooling == "max":
         largest = x.masked_fill(~real, torch.finfo(x.dtype).min).amax(dim=1)
         return torch.where(real.any(dim=1), largest, 0)
-    count = x.shape[1] if pooling == "padded_mean" else real.sum(dim=1).clamp(min=1)
+    count = length if pooling == "padded_mean" else real.sum(dim=1).clamp(min=1)
     return (x * real).sum(dim=1) / count

@@ -29,6 +29,17 @@ def uniform_rows(noise: Tensor, mask: Tensor | None, num_landmarks: int) -> tupl
     return rows, None if mask is None else largest >= 0
 
 
+def of_real_tokens(noise: Tensor, mask: Tensor | None) -> Tensor:
+    """`(B or 1, 2, N)` → the same, the k-th number going to the k-th real token of `mask (B, N)`, wherever it stands.
+
+    So masked tokens, and leaving them out, change nothing about the draw.
+    """
+    if mask is None:
+        return noise
+    rank = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, None].expand(-1, 2, -1)
+    return noise.expand(len(mask), -1, -1).gather(2, rank)
+
+
 def half_and_half_rows(noise: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The published code's draw: one half of the landmarks from Q, one from K, with replacement.
 

@@ -40,14 +40,15 @@ class SequenceClassifier(LightningModule):
 
     Curves named `train/…` are of this process's share of the batch, `val/…` and `test/…` of all examples.
 
-    A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64.
+    A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64, and `position
+    (B, N)` int64 or None. Where an example is two documents, tokens and mask are `(B, 2, N)`.
 
     Args:
         attention: makes one backend a layer, from (num_heads, head_dim, max_length). In YAML a class path.
         optimizer: makes the optimiser from the parameters.
         lr_scheduler: makes the schedule from (optimiser, trainer.max_steps); stepped after every training step. None
             for a constant rate.
-        vocab_size, num_classes, max_length: sizes of the task; linked from the data.
+        vocab_size, num_classes, max_length, num_documents: sizes of the task; linked from the data.
         num_layers, embed_dim, hidden_dim, num_heads, dropout, float32_attention: see `Encoder`.
         pooling: see `ClassificationHead`.
         compile: run the encoder through `torch.compile`; checkpoints are the same either way.
@@ -61,6 +62,7 @@ class SequenceClassifier(LightningModule):
         vocab_size: int = 256,
         num_classes: int = 2,
         max_length: int = 1024,
+        num_documents: int = 1,
         num_layers: int = 2,
         embed_dim: int = 64,
         hidden_dim: int = 128,
@@ -87,7 +89,7 @@ class SequenceClassifier(LightningModule):
             dropout=dropout,
             float32_attention=float32_attention,
         )
-        self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling)
+        self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling, num_documents)
         self.optimizer_factory = optimizer
         self.scheduler_factory = lr_scheduler
         self.compile_encoder = compile
@@ -98,12 +100,22 @@ class SequenceClassifier(LightningModule):
         if self.compile_encoder and self.encoder._compiled_call_impl is None:
             self.encoder.compile()
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`(B, N)` int64 and `(B, N)` bool or None → class scores `(B, classes)`."""
-        return self.head(self.encoder(tokens, mask), mask)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """Class scores `(B, classes)`.
+
+        Args:
+            tokens: `(B, N)` int64, or `(B, 2, N)`: two documents an example, which the encoder sees one by one.
+            mask: bool of the same shape, True = a real token; None where all are.
+            position: `(B, N)` int64, the places of the tokens in a sequence of `max_length` whose other tokens were
+                masked and left out; None for 0 … N − 1.
+        """
+        if tokens.dim() == 3:
+            tokens, mask = tokens.flatten(0, 1), None if mask is None else mask.flatten(0, 1)
+        length = tokens.shape[1] if position is None else self.encoder.max_length
+        return self.head(self.encoder(tokens, mask, position), mask, length)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        scores = self(batch.tokens, batch.mask)
+        scores = self._scores(batch)
         loss = F.cross_entropy(scores, batch.label)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/accuracy", (scores.argmax(dim=-1) == batch.label).float().mean())
@@ -116,12 +128,15 @@ class SequenceClassifier(LightningModule):
         return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_index: int) -> Prediction:
-        scores = self(batch.tokens, batch.mask)
+        scores = self._scores(batch)
         return Prediction(batch.example, batch.label, scores.float().softmax(dim=-1))
+
+    def _scores(self, batch: Any) -> Tensor:
+        return self(batch.tokens, batch.mask, batch.position)
 
     def _evaluate(self, batch: Any, split: str) -> Tensor:
         """Log loss and accuracy of one batch; returns the scores, for callbacks that show them."""
-        scores = self(batch.tokens, batch.mask)
+        scores = self._scores(batch)
         metrics: Any = self.metrics[split]
         metrics["loss"].update(F.cross_entropy(scores, batch.label), weight=len(batch.label))
         metrics["accuracy"].update(scores, batch.label)

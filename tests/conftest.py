@@ -4,8 +4,10 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_sources
 import torch
 
 ROOT = Path(__file__).parent.parent
@@ -14,9 +16,13 @@ sys.path.insert(0, str(ROOT))
 import run  # noqa: E402  the repository's root is not a package
 from skyformer.cli import SkyformerCLI  # noqa: E402
 
-TINY_DATA = {
+TINY_DATA: dict[str, dict[str, Any]] = {
+    "image": {"dev_size": 20, "batch_size": 4},
     "listops": {"min_length": 8, "max_length": 64, "train_size": 100, "dev_size": 21, "test_size": 13, "batch_size": 8},
     "pathfinder": {"train_size": 44, "dev_size": 10, "test_size": 7, "batch_size": 4},
+    "pathx": {"train_size": 4, "dev_size": 1, "test_size": 1, "batch_size": 1},
+    "retrieval": {"max_bytes": 60, "batch_size": 4},
+    "text": {"max_bytes": 60, "dev_size": 10, "batch_size": 4},
 }
 TINY_TRAINER = {
     "max_steps": 9,
@@ -36,13 +42,18 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared data of the whole test run."""
-    return tmp_path_factory.mktemp("data")
+    """Prepared data of the whole test run, and in `sources` the raw data of the tasks that are not generated."""
+    folder = tmp_path_factory.mktemp("data")
+    for task, write in tiny_sources.WRITERS.items():
+        write(folder / "sources" / task)
+    return folder
 
 
 def build_arguments(data_dir: Path, task: str, folder: Path, *overlays: str) -> list[str]:
     """Arguments of a shipped task's configuration, with overlays such as `trainer/bf16`, made tiny."""
     data = {**TINY_DATA[task], "data_dir": data_dir}
+    if task in tiny_sources.WRITERS:
+        data["source"] = data_dir / "sources" / task
     return [
         *(f"--config={ROOT}/configs/{name}.yaml" for name in (task, *overlays)),
         *(f"--data.init_args.{key}={value}" for key, value in data.items()),

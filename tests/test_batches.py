@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.batches import EvalBatches, SplitBatches, TrainBatches
+from datamodules.batches import EvalBatches, TrainBatches
+from datamodules.collate import DroppedZeroBatches, SplitBatches
 from datamodules.prepared import Split
 
 
@@ -185,18 +186,42 @@ def test_batch_is_padded_to_a_fixed_width_where_asked():
 
 
 def test_examples_of_one_length_need_no_mask():
-    batch = SplitBatches(split_of([4, 4, 4])).__getitems__([2, 1])
+    batch = SplitBatches(split_of([4, 4, 4]), pad_multiple=2).__getitems__([2, 1])
     assert batch.tokens.tolist() == [[21, 22, 23, 24], [11, 12, 13, 14]]
     assert batch.mask is None
     assert batch.tokens.dtype == torch.int64
 
 
-@pytest.mark.parametrize("lengths", [[3, 3], [3, 2]])
-def test_zeros_are_masked_where_asked(lengths):
-    split = split_of(lengths)
-    split.tokens[1] = 0
-    batch = SplitBatches(split, zero_is_padding=True).__getitems__([0])
-    assert batch.mask[0, :3].tolist() == [True, False, True]
-    assert not batch.mask[0, 3:].any()
-    seen = SplitBatches(split).__getitems__([0]).mask
-    assert seen is None or seen[0, :3].all()
+def test_one_full_batch_of_a_padded_split_has_a_mask():
+    """Else a compiled model would be made anew for it."""
+    assert SplitBatches(split_of([4, 4, 2]), pad_multiple=2).__getitems__([0, 1]).mask.all()
+
+
+def test_ids_are_shifted_and_padding_is_not():
+    split = split_of([2, 1])
+    split.tokens[:] = [255, 0, 7]
+    batch = SplitBatches(split, pad_multiple=2, first_id=1).__getitems__([0, 1])
+    assert batch.tokens.tolist() == [[256, 1], [8, 0]]
+
+
+def test_two_documents_an_example():
+    """Of lengths 1 and 3, and 2 and 1; the longer one counts for the order."""
+    single = split_of([1, 3, 2, 1])
+    dataset = SplitBatches(Split(single.tokens, single.offsets, single.labels[:2]), pad_multiple=4)
+    assert dataset.lengths.tolist() == [3, 2]
+    batch = dataset.__getitems__([1, 0])
+    assert batch.tokens.tolist() == [[[21, 22, 0, 0], [31, 0, 0, 0]], [[1, 0, 0, 0], [11, 12, 13, 0]]]
+    assert batch.mask.sum(dim=-1).tolist() == [[2, 1], [1, 3]]
+    assert batch.label.tolist() == [4, 3]
+
+
+def test_zeros_are_left_out_and_the_others_keep_their_places():
+    split = split_of([4, 4, 4])
+    split.tokens[:] = [0, 5, 0, 6, 0, 0, 0, 0, 1, 2, 0, 3]
+    dataset = DroppedZeroBatches(split, pad_multiple=4)
+    assert dataset.lengths.tolist() == [2, 0, 3]
+    batch = dataset.__getitems__([2, 0, 1])
+    assert batch.tokens.tolist() == [[1, 2, 3, 0], [5, 6, 0, 0], [0] * 4]
+    assert batch.position.tolist() == [[0, 1, 3, 0], [1, 3, 0, 0], [0] * 4]
+    assert batch.mask.tolist() == [[True] * 3 + [False], [True] * 2 + [False] * 2, [False] * 4]
+    assert dataset.__getitems__([1]).tokens.shape == (1, 4)

@@ -140,7 +140,7 @@ def test_checkpoint_of_another_task(trained, main, capsys, tiny_arguments, tmp_p
     refuse(main, capsys, arguments, 1, "data.class_path", "datamodules.ListOps", "datamodules.Pathfinder")
 
 
-@pytest.mark.parametrize("change", ["max_length=128", "protocol.drop_brackets=true"])
+@pytest.mark.parametrize("change", ["max_length=128", "protocol.brackets=false"])
 def test_checkpoint_of_the_same_task_with_other_settings(change, trained, main, capsys):
     arguments = ["test", f"--config={trained}/config.yaml", f"--data.init_args.{change}"]
     refuse(main, capsys, arguments, 1, "data.init_args", "another configuration")

@@ -27,8 +27,12 @@ def test_first_line_is_the_command_that_runs_it(path):
     assert str(path.relative_to(ROOT)) in named
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("task", TASKS)
+# The others form the matrix of 16,384² weights of Path-X, for which a test machine has no room.
+LINEAR = {"skyformer"}
+TRAINED = [(task, attention) for task in TASKS for attention in ATTENTIONS if task != "pathx" or attention in LINEAR]
+
+
+@pytest.mark.parametrize(("task", "attention"), TRAINED)
 def test_attention_trains_on_task(task, attention, tmp_path, main, tiny_arguments):
     arguments = tiny_arguments(task, tmp_path, f"attention/{attention}")
     cli = main(["fit", *arguments, "--trainer.max_steps=3"])
@@ -92,11 +96,16 @@ def test_paper_protocol(task, tmp_path, main, tiny_arguments):
     assert cli.model.head.pooling == "padded_mean"
     assert cli.model.encoder.blocks[0].attention.float32_attention
     batch = next(iter(cli.datamodule.train_dataloader()))
+    if cli.datamodule.image_side:
+        assert torch.equal(batch.mask, batch.tokens != 0)
+        assert batch.position.max() > batch.tokens.shape[1], "black pixels are left out"
+    else:
+        assert batch.tokens.shape[-1] == cli.datamodule.max_length
     if task == "listops":
         assert not (batch.tokens == 15).any(), "brackets are dropped"
-        assert batch.tokens.shape[1] == cli.datamodule.max_length
-    else:
-        assert torch.equal(batch.mask, batch.tokens != 0)
+    if task == "text":
+        assert len(cli.datamodule.splits["train"]) == 30, "none is cut off for the dev set"
+        assert len(cli.datamodule.splits["dev"]) == len(cli.datamodule.splits["test"]) == 10
 
 
 def test_paper_protocol_then_another_attention(tmp_path, main, tiny_arguments):

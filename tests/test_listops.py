@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datamodules import ListOps, Protocol
+from datamodules import ListOps, Protocol, examples
 from datamodules.generate import generate
 from datamodules.listops_grammar import CLOSE, FIRST_DIGIT, MIN, TOKENS, draw_expression, evaluate
 from datamodules.prepared import PreparedDataError
@@ -111,13 +111,15 @@ def test_distribution_is_that_of_long_range_arena(expressions):
         assert (abs(group - expected) < 4.5 * np.sqrt(expected)).all()
 
 
-def test_expression_depends_on_seed_and_index_alone():
+def test_expression_depends_on_seed_and_index_alone(monkeypatch):
     forwards = [draw_expression(7, index, **SHORT) for index in range(20)]
     backwards = [draw_expression(7, index, **SHORT) for index in reversed(range(20))][::-1]
     assert all(np.array_equal(a[0], b[0]) and a[1] == b[1] for a, b in zip(forwards, backwards, strict=True))
     other_seed = [draw_expression(8, index, **SHORT) for index in range(20)]
     assert len({tokens.tobytes() for tokens, _ in forwards + other_seed}) == 40
-    chunks = list(generate(lambda index: draw_expression(7, index, **SHORT), range(20), "test", chunk_size=3))
+    monkeypatch.setattr(examples, "CHUNK", 3)
+    chunks = list(generate(lambda seed, index: draw_expression(seed, index, **SHORT), 1, {"dev": 20}, "test")["dev"])
+    forwards = [draw_expression(5, index, **SHORT) for index in range(20)]  # 4 · 1 + 1: the dev stream of seed 1
     assert np.array_equal(np.concatenate([chunk.tokens for chunk in chunks]), np.concatenate([t for t, _ in forwards]))
     assert np.concatenate([chunk.labels for chunk in chunks]).tolist() == [value for _, value in forwards]
 
@@ -130,7 +132,7 @@ def prepared(folder, **settings) -> ListOps:
 
 
 def sequences(data: ListOps, split: str) -> list[bytes]:
-    arrays = data.splits[split]
+    arrays = data.splits[split].split
     return [part.tobytes() for part in np.split(arrays.tokens, arrays.offsets[1:-1])]
 
 
@@ -145,11 +147,11 @@ def test_splits_share_no_expression_and_do_not_depend_on_each_other(tmp_path):
 
 
 def test_dropped_brackets_are_all_that_is_dropped(tmp_path):
-    data, dropped = prepared(tmp_path), prepared(tmp_path, protocol=Protocol(drop_brackets=True))
+    data, dropped = prepared(tmp_path), prepared(tmp_path, protocol=Protocol(brackets=False))
     closing = bytes([CLOSE])
     for split in ("train", "dev", "test"):
         assert sequences(dropped, split) == [whole.replace(closing, b"") for whole in sequences(data, split)]
-        assert np.array_equal(dropped.splits[split].labels, data.splits[split].labels)
+        assert np.array_equal(dropped.splits[split].split.labels, data.splits[split].split.labels)
 
 
 def test_batches_against_examples_worked_out_by_hand(tmp_path):

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from pathfinder_statistics import Summary, compare, find_markers, summarise
 
-from datamodules import Pathfinder, Protocol
-from datamodules import generate as generate_module
-from datamodules.generate import generate
+from datamodules import Pathfinder, Protocol, examples
+from datamodules.examples import Example, make_examples, make_examples_in_processes
 from datamodules.pathfinder_drawing import TARGET_TRIALS, _grow_targets, _tables, draw_image
 from datamodules.pathfinder_settings import DrawingSettings, drawing_settings
 
@@ -115,15 +114,18 @@ def test_image_depends_on_seed_and_index_alone():
     assert len(different) == 24
 
 
-def test_images_do_not_depend_on_threads_or_chunks(monkeypatch):
-    def draw(index: int) -> tuple[np.ndarray, int]:
+@pytest.mark.parametrize("make", [make_examples, make_examples_in_processes])
+def test_images_do_not_depend_on_workers_or_chunks(make, monkeypatch):
+    def draw(index: int) -> Example:
         image, label = draw_image(HARD, 3, index)
-        return image.reshape(-1), label
+        return Example((image.reshape(-1),), label)
 
-    images, labels = zip(*map(draw, range(5, 64)), strict=True)
-    for threads, chunk_size in ((1, 256), (1, 5), (2, 1), (5, 7)):
-        monkeypatch.setattr(generate_module, "available_cores", lambda threads=threads: threads)
-        chunks = list(generate(draw, range(5, 64), "test", chunk_size))
+    documents, labels, _ = zip(*map(draw, range(5, 64)), strict=True)
+    images = [image for (image,) in documents]
+    for workers, chunk_size in ((1, 256), (1, 5), (2, 1), (5, 7)):
+        monkeypatch.setattr(examples, "available_cores", lambda workers=workers: workers)
+        monkeypatch.setattr(examples, "CHUNK", chunk_size)
+        chunks = list(make(draw, range(5, 64), "test"))
         assert len(chunks) == -(-59 // chunk_size)
         assert np.array_equal(np.concatenate([chunk.tokens for chunk in chunks]), np.concatenate(images))
         assert np.array_equal(np.concatenate([chunk.labels for chunk in chunks]), labels)
@@ -174,7 +176,7 @@ def test_batches_are_the_drawn_images(tmp_path):
                 assert batch.label[row] == label
 
 
-def test_black_pixels_are_masked_where_the_protocol_says_so(tmp_path):
+def test_black_pixels_are_left_out_where_the_protocol_says_so(tmp_path):
     protocol = Protocol(zero_is_padding=True)
     data = Pathfinder(str(tmp_path), batch_size=4, train_size=8, dev_size=1, test_size=1, protocol=protocol)
     data.prepare_data()

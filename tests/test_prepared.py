@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules import prepared
-from datamodules.prepared import Chunk, PreparedDataError, folder_name, load, prepare, read_meta
+from datamodules import prepared, writing
+from datamodules.examples import Chunk, Example, Skipped, packed
+from datamodules.prepared import PreparedDataError, folder_name, load, read_meta, verify
+from datamodules.writing import prepare
 
 SETTINGS = {"bounds": {"min_length": 1}, "sizes": [3, 2], "margins": (1, 2)}  # JSON gives the tuple back as a list
 SEQUENCES = {"train": [[1, 2, 3], [255], [4, 0, 6, 7]], "dev": [[8], [9, 9]]}
@@ -39,7 +41,7 @@ def splits(made: list[str] | None = None) -> dict[str, Iterator[Chunk]]:
 
 
 def make(root: Path, settings: dict[str, Any] = SETTINGS, made: list[str] | None = None, needed: int = 1) -> Path:
-    return prepare(root, "task", settings, splits(made), needed)
+    return prepare(root, "task", settings, lambda: splits(made), lambda: needed)
 
 
 def assert_whole(folder: Path, settings: dict[str, Any] = SETTINGS) -> None:
@@ -61,7 +63,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert_whole(folder)
     split = load(folder, SETTINGS, "train")
     assert (split.tokens.dtype, split.offsets.dtype, split.labels.dtype) == (np.uint8, np.int64, np.uint8)
-    assert (len(split), split.lengths.tolist()) == (3, [3, 1, 4])
+    assert (len(split), split.lengths.tolist()) == (3, [[3], [1], [4]])
     assert isinstance(split.tokens, np.memmap)
     assert not split.tokens.flags.writeable
     meta = read_meta(folder)
@@ -79,8 +81,10 @@ def test_folder_is_made_once_for_the_same_settings(tmp_path):
 
 def test_other_settings_have_another_folder(tmp_path, monkeypatch):
     folders = {make(tmp_path), make(tmp_path, {**SETTINGS, "sizes": [3, 3]}), make(tmp_path, {**SETTINGS, "more": 0})}
-    monkeypatch.setattr(prepared, "FORMAT_VERSION", prepared.FORMAT_VERSION + 1)
-    folders |= {make(tmp_path), prepare(tmp_path, "other", SETTINGS, splits(), 1)}
+    following = prepared.FORMAT_VERSION + 1
+    for module in (prepared, writing):
+        monkeypatch.setattr(module, "FORMAT_VERSION", following)
+    folders |= {make(tmp_path), prepare(tmp_path, "other", SETTINGS, splits, lambda: 1)}
     assert len(folders) == 5
     assert visible(tmp_path) == sorted(folder.name for folder in folders)
 
@@ -102,7 +106,7 @@ DAMAGE = {
     "no meta": (lambda f: (f / "meta.json").unlink(), r"meta.json cannot be read"),
     "not JSON": (lambda f: (f / "meta.json").write_text('{"format": 1,'), r"meta.json cannot be read"),
     "not a mapping": (lambda f: (f / "meta.json").write_text("[1]"), r"meta.json has format None"),
-    "other version": (lambda f: change_meta(f, format=0), r"meta.json has format 0, this version reads 1"),
+    "other version": (lambda f: change_meta(f, format=0), r"meta.json has format 0, this version reads 2"),
     "other settings": (lambda f: change_meta(f, settings={"sizes": 1}), r"meta.json was made with other settings"),
     "no split": (lambda f: change_meta(f, splits={}), r"does not describe split 'train'"),
     "no files": (lambda f: change_meta(f, splits={"train": {}}), r"does not describe split 'train'"),
@@ -140,7 +144,7 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
             written.append(len(data))
             return super().write(data)
 
-    monkeypatch.setattr(prepared, "open", SmallDisk, raising=False)
+    monkeypatch.setattr(writing, "open", SmallDisk, raising=False)
     with pytest.raises(PreparedDataError, match=r"No space left on device.* free some space or set data\.data_dir"):
         make(tmp_path)
     assert len(written) == 3, "it broke half way"
@@ -168,7 +172,7 @@ def test_interrupted_work_leaves_nothing(error, tmp_path):
         raise error("in the middle")
 
     with pytest.raises(error, match="in the middle"):
-        prepare(tmp_path, "task", SETTINGS, {**splits(), "dev": broken()}, 1)
+        prepare(tmp_path, "task", SETTINGS, lambda: {**splits(), "dev": broken()}, lambda: 1)
     assert visible(tmp_path) == []
     assert_whole(make(tmp_path))
 
@@ -189,7 +193,7 @@ def test_remains_of_a_killed_process_are_not_used(tmp_path):
 def test_two_at_once_make_one_folder(tmp_path, monkeypatch):
     """The first is held in the middle of its work until the second has said that it waits."""
     working, waiting = threading.Event(), threading.Event()
-    monkeypatch.setattr(prepared, "print", lambda *_, **__: waiting.set(), raising=False)
+    monkeypatch.setattr(writing, "print", lambda *_, **__: waiting.set(), raising=False)
     made: list[str] = []
 
     def slow() -> Iterator[Chunk]:
@@ -201,7 +205,7 @@ def test_two_at_once_make_one_folder(tmp_path, monkeypatch):
     results: list[Path] = []
 
     def first() -> None:
-        results.append(prepare(tmp_path, "task", SETTINGS, {**splits(made), "train": slow()}, 1))
+        results.append(prepare(tmp_path, "task", SETTINGS, lambda: {**splits(made), "train": slow()}, lambda: 1))
 
     thread = threading.Thread(target=first)
     thread.start()
@@ -219,3 +223,30 @@ def test_root_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PreparedDataError, match=r"file/data/task-.*set data\.data_dir"):
         make(tmp_path / "file" / "data")
+
+
+def test_verify_names_the_file_that_changed(tmp_path):
+    folder = make(tmp_path)
+    assert verify(folder) == 6
+    path = folder / "dev/tokens.bin"
+    path.write_bytes(bytes([7, *path.read_bytes()[1:]]))
+    with pytest.raises(PreparedDataError, match=r"dev/tokens\.bin has sha256 \w+, it was \w+ when made"):
+        verify(folder)
+
+
+def test_names_and_what_was_skipped_are_kept(tmp_path):
+    outcomes = [
+        Example((np.ones(2, dtype=np.uint8),), 1, "a\nb"),
+        Skipped("c: empty"),
+        Example((np.ones(1),), 0, "d\xff"),
+    ]
+    folder = prepare(tmp_path, "task", {}, lambda: {"test": packed(outcomes)}, lambda: 1)
+    assert load(folder, {}, "test").names() == ["a b", "d\xff"]
+    assert read_meta(folder)["skipped"] == {"test": ["c: empty"]}
+    assert load(make(tmp_path), SETTINGS, "dev").names() == ["0", "1"]
+
+
+def test_split_without_examples_is_refused(tmp_path):
+    with pytest.raises(PreparedDataError, match=r"split 'test' has no example; 1 were skipped; the first: c: empty"):
+        prepare(tmp_path, "task", {}, lambda: {"test": packed([Skipped("c: empty")])}, lambda: 1)
+    assert visible(tmp_path) == []

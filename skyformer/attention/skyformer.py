@@ -7,7 +7,7 @@ from torch import Tensor
 
 from skyformer.attention.base import Attention
 from skyformer.functional import check_mask, nystrom_gaussian_attention
-from skyformer.landmarks import gather_rows, half_and_half_rows, uniform_rows
+from skyformer.landmarks import gather_rows, half_and_half_rows, of_real_tokens, uniform_rows
 
 
 class SkyformerAttention(Attention):
@@ -15,7 +15,8 @@ class SkyformerAttention(Attention):
 
     W are d rows drawn from [Q; K]: each example has a draw of its own, shared by its heads, new in every training
     step. In training the draw comes from torch's generator, as dropout does; in `eval()` it comes from numbers that
-    are drawn once from `seed` and saved with the weights, so that an example's landmarks depend on its mask alone.
+    are drawn once from `seed` and saved with the weights, one for each real token in turn, so that an example's
+    landmarks depend on the number of its tokens alone.
 
     Args:
         num_heads, head_dim, max_length: see `Attention`.
@@ -76,7 +77,7 @@ class SkyformerAttention(Attention):
         valid: Tensor | None
         if self.landmark_draw == "uniform":
             noise = self._noise(batch, self.eval_noise[:, :length])
-            rows, valid = uniform_rows(noise, mask, self.num_landmarks)
+            rows, valid = uniform_rows(of_real_tokens(noise, mask), mask, self.num_landmarks)
         else:
             tokens = query.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
             rows, valid = half_and_half_rows(self._noise(batch, self.eval_noise), tokens)

@@ -3,8 +3,9 @@
 from skyformer.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from skyformer.callbacks.health import LandmarkHealth
 from skyformer.callbacks.images import ImageSheet
+from skyformer.callbacks.predictions import PredictionWriter
 from skyformer.callbacks.progress import StepProgressBar
-from skyformer.callbacks.records import PredictionWriter, RunConfig, TestResult
+from skyformer.callbacks.records import RunConfig, TestResult
 from skyformer.callbacks.seeds import StepSeed
 from skyformer.callbacks.throughput import Throughput
 

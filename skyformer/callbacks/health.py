@@ -19,7 +19,7 @@ class LandmarkHealth(Callback):
     - `condition_number/layer<i>` of κ(W, W) + γI, the largest over heads;
     - `spectral_error/layer<i>`, ‖C̃ − C‖₂ / ‖C‖₂ against exact kernelized attention, the mean over heads.
 
-    Over the first two examples of the batch; the error, on at most 1,024 tokens spread evenly over the sequence.
+    Over the first two documents of the batch; the error, on at most 1,024 tokens spread evenly over the sequence.
     """
 
     def on_validation_batch_end(
@@ -34,8 +34,12 @@ class LandmarkHealth(Callback):
         layers = [module for module in pl_module.modules() if isinstance(module, SkyformerAttention)]
         if batch_idx or trainer.sanity_checking or not layers:
             return
-        mask = None if batch.mask is None else batch.mask[:MAX_EXAMPLES]
-        for number, inputs in enumerate(_attention_inputs(pl_module, layers, batch.tokens[:MAX_EXAMPLES], mask)):
+        length = batch.tokens.shape[-1]  # of two documents an example, the first two count
+        first = [
+            None if tensor is None else tensor.reshape(-1, length)[:MAX_EXAMPLES]
+            for tensor in (batch.tokens, batch.mask, batch.position)
+        ]
+        for number, inputs in enumerate(_attention_inputs(pl_module, layers, first)):
             condition, error = measure(layers[number], *inputs)
             pl_module.log(f"condition_number/layer{number}", condition, batch_size=1)
             pl_module.log(f"spectral_error/layer{number}", error, batch_size=1)
@@ -43,13 +47,13 @@ class LandmarkHealth(Callback):
 
 @torch.no_grad()
 def _attention_inputs(
-    pl_module: LightningModule, layers: list[SkyformerAttention], tokens: Tensor, mask: Tensor | None
+    pl_module: LightningModule, layers: list[SkyformerAttention], encoder_inputs: list[Tensor | None]
 ) -> list[tuple[Any, ...]]:
     """What reaches each layer. Runs `forward` itself, since a compiled encoder would pass the hooks by."""
     seen: list[tuple[Any, ...]] = []
     hooks = [layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs)) for layer in layers]
     try:
-        pl_module.encoder.forward(tokens, mask)
+        pl_module.encoder.forward(*encoder_inputs)
     finally:
         for hook in hooks:
             hook.remove()

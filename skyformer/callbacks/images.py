@@ -31,11 +31,20 @@ class ImageSheet(Callback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not side or not loggers or batch_idx or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        pictures = batch.tokens[: COLUMNS * ROWS].reshape(-1, side, side).byte().cpu().numpy()
+        pictures = _pixels(batch, side)[: COLUMNS * ROWS].byte().cpu().numpy()
         sheet = draw_sheet(pictures, batch.label.cpu(), outputs.argmax(dim=-1).cpu())
         step = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning gives the metrics beside it
         for logger in loggers:
             logger.experiment.add_image("images/dev", sheet, step, dataformats="HWC")
+
+
+def _pixels(batch: Any, side: int) -> Tensor:
+    """`(B, side, side)`, black where tokens were left out."""
+    if batch.position is None:
+        return batch.tokens.reshape(-1, side, side)
+    # Padding is token 0 at position 0, which adds nothing.
+    black = batch.tokens.new_zeros(len(batch.tokens), side * side)
+    return black.scatter_add(1, batch.position, batch.tokens).reshape(-1, side, side)
 
 
 def draw_sheet(pictures: np.ndarray, labels: Tensor, predictions: Tensor) -> np.ndarray:

@@ -1,15 +1,12 @@
-"""What remains of a run: final metrics beside hyper-parameters, the result, the predictions."""
+"""What remains of a run: its configuration, final metrics beside hyper-parameters, the result."""
 
-import csv
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import SaveConfigCallback
 
 from skyformer.callbacks.checkpoints import LAST
@@ -94,31 +91,3 @@ class TestResult(Callback):
             path = Path(trainer.default_root_dir, "result.json")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(result, indent=2) + "\n")
-
-
-class PredictionWriter(BasePredictionWriter):
-    """Writes `predictions.csv` in the run's folder: index, label, prediction and the probability of each class.
-
-    With several processes each writes its share, `predictions.<rank>.csv`.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(write_interval="epoch")
-
-    def write_on_epoch_end(
-        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
-    ) -> None:
-        share = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = Path(trainer.default_root_dir, f"predictions{share}.csv")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [
-            (int(index), int(label), int(probabilities.argmax()), *(f"{p:.6f}" for p in probabilities.tolist()))
-            for batch in predictions
-            for index, label, probabilities in zip(*batch, strict=True)
-        ]
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            classes = len(rows[0]) - 3 if rows else 0
-            writer.writerow(["index", "label", "prediction", *(f"p{number}" for number in range(classes))])
-            writer.writerows(sorted(rows))
-        print(f"Wrote {path}")

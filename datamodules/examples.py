@@ -1,0 +1,188 @@
+"""Examples on their way from a raw source to the prepared arrays: read or drawn on all cores, in order."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.prepared import PreparedDataError
+
+CHUNK = 256
+Item = TypeVar("Item")
+
+
+class Example(NamedTuple):
+    """One example of a source.
+
+    Attributes:
+        documents: uint8 tokens of its document, or of its two.
+        label: the class.
+        name: where it stands in the source; empty where its place in the split says it.
+    """
+
+    documents: tuple[np.ndarray, ...]
+    label: int
+    name: str = ""
+
+
+class Skipped(NamedTuple):
+    """What a source lists but nobody can use, and why; counted and named in `meta.json`."""
+
+    reason: str
+
+
+class Chunk(NamedTuple):
+    """Some examples: `tokens` uint8 of all documents end to end, `lengths` int64 of each document, `labels` uint8."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
+    names: Sequence[str] = ()
+    skipped: Sequence[str] = ()
+
+
+def pack(outcomes: Iterable[Example | Skipped]) -> Chunk:
+    """One chunk of them, in their order."""
+    outcomes = list(outcomes)
+    examples = [outcome for outcome in outcomes if isinstance(outcome, Example)]
+    documents = [document for example in examples for document in example.documents]
+    return Chunk(
+        np.concatenate(documents) if documents else np.zeros(0, dtype=np.uint8),
+        np.array([len(document) for document in documents], dtype=np.int64),
+        np.array([example.label for example in examples], dtype=np.uint8),
+        [_one_line(example.name) for example in examples if example.name],
+        [outcome.reason for outcome in outcomes if isinstance(outcome, Skipped)],
+    )
+
+
+def _one_line(name: str) -> str:
+    """A name that is one line of UTF-8, whatever the file system allows."""
+    return " ".join(name.encode("utf-8", "backslashreplace").decode().split())
+
+
+def packed(outcomes: Iterable[Example | Skipped]) -> Iterator[Chunk]:
+    """Chunks of them, in their order, made as they come."""
+    remaining = iter(outcomes)
+    while part := list(islice(remaining, CHUNK)):
+        yield pack(part)
+
+
+def make_examples(
+    make: Callable[[Item], Example | Skipped], items: Sequence[Item], description: str, at_first: str | None = None
+) -> Iterator[Chunk]:
+    """Chunks of `make(item)` for all items, in their order whatever the number of threads, with a progress bar.
+
+    Args:
+        make: a pure function; what it spends its time in frees the interpreter (compiled loops, reading).
+        items: file names, indices, ...
+        description: shown beside the progress bar.
+        at_first: shown in its place until the first chunk is there.
+    """
+    parts = _parts(items)
+    workers = available_cores()
+    pending: deque[Future[Chunk]] = deque()
+    pool = ThreadPoolExecutor(workers)
+
+    def chunks() -> Iterator[Chunk]:
+        for number in range(len(parts) + 2 * workers):
+            if number < len(parts):
+                pending.append(pool.submit(lambda part: pack(map(make, part)), parts[number]))
+            if number >= 2 * workers and pending:  # bounds what waits in memory
+                yield pending.popleft().result()
+
+    try:
+        yield from _with_progress(chunks(), len(items), description, at_first)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def make_examples_in_processes(
+    make: Callable[[Item], Example | Skipped], items: Sequence[Item], description: str
+) -> Iterator[Chunk]:
+    """The same in processes, for a picklable `make` that keeps the interpreter busy, such as decoding small pictures.
+
+    PyTorch's loader has what that takes: order, an end with the parent's, errors handed over.
+    """
+    loader = DataLoader(
+        _Made(make, _parts(items)),
+        batch_size=None,
+        num_workers=available_cores(),
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # else it would draw from the global one
+    )
+    yield from _with_progress(_raise_errors(iter(loader)), len(items), description)
+
+
+class _Made(Dataset[Chunk | PreparedDataError]):
+    """Item i is the i-th chunk, or the error that a user should read as it is, without the worker's traceback."""
+
+    def __init__(self, make: Callable[[Any], Example | Skipped], parts: Sequence[Sequence[Any]]) -> None:
+        self.make = make
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> Chunk | PreparedDataError:
+        try:
+            return pack(map(self.make, self.parts[number]))
+        except PreparedDataError as error:
+            return error
+
+
+def _as_it_is(chunk: Any) -> Any:
+    return chunk
+
+
+def _raise_errors(outcomes: Iterable[Chunk | PreparedDataError]) -> Iterator[Chunk]:
+    for outcome in outcomes:
+        if isinstance(outcome, PreparedDataError):
+            raise outcome
+        yield outcome
+
+
+def _parts(items: Sequence[Item]) -> list[Sequence[Item]]:
+    return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+
+
+def _with_progress(
+    chunks: Iterable[Chunk], total: int, description: str, at_first: str | None = None
+) -> Iterator[Chunk]:
+    with progress_bar(MofNCompleteColumn()) as progress:
+        bar = progress.add_task(at_first or description, total=total)
+        for chunk in chunks:
+            done = len(chunk.labels) + len(chunk.skipped)
+            progress.update(bar, description=description, advance=done)
+            yield chunk
+
+
+def progress_bar(counter: ProgressColumn) -> Progress:
+    """Description, bar, what is done of how much, time gone and left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        counter,
+        TimeElapsedColumn(),
+        TextColumn("<"),
+        TimeRemainingColumn(),
+    )
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

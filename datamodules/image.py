@@ -1,0 +1,145 @@
+"""Image: which of ten things is on a CIFAR-10 picture? Read grey, pixel by pixel."""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torchvision.datasets import CIFAR10
+
+from datamodules.base import SequenceDataModule
+from datamodules.download import fetch
+from datamodules.examples import Example, Skipped, make_examples_in_processes
+from datamodules.generate import check_seed
+from datamodules.grey import GREY, Grey
+from datamodules.pictures import read_picture
+from datamodules.prepared import PreparedDataError
+from datamodules.protocol import Protocol
+from datamodules.sources import cut_dev
+from datamodules.writing import RawSplits
+
+SIDE = 32
+FILES = (".png", ".jpg", ".jpeg")
+Item = tuple[Any, int]
+
+
+class Image(SequenceDataModule):
+    """CIFAR-10 in grey as sequences of 1,024 pixels; ten classes.
+
+    Krizhevsky 2009: 50,000 pictures to train on, of which 5,000 are the dev set here as in Long Range Arena (Tay et
+    al., ICLR 2021; its very sets follow from how TensorFlow Datasets shuffles), and 10,000 to test.
+
+    Args:
+        data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        source: folder with torchvision's `cifar-10-batches-py`, or with `train/<class>/` and `test/<class>/` of PNG or
+            JPEG files, classes in the order of their names; None to fetch the former.
+        grey: luma of `tensorflow`, as in Long Range Arena, or of `pil`, which differs by 1 on a quarter of all colours.
+        dev_size: pictures of the dev set, a tenth of each class.
+        data_seed: names the draw of the dev set; not the seed of training.
+    """
+
+    task = "image"
+    vocab_size = 256
+    num_classes = 10
+    max_length = SIDE**2
+    image_side = SIDE
+    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    citation = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
+    licence = "none stated; its author asks to be cited"
+
+    def __init__(
+        self,
+        data_dir: str = "data",
+        batch_size: int = 256,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        protocol: Protocol | None = None,
+        source: str | None = None,
+        grey: Literal["tensorflow", "pil"] = "tensorflow",
+        dev_size: int = 5_000,
+        data_seed: int = 0,
+    ) -> None:
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
+        if dev_size < 1:
+            raise ValueError(f"data.dev_size={dev_size} must be at least 1")
+        self.source = source
+        self.grey = grey
+        self.dev_size = dev_size
+        self.data_seed = check_seed(data_seed)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        draw = {"dev_size": self.dev_size, "data_seed": self.data_seed}
+        return {"source": self.source, "grey": self.grey, **draw, "version": 1}
+
+    def expected_bytes(self) -> int:
+        return 60_000 * (self.max_length + 9)
+
+    def raw_splits(self) -> RawSplits:
+        train, make_train = self._read("train")
+        test, make_test = self._read("test")
+        rest, dev = cut_dev([label for _, label in train], self.dev_size, self.data_seed)
+        parts = {
+            "train": (make_train, [train[place] for place in rest]),
+            "dev": (make_train, [train[place] for place in dev]),
+            "test": (make_test, test),
+        }
+        return {
+            split: make_examples_in_processes(*part, f"Reading CIFAR-10, {split:>5}") for split, part in parts.items()
+        }
+
+    def _read(self, split: str) -> tuple[list[Item], Callable[[Item], Example | Skipped]]:
+        """The pictures of a split, each with its class, and what reads one."""
+        grey = GREY[self.grey]
+        if self._folder is not None:
+            return _list_files(self._folder / split), partial(_read_file, self._folder, grey)
+        pictures = self._torchvision(split)
+        return list(enumerate(pictures.targets)), partial(_take, pictures.data, split, grey)
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        """The folder of class folders, where there is one."""
+        if self.source is None or (root := Path(self.source).expanduser()).joinpath(CIFAR10.base_folder).is_dir():
+            return None
+        return root
+
+    def _torchvision(self, split: str) -> CIFAR10:
+        """torchvision's data set, fetched unless it is named; its checksums are compared before anything is read."""
+        root = self.data_dir / "downloads" if self.source is None else Path(self.source).expanduser()
+        if self.source is None and not (root / CIFAR10.base_folder).is_dir():
+            fetch(CIFAR10.url, root / CIFAR10.filename, "md5", CIFAR10.tgz_md5)
+        try:
+            return CIFAR10(root, train=split == "train", download=self.source is None)
+        except RuntimeError as error:
+            folder = root / CIFAR10.base_folder
+            raise PreparedDataError(f"{folder} is incomplete or damaged: {error} Remove it to begin anew.") from error
+
+
+def _list_files(folder: Path) -> list[tuple[Path, int]]:
+    """Every picture below `folder` with its class."""
+    classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    if len(classes) != Image.num_classes:
+        raise PreparedDataError(
+            f"{folder} has {len(classes)} class folders, expected {Image.num_classes}; data.source should hold "
+            f"{CIFAR10.base_folder}, or train/<class>/ and test/<class>/"
+        )
+    return [
+        (path, label)
+        for label, kind in enumerate(classes)
+        for path in sorted(kind.glob("[!.]*"))
+        if path.suffix.lower() in FILES
+    ]
+
+
+def _read_file(root: Path, grey: Grey, item: tuple[Path, int]) -> Example | Skipped:
+    path, label = item
+    pixels = read_picture(path, SIDE, "RGB")
+    if isinstance(pixels, Skipped):
+        return pixels
+    return Example((grey(pixels).reshape(-1),), label, path.relative_to(root).as_posix())
+
+
+def _take(pictures: np.ndarray, split: str, grey: Grey, item: tuple[int, int]) -> Example:
+    place, label = item
+    return Example((grey(pictures[place]).reshape(-1),), label, f"{split}/{place}")

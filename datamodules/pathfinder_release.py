@@ -1,0 +1,88 @@
+"""Reads Pathfinder as the LRA release and the public generator lay it out."""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from datamodules.examples import Example, Skipped
+from datamodules.pictures import read_picture
+from datamodules.prepared import PreparedDataError
+from datamodules.sources import read_label, reading
+
+FOLDER = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
+SplitRule = Literal["lra", "s4"]
+
+
+class Listed(NamedTuple):
+    """A picture that a metadata file lists: its name below the level's folder, and its label."""
+
+    name: str
+    label: int
+
+
+def list_pictures(folder: Path) -> list[Listed]:
+    """All pictures of a level, `imgs/<k>/sample_<i>.png`, by the number k of their metadata file.
+
+    Raises:
+        PreparedDataError: for metadata that cannot be read, naming file and row.
+    """
+    files = sorted((folder / "metadata").glob("*.npy"), key=lambda path: (not path.stem.isdigit(), path.stem.zfill(9)))
+    if not files:
+        raise PreparedDataError(f"{folder / 'metadata'} has no .npy file; is data.level right?")
+    return [picture for path in files for picture in _read_metadata(path)]
+
+
+def _read_metadata(path: Path) -> Iterator[Listed]:
+    """Columns: folder, file, number, label, then how it was drawn; as text (the release) or as an array of strings."""
+    with reading(path):
+        data = path.read_bytes()
+    is_array = data.startswith(b"\x93NUMPY")
+    rows = _array_rows(path) if is_array else [line.split() for line in data.decode(errors="replace").splitlines()]
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}:{number}"
+        if not row:
+            continue
+        if len(row) < 4:
+            raise PreparedDataError(f"{where}: {len(row)} columns, expected folder, file, number and label at least")
+        name = PurePosixPath(row[0], row[1])
+        if name.is_absolute() or ".." in name.parts:
+            raise PreparedDataError(f"{where}: {name} lies outside {path.parent.parent}")
+        yield Listed(str(name), read_label(where, row[3], 2))
+
+
+def _array_rows(path: Path) -> list[list[str]]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:  # an array of objects, or one cut short
+        raise PreparedDataError(f"{path}: not an array of strings or numbers ({error})") from error
+    return np.atleast_2d(array).astype(str).tolist()
+
+
+def read_listed(folder: Path, side: int, listed: Listed) -> Example | Skipped:
+    """The picture as a sequence of `side²` pixels."""
+    pixels = read_picture(folder / listed.name, side, "L")
+    if isinstance(pixels, Skipped):
+        return pixels
+    return Example((pixels.reshape(-1),), listed.label, listed.name)
+
+
+def split_pictures(pictures: list[Listed], rule: SplitRule) -> dict[str, list[Listed]]:
+    """80 / 10 / 10 %.
+
+    Args:
+        pictures: all of them.
+        rule: `lra`: slices in the order of the list (LRA slices an order that TensorFlow Datasets shuffles by its own
+            hash, so its very sets cannot be had without it); `s4`: PyTorch's `random_split` with seed 42, the S4 code's
+            sets.
+    """
+    count = len(pictures)
+    first, second = round(count * 0.8), round(count * 0.9)
+    if rule == "s4":
+        # What random_split does.
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(42)).tolist()
+        pictures = [pictures[place] for place in order]
+        first, second = count - 2 * (count // 10), count - count // 10
+    return {"train": pictures[:first], "dev": pictures[first:second], "test": pictures[second:]}

@@ -1,0 +1,93 @@
+"""Retrieval: does one of two papers cite the other? Read byte by byte."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.base import SequenceDataModule
+from datamodules.examples import Example, Skipped, packed
+from datamodules.protocol import Protocol
+from datamodules.sources import find_in_release, read_label, read_rows, sizes_of
+from datamodules.writing import RawSplits
+
+FILES = {split: f"new_aan_pairs.{name}.tsv" for split, name in (("train", "train"), ("dev", "eval"), ("test", "test"))}
+NUM_PAIRS = 182_613
+
+
+class Retrieval(SequenceDataModule):
+    """Pairs of papers of the ACL Anthology Network as two sequences of bytes; two classes.
+
+    Radev et al. 2013; pairs: Long Range Arena (Tay et al., ICLR 2021), in whose release alone they are. Counts: 147,086
+    / 18,090 / 17,437. A row has label, two identifiers and two texts, tab-separated without quoting. Token ids: 0
+    padding, byte + 1 else; bytes that are not UTF-8 are bytes too.
+
+    Args:
+        data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        source: folder of the LRA release, or of its `new_aan_pairs.{train,eval,test}.tsv`; None for `lra_release` in
+            `data_dir`.
+        max_bytes: longer documents are cut.
+    """
+
+    task = "retrieval"
+    vocab_size = 257
+    num_classes = 2
+    num_documents = 2
+    first_id = 1
+    class_names = ("unrelated", "citing")
+    citation = "Radev et al., The ACL Anthology Network Corpus, 2013; Tay et al., Long Range Arena, ICLR 2021"
+    licence = "texts of the ACL Anthology: CC BY-NC-SA 3.0 up to 2015, CC BY 4.0 since"
+
+    def __init__(
+        self,
+        data_dir: str = "data",
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        protocol: Protocol | None = None,
+        source: str | None = None,
+        max_bytes: int = 4000,
+    ) -> None:
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
+        if max_bytes < 1:
+            raise ValueError(f"data.max_bytes={max_bytes} must be at least 1")
+        self.source = source
+        self.max_bytes = self.protocol.cut(max_bytes)
+        # 4,000 gives the customary 4,096 positions.
+        self.max_length = -(-max_bytes // 128) * 128
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"source": self.source, "max_bytes": self.max_bytes, "version": 1}
+
+    @property
+    def _source(self) -> Path:
+        return self.data_dir / "lra_release" if self.source is None else Path(self.source).expanduser()
+
+    @cached_property
+    def release(self) -> Path:
+        """The folder of the release's files."""
+        return find_in_release(self._source, "tsv_data", FILES["train"])
+
+    def source_sizes(self) -> dict[str, int]:
+        if not self._source.exists():
+            return {}
+        return sizes_of((self.release / name for name in FILES.values()), self.release)
+
+    def expected_bytes(self) -> int:
+        return min(sum(self.source_sizes().values()), NUM_PAIRS * 2 * self.max_bytes)
+
+    def raw_splits(self) -> RawSplits:
+        folder = self.release
+        return {split: packed(self._read(folder / name, split)) for split, name in FILES.items()}
+
+    def _read(self, path: Path, split: str) -> Iterator[Example | Skipped]:
+        for where, (label, *ids, first, second) in read_rows(path, 5, f"Reading Retrieval, {split:>5}"):
+            documents = tuple(np.frombuffer(text[: self.max_bytes], dtype=np.uint8) for text in (first, second))
+            name = " ".join(identifier.decode(errors="backslashreplace") for identifier in ids)
+            if all(len(document) for document in documents):
+                yield Example(documents, read_label(where, label, self.num_classes), name)
+            else:
+                yield Skipped(f"{where}: an empty document ({name})")

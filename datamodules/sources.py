@@ -1,0 +1,106 @@
+"""What the readers of raw files share: where they lie, how they fail, how a dev set is cut."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from rich.progress import DownloadColumn
+
+from datamodules.examples import progress_bar
+from datamodules.prepared import PreparedDataError
+
+RELEASE = "the Long Range Arena release, https://storage.googleapis.com/long-range-arena/lra_release.gz"
+
+
+def find_in_release(source: Path, folder: str, marker: str) -> Path:
+    """The folder that holds `marker`: `source` itself or `folder` below it, however the release was unpacked.
+
+    The release has two nested roots; where both have the folder the inner one counts, as in the S4 code.
+
+    Raises:
+        PreparedDataError: saying where it was looked for and what to set.
+    """
+    places = [source / "lra_release/lra_release" / folder, source / "lra_release" / folder, source / folder, source]
+    for place in places:
+        if (place / marker).exists():
+            return place
+    raise PreparedDataError(
+        f"no {marker} in {source} or its {folder}/. Set data.source to the folder where {RELEASE}, is unpacked."
+    )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say which file could not be read."""
+    try:
+        yield
+    except OSError as error:
+        raise PreparedDataError(f"cannot read {path}: {error.strerror or error}. Check data.source.") from error
+
+
+def read_rows(
+    path: Path, num_columns: int, description: str, header: bool = False
+) -> Iterator[tuple[str, list[bytes]]]:
+    """The rows of a tab-separated file without quoting, one at a time: (`file:line`, columns).
+
+    Raises:
+        PreparedDataError: for a row with another number of columns, or a file that cannot be read.
+    """
+    with reading(path), path.open("rb") as file, progress_bar(DownloadColumn()) as progress:
+        bar = progress.add_task(description, total=path.stat().st_size)
+        for number, line in enumerate(file, start=1):
+            progress.update(bar, advance=len(line))
+            if header and number == 1:
+                continue
+            columns = line.rstrip(b"\r\n").split(b"\t")
+            where = f"{path}:{number}"
+            if len(columns) != num_columns:
+                raise PreparedDataError(f"{where}: {len(columns)} tab-separated columns, expected {num_columns}")
+            yield where, columns
+
+
+def read_label(where: str, text: str | bytes, num_classes: int) -> int:
+    """The class that `1` or `1.0` stands for.
+
+    Raises:
+        PreparedDataError: for what is no class, naming the place.
+    """
+    try:
+        label = float(text)
+    except ValueError:
+        label = -1.0
+    if label not in range(num_classes):
+        shown = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
+        raise PreparedDataError(f"{where}: label {shown!r} is none of 0 ... {num_classes - 1}")
+    return int(label)
+
+
+def cut_dev(labels: Sequence[int], dev_size: int, seed: int) -> tuple[list[int], list[int]]:
+    """Places of the train and of the dev examples: dev is drawn at random, each class by its share.
+
+    Args:
+        labels: of all examples.
+        dev_size: examples to draw, less than there are.
+        seed: names the draw.
+
+    Raises:
+        PreparedDataError: when nothing would be left to train on.
+    """
+    if dev_size >= len(labels):
+        raise PreparedDataError(f"data.dev_size={dev_size} leaves none of {len(labels)} examples to train on")
+    order = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
+    # Sorted by class, every k-th is dev: the classes have their shares, to within one example.
+    order = order[np.argsort(np.asarray(labels)[order], kind="stable")]
+    chosen = np.zeros(len(labels), dtype=bool)
+    chosen[order[np.linspace(0, len(labels), dev_size, endpoint=False).astype(int)]] = True
+    return np.flatnonzero(~chosen).tolist(), np.flatnonzero(chosen).tolist()
+
+
+def sizes_of(paths: Iterable[Path], root: Path) -> dict[str, int]:
+    """Size of each file that is there, by its name below `root`; the number of its entries for a folder."""
+    return {
+        str(path.relative_to(root)): path.stat().st_size if path.is_file() else len(list(path.iterdir()))
+        for path in paths
+        if path.exists()
+    }

@@ -1,0 +1,85 @@
+"""What was prepared: counts, lengths, sizes and padding, for a person to read."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.base import SequenceDataModule
+from datamodules.batches import EvalBatches, TrainBatches
+from datamodules.collate import SplitBatches
+from datamodules.prepared import read_meta
+
+SHOWN = 5  # names of skipped examples
+
+
+def print_summary(data: SequenceDataModule, seconds: float | None) -> None:
+    """Print a task's prepared data; `setup` was called.
+
+    Args:
+        data: the task.
+        seconds: that preparing took; None where it was there already.
+    """
+    console = Console(highlight=False)
+    files = [file for split in read_meta(data.folder)["splits"].values() for file in split.values()]
+    size = sum(file["bytes"] for file in files) / 1e6
+    how = "was there already" if seconds is None else f"made in {seconds:,.1f} s"
+    console.print(f"{data.task}: {size:,.1f} MB, {how}\n  {data.folder}", soft_wrap=True)
+    for table in (_lengths(data), _classes(data)):
+        console.print(table)
+        console.print()
+    for line in (*_skipped(data), *_padding(data)):
+        console.print(line, soft_wrap=True)
+
+
+def _lengths(data: SequenceDataModule) -> Table:
+    what = "tokens a document" if data.num_documents > 1 else "tokens"
+    table = Table("split", title=what.capitalize(), title_justify="left", box=None, pad_edge=False)
+    for heading in ("examples", "mean", "median", "95 %", "max"):
+        table.add_column(heading, justify="right")
+    for split in data.prepared_splits:
+        lengths = data.splits[split].split.lengths
+        values = (lengths.mean(), np.median(lengths), np.percentile(lengths, 95), lengths.max())
+        table.add_row(split, f"{len(lengths):,}", *(f"{value:,.0f}" for value in values))
+    return table
+
+
+def _classes(data: SequenceDataModule) -> Table:
+    table = Table("class", title="Examples a class", title_justify="left", box=None, pad_edge=False)
+    for split in data.prepared_splits:
+        table.add_column(split, justify="right")
+    labels = [data.splits[split].split.labels for split in data.prepared_splits]
+    counts = [np.bincount(of_split, minlength=data.num_classes) for of_split in labels]
+    for number, name in enumerate(data.class_names):
+        title = name if name == str(number) else f"{number} {name}"
+        table.add_row(title, *(f"{count[number]:,}" for count in counts))
+    return table
+
+
+def _skipped(data: SequenceDataModule) -> Iterator[str]:
+    for split, reasons in read_meta(data.folder)["skipped"].items():
+        if reasons:
+            yield f"{split}: {len(reasons):,} skipped; all are named in meta.json"
+            yield from (f"  {reason}" for reason in reasons[:SHOWN])
+
+
+def _padding(data: SequenceDataModule) -> Iterator[str]:
+    """The share of padding in an epoch of training and in the test set."""
+    train, test = data.splits["train"], data.splits["test"]
+    shares = {}
+    if len(train) >= data.batch_size:
+        shares["training"] = padding_share(train, TrainBatches(train.lengths, data.batch_size, seed=0))
+    shares["test"] = padding_share(test, EvalBatches(test.lengths, data.eval_batch_size))
+    text = ", ".join(f"{share:.1%} in {name}" for name, share in shares.items())
+    full = 1 - train.split.lengths.mean() / data.max_length
+    yield f"Padding at data.batch_size={data.batch_size}: {text} (padded to {data.max_length:,}: {full:.1%})"
+
+
+def padding_share(split: SplitBatches, batches: TrainBatches | EvalBatches) -> float:
+    """The share of padding in what these batches hold."""
+    tokens = split.split.lengths.sum(axis=1) if split.split.num_documents > 1 else split.lengths
+    order = list(batches)
+    real = sum(int(tokens[batch].sum()) for batch in order)
+    room = sum(split.width(int(split.lengths[batch].max())) * len(batch) for batch in order)
+    return 1 - real / (room * split.split.num_documents)

@@ -1,0 +1,160 @@
+"""Text: is a film review positive? Read byte by byte."""
+
+import re
+import tarfile
+import zlib
+from collections.abc import Callable
+from functools import cached_property, partial
+from lzma import LZMAError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import DownloadColumn
+
+from datamodules.base import SequenceDataModule
+from datamodules.download import fetch
+from datamodules.examples import Example, Skipped, make_examples, progress_bar
+from datamodules.generate import check_seed
+from datamodules.prepared import PreparedDataError
+from datamodules.protocol import Protocol
+from datamodules.sources import cut_dev, reading
+from datamodules.writing import RawSplits
+
+URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
+SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
+CLASSES = ("neg", "pos")
+_REVIEW = re.compile(r"(?:^|/)((?:train|test)/(?:neg|pos)/[^/.][^/]*\.txt)$")
+Read = Callable[[str], bytes]
+
+
+class Text(SequenceDataModule):
+    """IMDb reviews as sequences of bytes; two classes.
+
+    Maas et al., ACL 2011: 25,000 reviews to train on and 25,000 to test, each half positive. 2,500 of the first are the
+    dev set here; the published numbers chose their checkpoint on the test set (`protocol.dev_is_test`). Token ids: 0
+    padding, byte + 1 else; bytes that are not UTF-8 are bytes too. A review has 1,325 bytes on average, at most 13,704.
+
+    Args:
+        data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        source: the unpacked `aclImdb` or an archive of it (tar, whatever its compression); None to fetch it.
+        max_bytes: longer reviews are cut.
+        dev_size: reviews of the dev set, half of each class.
+        data_seed: names the draw of the dev set; not the seed of training.
+    """
+
+    task = "text"
+    vocab_size = 257
+    num_classes = 2
+    first_id = 1
+    class_names = CLASSES
+    citation = "Maas, Daly, Pham, Huang, Ng, Potts, Learning Word Vectors for Sentiment Analysis, ACL 2011"
+    licence = "none stated; its authors ask to be cited"
+
+    def __init__(
+        self,
+        data_dir: str = "data",
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        protocol: Protocol | None = None,
+        source: str | None = None,
+        max_bytes: int = 4096,
+        dev_size: int = 2_500,
+        data_seed: int = 0,
+    ) -> None:
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
+        for name, value in (("max_bytes", max_bytes), ("dev_size", dev_size)):
+            if value < 1:
+                raise ValueError(f"data.{name}={value} must be at least 1")
+        self.source = source
+        self.max_bytes = self.protocol.cut(max_bytes)
+        self.dev_size = 0 if self.protocol.dev_is_test else dev_size
+        self.data_seed = check_seed(data_seed)
+        self.max_length = -(-max_bytes // 64) * 64
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        cut = {"max_bytes": self.max_bytes, "dev_size": self.dev_size, "data_seed": self.data_seed}
+        return {"source": self.source, **cut, "version": 1}
+
+    @property
+    def dev_split(self) -> str:
+        return "dev" if self.dev_size else "test"
+
+    def expected_bytes(self) -> int:
+        return 50_000 * min(self.max_bytes, 1_350)
+
+    def raw_splits(self) -> RawSplits:
+        names, read = self._reviews
+        make = partial(_make_example, read, self.max_bytes)
+        train = [name for name in names if name.startswith("train/")]
+        parts = {"train": train}
+        if self.dev_size:
+            rest, dev = cut_dev([_label(name) for name in train], self.dev_size, self.data_seed)
+            parts = {"train": [train[place] for place in rest], "dev": [train[place] for place in dev]}
+        parts["test"] = [name for name in names if name.startswith("test/")]
+        return {split: make_examples(make, part, f"Reading IMDb, {split:>5}") for split, part in parts.items()}
+
+    @cached_property
+    def _reviews(self) -> tuple[list[str], Read]:
+        """The reviews' names, `train/neg/0_3.txt`, in order, and what reads one."""
+        if self.source is None:
+            source = fetch(URL, self.data_dir / "downloads" / URL.rpartition("/")[2], "sha256", SHA256)
+        else:
+            source = Path(self.source).expanduser()
+        names, read = _open_archive(source) if source.is_file() else _open_folder(source)
+        for split in ("train", "test"):
+            for kind in CLASSES:
+                if not any(name.startswith(f"{split}/{kind}/") for name in names):
+                    raise PreparedDataError(f"{source} has no review {split}/{kind}/*.txt; it should be aclImdb, whole")
+        return sorted(names, key=_order), read
+
+
+def _open_folder(folder: Path) -> tuple[list[str], Read]:
+    root = folder / "aclImdb" if (folder / "aclImdb").is_dir() else folder
+
+    def read(name: str) -> bytes:
+        with reading(root / name):
+            return (root / name).read_bytes()
+
+    names = (path.relative_to(root).as_posix() for path in root.glob("t*/*/*.txt"))
+    return [name for name in names if _REVIEW.search(name)], read
+
+
+def _open_archive(path: Path) -> tuple[list[str], Read]:
+    """All reviews in memory (65 MB): a compressed archive is read from front to back. Nothing is unpacked to disk."""
+    reviews = {}
+    try:
+        with reading(path), path.open("rb") as file, progress_bar(DownloadColumn()) as progress:
+            bar = progress.add_task(f"Reading {path.name}", total=path.stat().st_size)
+            with tarfile.open(fileobj=file, mode="r:*") as archive:
+                for member in archive:
+                    found = _REVIEW.search(member.name)
+                    content = archive.extractfile(member) if found and member.isfile() else None
+                    if found and content:
+                        reviews[found[1]] = content.read()
+                        progress.update(bar, completed=file.tell())
+    except (tarfile.TarError, EOFError, LZMAError, zlib.error) as error:
+        raise PreparedDataError(
+            f"{path} is damaged or no tar archive ({error}). Fetch it again, or set data.source to a folder."
+        ) from error
+    return list(reviews), reviews.__getitem__
+
+
+def _order(name: str) -> tuple[str, str, int, str]:
+    """By split, class and number: the same from a folder and from any archive."""
+    split, kind, file = name.split("/")
+    number = file.split("_")[0]
+    return split, kind, int(number) if number.isdecimal() else -1, file
+
+
+def _label(name: str) -> int:
+    return CLASSES.index(name.split("/")[1])
+
+
+def _make_example(read: Read, max_bytes: int, name: str) -> Example | Skipped:
+    content = read(name)[:max_bytes]
+    if not content:
+        return Skipped(f"{name}: an empty review")
+    return Example((np.frombuffer(content, dtype=np.uint8),), _label(name), name)

@@ -1,0 +1,148 @@
+"""Writes a prepared folder, whole or not at all, once for all processes."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from datamodules.examples import Chunk
+from datamodules.prepared import DTYPES, FORMAT_VERSION, REMAKE, PreparedDataError, folder_name, read_meta
+
+RawSplits = Mapping[str, Iterable[Chunk]]
+
+
+def prepare(
+    root: Path,
+    task: str,
+    settings: Mapping[str, Any],
+    raw_splits: Callable[[], RawSplits],
+    expected_bytes: Callable[[], int],
+    source: Mapping[str, int] | None = None,
+) -> Path:
+    """Write the folder for `settings` unless it is there; `raw_splits` is only called if it is not.
+
+    It is written under another name and renamed when it is whole, so a folder under its own name always is. One process
+    prepares at a time; another waits and then finds the folder.
+
+    Args:
+        root: folder of all prepared data; made if missing.
+        task: first part of the folder's name.
+        settings: everything that the arrays depend on; plain JSON values.
+        raw_splits: gives the chunks of each split, lazily.
+        expected_bytes: gives a guess of the size, compared with the free space before a long computation starts.
+        source: sizes of the files that the arrays are made from, by name; empty where there are none (any more).
+
+    Raises:
+        PreparedDataError: when there is no room or no permission, when a split is empty, or when the folder is there
+            but was made from files of other sizes; nothing half-made is left.
+    """
+    folder = root / folder_name(task, settings)
+    if not (folder / "meta.json").exists():
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with _waiting_lock(root / f".{folder.name}.lock"):
+                if not (folder / "meta.json").exists():
+                    if folder.exists():
+                        raise PreparedDataError(f"{folder} has no meta.json. {REMAKE}")
+                    _check_space(root, expected_bytes())
+                    meta = {"format": FORMAT_VERSION, "task": task, "settings": settings, "source": source or {}}
+                    _write_and_rename(folder, meta, raw_splits())
+        except OSError as error:
+            raise PreparedDataError(
+                f"cannot prepare {folder}: {error.strerror or error}. Nothing was kept; free some space or set "
+                f"data.data_dir to a folder with room for about {expected_bytes() / 1e6:,.0f} MB."
+            ) from error
+    _check_source(folder, source or {})
+    return folder
+
+
+def _check_source(folder: Path, source: Mapping[str, int]) -> None:
+    made_from = read_meta(folder)["source"]
+    changed = [name for name, size in source.items() if made_from.get(name, size) != size]
+    if changed:
+        raise PreparedDataError(
+            f"{folder} was made from {changed[0]} of {made_from[changed[0]]:,} bytes, which now has "
+            f"{source[changed[0]]:,}. {REMAKE}"
+        )
+
+
+@contextmanager
+def _waiting_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file; say so when another process has it."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Waiting for another process that prepares the same data ({path}) ...", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_space(root: Path, expected_bytes: int) -> None:
+    free = shutil.disk_usage(root).free
+    if free < expected_bytes:
+        raise OSError(f"{free / 1e6:,.0f} MB are free and about {expected_bytes / 1e6:,.0f} MB are needed")
+
+
+def _write_and_rename(folder: Path, meta: dict[str, Any], splits: RawSplits) -> None:
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+    try:
+        partial.mkdir()
+        meta |= {"splits": {}, "skipped": {}}
+        for split, chunks in splits.items():
+            (partial / split).mkdir()
+            meta["splits"][split], meta["skipped"][split] = _write_split(partial / split, chunks)
+        (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write_split(folder: Path, chunks: Iterable[Chunk]) -> tuple[dict[str, Any], list[str]]:
+    """Write the files of a split; returns what `meta.json` says of them, and what was skipped."""
+    files = _Files(folder)
+    lengths = [np.zeros(1, dtype=np.int64)]
+    skipped: list[str] = []
+    for chunk in chunks:
+        files.append("tokens", np.ascontiguousarray(chunk.tokens, dtype=DTYPES["tokens"]).tobytes())
+        files.append("labels", np.ascontiguousarray(chunk.labels, dtype=DTYPES["labels"]).tobytes())
+        if chunk.names:
+            files.append("names", "".join(f"{name}\n" for name in chunk.names).encode())
+        lengths.append(chunk.lengths)
+        skipped += chunk.skipped
+    offsets = np.cumsum(np.concatenate(lengths), dtype=DTYPES["offsets"])
+    if len(offsets) == 1:
+        first = f"; the first: {skipped[0]}" if skipped else ""
+        raise PreparedDataError(f"split {folder.name!r} has no example; {len(skipped)} were skipped{first}")
+    files.append("offsets", offsets.tobytes())
+    return files.description, skipped
+
+
+class _Files:
+    """The files of a split, appended to with plain writes, since a full disk kills a memory map."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sizes: dict[str, int] = {}
+        self.digests: dict[str, Any] = {}
+
+    def append(self, name: str, data: bytes) -> None:
+        with open(self.folder / (f"{name}.bin" if name in DTYPES else f"{name}.txt"), "ab") as file:
+            file.write(data)
+        self.sizes[name] = self.sizes.get(name, 0) + len(data)
+        self.digests.setdefault(name, hashlib.sha256()).update(data)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {name: {"bytes": size, "sha256": self.digests[name].hexdigest()} for name, size in self.sizes.items()}

@@ -1,0 +1,70 @@
+"""Writes what `predict` finds."""
+
+import csv
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes `predictions.csv` or `.parquet` in the run's folder, in the order of the test set.
+
+    Columns: `id` (the example's name in its source, or its place in the test set), `label`, `prediction`, and the
+    probability of each class, `p0`, `p1`, … With several processes each writes its share, `predictions.<rank>.csv`.
+
+    Args:
+        format: `csv`, or `parquet`, which needs pyarrow.
+
+    Raises:
+        ValueError: for `parquet` without pyarrow.
+    """
+
+    def __init__(self, format: Literal["csv", "parquet"] = "csv") -> None:
+        super().__init__(write_interval="epoch")
+        if format == "parquet" and find_spec("pyarrow") is None:
+            raise ValueError("predictions.format=parquet needs pyarrow: pip install 'skyformer[parquet]'")
+        self.format = format
+
+    def write_on_epoch_end(
+        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    ) -> None:
+        share = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
+        path = Path(trainer.default_root_dir, f"predictions{share}.{self.format}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = _columns(predictions, trainer.datamodule)
+        write = _write_csv if self.format == "csv" else _write_parquet
+        write(path, columns)
+        print(f"Wrote {path}")
+
+
+def _columns(predictions: Sequence[Any], datamodule: Any) -> dict[str, list[Any]]:
+    example, label, probabilities = (torch.cat(parts) for parts in zip(*predictions, strict=True))
+    order = example.argsort()
+    example, label, probabilities = example[order], label[order], probabilities[order]
+    names = datamodule.example_names("test") if hasattr(datamodule, "example_names") else None
+    return {
+        "id": [names[place] if names else str(place) for place in example.tolist()],
+        "label": label.tolist(),
+        "prediction": probabilities.argmax(dim=1).tolist(),
+        **{f"p{number}": column.tolist() for number, column in enumerate(probabilities.unbind(dim=1))},
+    }
+
+
+def _write_csv(path: Path, columns: dict[str, list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in row)
+
+
+def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)

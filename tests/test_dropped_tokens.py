@@ -1,0 +1,96 @@
+"""Black pixels left out of the sequence give what masking them gives."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from datamodules.batches import Batch
+from datamodules.collate import DroppedZeroBatches
+from datamodules.prepared import Split
+from skyformer.attention import KernelizedAttention, SkyformerAttention, SoftmaxAttention
+from skyformer.attention.base import Attention
+from skyformer.callbacks.images import _pixels
+from skyformer.model import SequenceClassifier
+
+SIDE = 12
+COUNT = 5
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    """Two thirds black, the last one wholly."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(1, 256, (COUNT, SIDE * SIDE)) * (random.random((COUNT, SIDE * SIDE)) < 1 / 3)
+    pixels[:, 0] = 0  # `cls` must not read the first place
+    pixels[-1] = 0
+    return pixels.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def dropped(pictures) -> Batch:
+    offsets = np.arange(COUNT + 1) * SIDE * SIDE
+    batch = DroppedZeroBatches(Split(pictures.ravel(), offsets, np.zeros(COUNT, np.uint8))).__getitems__(range(COUNT))
+    assert batch.tokens.shape == (COUNT, 64), "shorter than the 144 pixels"
+    return batch
+
+
+def skyformer(heads: int, head_dim: int, length: int, **settings) -> SkyformerAttention:
+    return SkyformerAttention(heads, head_dim, length, **{"num_landmarks": 16, **settings})
+
+
+ATTENTIONS: dict[str, Callable[[int, int, int], Attention]] = {
+    "softmax": SoftmaxAttention,
+    "kernelized": KernelizedAttention,
+    "skyformer": skyformer,
+    "half and half": lambda *sizes: skyformer(*sizes, landmark_draw="half_and_half"),
+}
+
+
+def scores_and_gradient(model: SequenceClassifier, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+    scores = model(*inputs)
+    (gradient,) = torch.autograd.grad(scores.square().sum(), model.encoder.positions.weight)
+    return scores.detach(), gradient
+
+
+@pytest.mark.parametrize("pooling", ["mean", "padded_mean", "max", "cls"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_scores_and_gradients_are_those_of_masking(attention, pooling, pictures, dropped):
+    """In evaluation, where the landmarks are the same; the wholly black picture has nothing to read but for `cls`."""
+    torch.manual_seed(0)
+    model = SequenceClassifier(
+        ATTENTIONS[attention], torch.optim.SGD, max_length=SIDE * SIDE, embed_dim=16, hidden_dim=16, pooling=pooling
+    )
+    model = model.double().eval()
+    tokens = torch.from_numpy(pictures.astype(np.int64))
+    some = slice(0, COUNT - 1) if pooling == "cls" else slice(None)
+    masked = scores_and_gradient(model, tokens[some], tokens[some] != 0)
+    left_out = scores_and_gradient(model, dropped.tokens[some], dropped.mask[some], dropped.position[some])
+    for expected, found in zip(masked, left_out, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    shifted = model(dropped.tokens[some], dropped.mask[some])
+    assert not torch.allclose(shifted, masked[0], rtol=1e-4), "positions matter"
+
+
+def test_training_gradients_are_those_of_masking_with_every_row_a_landmark(pictures, dropped):
+    """Where there is nothing to draw, training is the same too."""
+    torch.manual_seed(0)
+    model = SequenceClassifier(
+        lambda *sizes: skyformer(*sizes, num_landmarks=2 * SIDE * SIDE),
+        torch.optim.SGD,
+        max_length=SIDE * SIDE,
+        embed_dim=16,
+        hidden_dim=16,
+        dropout=0.0,
+    ).double()
+    tokens = torch.from_numpy(pictures.astype(np.int64))
+    masked = scores_and_gradient(model, tokens, tokens != 0)
+    left_out = scores_and_gradient(model, dropped.tokens, dropped.mask, dropped.position)
+    for expected, found in zip(masked, left_out, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_picture_is_whole_again_for_a_person(pictures, dropped):
+    assert np.array_equal(_pixels(dropped, SIDE).numpy(), pictures.reshape(-1, SIDE, SIDE))
