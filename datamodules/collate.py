@@ -34,6 +34,11 @@ class SplitBatches(Dataset[Batch]):
         """`(examples,)` int64: tokens of each example that a batch holds, of the longer one of two documents."""
         return self.split.lengths.max(axis=1)
 
+    @property
+    def num_tokens(self) -> np.ndarray:
+        """`(examples,)` int64: tokens of each example that a batch holds, of both documents."""
+        return self.split.lengths.sum(axis=1)
+
     @cached_property
     def is_never_padded(self) -> bool:
         """Whether all documents are as long as every batch is wide."""
@@ -90,6 +95,10 @@ class DroppedZeroBatches(SplitBatches):
             for start in range(0, len(self), ROWS_AT_ONCE)
         ]
         return np.concatenate(parts).astype(np.int64)
+
+    @property
+    def num_tokens(self) -> np.ndarray:
+        return self.lengths
 
     @property
     def _pixels(self) -> np.ndarray:

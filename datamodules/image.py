@@ -16,7 +16,7 @@ from datamodules.grey import GREY, Grey
 from datamodules.pictures import read_picture
 from datamodules.prepared import PreparedDataError
 from datamodules.protocol import Protocol
-from datamodules.sources import cut_dev
+from datamodules.sources import cut_dev, sizes_of
 from datamodules.writing import RawSplits
 
 SIDE = 32
@@ -33,7 +33,7 @@ class Image(SequenceDataModule):
     Args:
         data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
         source: folder with torchvision's `cifar-10-batches-py`, or with `train/<class>/` and `test/<class>/` of PNG or
-            JPEG files, classes in the order of their names; None to fetch the former.
+            JPEG files, classes by name or number; None to fetch the former.
         grey: luma of `tensorflow`, as in Long Range Arena, or of `pil`, which differs by 1 on a quarter of all colours.
         dev_size: pictures of the dev set, a tenth of each class.
         data_seed: names the draw of the dev set; not the seed of training.
@@ -61,6 +61,8 @@ class Image(SequenceDataModule):
         data_seed: int = 0,
     ) -> None:
         super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
+        if grey not in GREY:
+            raise ValueError(f"data.grey={grey!r} is not one of {sorted(GREY)}")
         if dev_size < 1:
             raise ValueError(f"data.dev_size={dev_size} must be at least 1")
         self.source = source
@@ -75,6 +77,11 @@ class Image(SequenceDataModule):
 
     def expected_bytes(self) -> int:
         return 60_000 * (self.max_length + 9)
+
+    def source_sizes(self) -> dict[str, int]:
+        if self._folder is None:
+            return {}
+        return sizes_of(self._folder.glob("t*/*"), self._folder)
 
     def raw_splits(self) -> RawSplits:
         train, make_train = self._read("train")
@@ -119,9 +126,10 @@ class Image(SequenceDataModule):
 def _list_files(folder: Path) -> list[tuple[Path, int]]:
     """Every picture below `folder` with its class."""
     classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
-    if len(classes) != Image.num_classes:
+    names = [path.name for path in classes]
+    if names not in (list(Image.class_names), [str(label) for label in range(Image.num_classes)]):
         raise PreparedDataError(
-            f"{folder} has {len(classes)} class folders, expected {Image.num_classes}; data.source should hold "
+            f"{folder} has the folders {names}, expected {list(Image.class_names)} or 0 ... 9; data.source should hold "
             f"{CIFAR10.base_folder}, or train/<class>/ and test/<class>/"
         )
     return [

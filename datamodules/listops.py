@@ -16,6 +16,7 @@ from datamodules.protocol import Protocol
 from datamodules.sources import find_in_release, read_label, read_rows, sizes_of
 from datamodules.writing import RawSplits
 
+HEADER = [b"Source", b"Target"]
 FILES = {"train": "basic_train.tsv", "dev": "basic_val.tsv", "test": "basic_test.tsv"}
 _IDS = {token.encode(): number for number, token in enumerate(TOKENS) if number}  # padding is never written
 
@@ -117,7 +118,7 @@ class ListOps(SequenceDataModule):
 
     def _read(self, split: str) -> Iterator[Example]:
         path = self.release / FILES[split]
-        for where, (source, target) in read_rows(path, 2, f"Reading ListOps, {split:>5}", header=True):
+        for where, (source, target) in read_rows(path, 2, f"Reading ListOps, {split:>5}", header=HEADER):
             tokens = self._with_or_without_brackets(tokenize(where, source))
             if not 0 < len(tokens) < self.bounds["max_length"]:
                 raise PreparedDataError(

@@ -37,9 +37,9 @@ def run_prepare(args: list[str]) -> SequenceDataModule:
     parser = _parser()
     config = parser.parse_args(args)
     try:
-        data: SequenceDataModule = parser.instantiate_classes(config).data
+        data: SequenceDataModule = parser.instantiate(config).data
     except ValueError as error:  # an argument of the right type whose value makes no sense
-        raise PreparedDataError(str(error)) from error
+        raise PreparedDataError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
     there = (data.folder / "meta.json").exists()
     start = time.perf_counter()
     data.prepare_data()

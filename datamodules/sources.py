@@ -40,21 +40,29 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_rows(
-    path: Path, num_columns: int, description: str, header: bool = False
+    path: Path, num_columns: int, description: str, header: list[bytes] | None = None
 ) -> Iterator[tuple[str, list[bytes]]]:
     """The rows of a tab-separated file without quoting, one at a time: (`file:line`, columns).
 
+    Args:
+        path: the file.
+        num_columns: of every row.
+        description: shown beside the progress bar.
+        header: what the first row must be, if it is none of the data.
+
     Raises:
-        PreparedDataError: for a row with another number of columns, or a file that cannot be read.
+        PreparedDataError: for a row with another number of columns, another header, or a file that cannot be read.
     """
     with reading(path), path.open("rb") as file, progress_bar(DownloadColumn()) as progress:
         bar = progress.add_task(description, total=path.stat().st_size)
         for number, line in enumerate(file, start=1):
             progress.update(bar, advance=len(line))
-            if header and number == 1:
-                continue
             columns = line.rstrip(b"\r\n").split(b"\t")
             where = f"{path}:{number}"
+            if header and number == 1:
+                if columns != header:
+                    raise PreparedDataError(f"{where}: expected the header {b' '.join(header).decode()}")
+                continue
             if len(columns) != num_columns:
                 raise PreparedDataError(f"{where}: {len(columns)} tab-separated columns, expected {num_columns}")
             yield where, columns

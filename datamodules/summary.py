@@ -11,8 +11,6 @@ from datamodules.batches import EvalBatches, TrainBatches
 from datamodules.collate import SplitBatches
 from datamodules.prepared import read_meta
 
-SHOWN = 5  # names of skipped examples
-
 
 def print_summary(data: SequenceDataModule, seconds: float | None) -> None:
     """Print a task's prepared data; `setup` was called.
@@ -60,8 +58,7 @@ def _classes(data: SequenceDataModule) -> Table:
 def _skipped(data: SequenceDataModule) -> Iterator[str]:
     for split, reasons in read_meta(data.folder)["skipped"].items():
         if reasons:
-            yield f"{split}: {len(reasons):,} skipped; all are named in meta.json"
-            yield from (f"  {reason}" for reason in reasons[:SHOWN])
+            yield f"{split}: {len(reasons):,} skipped, all named in meta.json"
 
 
 def _padding(data: SequenceDataModule) -> Iterator[str]:
@@ -72,14 +69,13 @@ def _padding(data: SequenceDataModule) -> Iterator[str]:
         shares["training"] = padding_share(train, TrainBatches(train.lengths, data.batch_size, seed=0))
     shares["test"] = padding_share(test, EvalBatches(test.lengths, data.eval_batch_size))
     text = ", ".join(f"{share:.1%} in {name}" for name, share in shares.items())
-    full = 1 - train.split.lengths.mean() / data.max_length
+    full = 1 - train.num_tokens.mean() / (data.max_length * data.num_documents)
     yield f"Padding at data.batch_size={data.batch_size}: {text} (padded to {data.max_length:,}: {full:.1%})"
 
 
 def padding_share(split: SplitBatches, batches: TrainBatches | EvalBatches) -> float:
     """The share of padding in what these batches hold."""
-    tokens = split.split.lengths.sum(axis=1) if split.split.num_documents > 1 else split.lengths
-    order = list(batches)
+    tokens, order = split.num_tokens, list(batches)
     real = sum(int(tokens[batch].sum()) for batch in order)
     room = sum(split.width(int(split.lengths[batch].max())) * len(batch) for batch in order)
     return 1 - real / (room * split.split.num_documents)

@@ -18,7 +18,7 @@ from datamodules.examples import Example, Skipped, make_examples, progress_bar
 from datamodules.generate import check_seed
 from datamodules.prepared import PreparedDataError
 from datamodules.protocol import Protocol
-from datamodules.sources import cut_dev, reading
+from datamodules.sources import cut_dev, reading, sizes_of
 from datamodules.writing import RawSplits
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -85,6 +85,15 @@ class Text(SequenceDataModule):
     def expected_bytes(self) -> int:
         return 50_000 * min(self.max_bytes, 1_350)
 
+    def source_sizes(self) -> dict[str, int]:
+        if self.source is None:
+            return {}
+        source = Path(self.source).expanduser()
+        if source.is_file():
+            return sizes_of([source], source.parent)
+        root = _root(source)
+        return sizes_of((root / split / kind for split in ("train", "test") for kind in CLASSES), root)
+
     def raw_splits(self) -> RawSplits:
         names, read = self._reviews
         make = partial(_make_example, read, self.max_bytes)
@@ -111,8 +120,12 @@ class Text(SequenceDataModule):
         return sorted(names, key=_order), read
 
 
+def _root(folder: Path) -> Path:
+    return folder / "aclImdb" if (folder / "aclImdb").is_dir() else folder
+
+
 def _open_folder(folder: Path) -> tuple[list[str], Read]:
-    root = folder / "aclImdb" if (folder / "aclImdb").is_dir() else folder
+    root = _root(folder)
 
     def read(name: str) -> bytes:
         with reading(root / name):

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from datamodules.examples import Chunk
 from datamodules.prepared import DTYPES, FORMAT_VERSION, REMAKE, PreparedDataError, folder_name, read_meta
 
+SHOWN = 5  # names of what was skipped
 RawSplits = Mapping[str, Iterable[Chunk]]
 
 
@@ -51,8 +52,14 @@ def prepare(
                     if folder.exists():
                         raise PreparedDataError(f"{folder} has no meta.json. {REMAKE}")
                     _check_space(root, expected_bytes())
-                    meta = {"format": FORMAT_VERSION, "task": task, "settings": settings, "source": source or {}}
+                    meta: dict[str, Any] = {
+                        "format": FORMAT_VERSION,
+                        "task": task,
+                        "settings": settings,
+                        "source": source or {},
+                    }
                     _write_and_rename(folder, meta, raw_splits())
+                    _say_skipped(meta["skipped"])
         except OSError as error:
             raise PreparedDataError(
                 f"cannot prepare {folder}: {error.strerror or error}. Nothing was kept; free some space or set "
@@ -60,6 +67,13 @@ def prepare(
             ) from error
     _check_source(folder, source or {})
     return folder
+
+
+def _say_skipped(skipped: Mapping[str, list[str]]) -> None:
+    for split, reasons in skipped.items():
+        if reasons:
+            shown = "\n  ".join(reasons[:SHOWN])
+            print(f"{split}: {len(reasons):,} skipped, all named in meta.json. The first:\n  {shown}", flush=True)
 
 
 def _check_source(folder: Path, source: Mapping[str, int]) -> None:
@@ -104,6 +118,7 @@ def _write_and_rename(folder: Path, meta: dict[str, Any], splits: RawSplits) -> 
             meta["splits"][split], meta["skipped"][split] = _write_split(partial / split, chunks)
         (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
         partial.rename(folder)
+        _say_skipped(meta["skipped"])
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

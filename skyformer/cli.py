@@ -153,7 +153,7 @@ class SkyformerCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:  # an argument of the right type whose value makes no sense
-            raise RunError(str(error)) from error
+            raise RunError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         plugins = self._get(self.config_init, "trainer").get("plugins") or []

@@ -57,7 +57,7 @@ def test_saved_config_tests_and_predicts(trained, main, capsys):
     assert "dev accuracy" in capsys.readouterr().out
     main(["predict", config])
     rows = list(csv.DictReader((trained / "predictions.csv").open()))
-    assert [int(row["index"]) for row in rows] == list(range(13)), "every example once, in order"
+    assert [int(row["id"]) for row in rows] == list(range(13)), "every example once, in order"
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert right / 13 == pytest.approx(before["test/accuracy"], abs=1e-6)
     assert all(abs(sum(float(row[f"p{k}"]) for k in range(10)) - 1) < 1e-4 for row in rows)

@@ -4,7 +4,6 @@ import hashlib
 import io
 import pickle
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +172,19 @@ def test_text_draws_the_same_dev_set_from_a_folder_and_an_archive(tmp_path, prep
     assert folder.example_names("dev") == archive.example_names("dev")
 
 
+def test_text_draws_its_dev_set_at_random(tmp_path, prepare):
+    """Half of each class, and neither its first nor its last reviews."""
+    names = [f"{label}/{number}_5.txt" for label in ("neg", "pos") for number in range(60)]
+    write_tree(tmp_path / "aclImdb", {f"train/{name}": b"a" for name in names})
+    write_tree(tmp_path / "aclImdb", {"test/neg/0_1.txt": b"a", "test/pos/0_9.txt": b"a"})
+    data = prepare(Text, tmp_path / "aclImdb", batch_size=80, dev_size=40)
+    dev = [names.index(name.removeprefix("train/")) for name in data.example_names("dev")]
+    for first in (0, 60):
+        drawn = [number - first for number in dev if first <= number < first + 60]
+        assert len(drawn) == 20
+        assert min(drawn) < 20 < 40 <= max(drawn)
+
+
 def test_text_with_the_test_set_as_dev_set(tmp_path, prepare):
     source = write_reviews(tmp_path, "folder")
     data = prepare(Text, source, batch_size=8, dev_size=4, protocol=Protocol(dev_is_test=True))
@@ -183,7 +195,7 @@ def test_text_with_the_test_set_as_dev_set(tmp_path, prepare):
 
 
 def write_long_reviews(tmp_path):
-    """One review a class and set, the last of which is of 4096 x and then a y."""
+    """The second test review is of 4096 x and then a y; all others are ab."""
     names = ["train/neg/0_1.txt", "train/neg/1_1.txt", "train/pos/0_9.txt", "train/pos/1_9.txt", "test/neg/0_1.txt"]
     write_tree(tmp_path / "aclImdb", {**dict.fromkeys(names, b"ab"), "test/pos/0_9.txt": b"x" * 4096 + b"y"})
     return tmp_path / "aclImdb"
@@ -219,7 +231,8 @@ def test_text_batches(tmp_path, prepare):
     data = prepare(Text, source, batch_size=3, eval_batch_size=3, dev_size=4, protocol=Protocol(dev_is_test=True))
     train, test = list(data.train_dataloader()), list(data.test_dataloader())
     assert [len(batch.label) for batch in train] == [3, 3]
-    assert sorted(len(batch.label) for batch in test) == [1, 3]
+    assert len(test) == 2
+    assert max(len(batch.label) for batch in test) <= 3
     assert sorted(example for batch in test for example in batch.example.tolist()) == [0, 1, 2, 3]
     for batches, names in ((train, TRAIN_REVIEWS), (test, TEST_REVIEWS)):
         for batch in batches:
@@ -329,7 +342,8 @@ def test_image_reads_jpeg_and_grey_files(grey, tmp_path, prepare):
     save_picture(folder / "test/truck/300.jpg", np.full((32, 32, 3), 128, dtype=np.uint8))
     save_picture(folder / "test/airplane/301.png", np.arange(1024, dtype=np.uint16).astype(np.uint8).reshape(32, 32))
     data = prepare(Image, folder, batch_size=20, dev_size=10, grey=grey)
-    rows = list(zip(*read(data, "test")[:3:2], strict=True))
+    test = read(data, "test")
+    rows = list(zip(test.tokens, test.label, strict=True))
     assert len(rows) == 12
     assert ([128] * 1024, 9) in rows
     assert (list(range(256)) * 4, 0) in rows
@@ -340,8 +354,8 @@ def test_image_without_black_pixels(tmp_path, prepare):
     folder = write_class_folders(tmp_path / "raw")
     picture = np.zeros((32, 32, 3), dtype=np.uint8)
     picture[0, 1], picture[2, 0], picture[31, 31] = (5, 5, 5), (0, 255, 0), (0, 0, 3)
-    for name in CIFAR_CLASSES:
-        save_picture(folder / "test" / name / f"{TEST_PICTURES[CIFAR_CLASSES.index(name)]}.png", picture)
+    for name, value in zip(CIFAR_CLASSES, TEST_PICTURES, strict=True):
+        save_picture(folder / "test" / name / f"{value}.png", picture)
     data = prepare(Image, folder, batch_size=20, dev_size=10, protocol=Protocol(zero_is_padding=True))
     test = read(data, "test")
     assert test.tokens == padded([[5, 149]] * 10, 32)
@@ -475,36 +489,126 @@ def test_listops_of_the_release(folder, brackets, tmp_path, prepare):
         assert_sequences(read(data, split), rows, labels, 64 if split == "test" else 32)
 
 
-# Pathfinder: picture i is of value i but for two pixels; the odd ones are connected.
-SAMPLES = list(range(20))
+# Pathfinder: sample i is of value i but for two pixels; the odd ones are connected. In the order of the metadata, which
+# names the last sample of each file first.
+SAMPLES = [*range(6, -1, -1), *range(13, 6, -1), *range(24, 13, -1)]
 
 
-def path_row(sample, resolution):
+def folder_number(sample):
+    """The 10 is after the 2."""
+    return 1 if sample < 7 else 2 if sample < 14 else 10
+
+
+def sample_name(sample):
+    return f"imgs/{folder_number(sample)}/sample_{sample}.png"
+
+
+def sample_row(sample, resolution=32):
     return [sample] * (resolution - 1) + [200 + sample, 100 + sample] + [sample] * (resolution**2 - resolution - 1)
 
 
-def path_picture(sample, resolution):
+def sample_picture(sample, resolution=32):
     picture = np.full((resolution, resolution), sample, dtype=np.uint8)
     picture[0, -1], picture[1, 0] = 200 + sample, 100 + sample
     return picture
 
 
 def write_samples(folder, pictures, kind="text"):
-    """A third of the samples in each of imgs/2, imgs/10 and imgs/1; what the metadata says is their order."""
     (folder / "metadata").mkdir(parents=True)
-    parts = {1: [], 2: [], 10: []}
+    rows = {}
     for sample, picture in pictures.items():
-        part = min(parts, key=lambda number: (sample >= 7) * abs(number - 2) + (sample >= 14) * abs(number - 10) * 9)
-        parts[1 if sample < 7 else part].append(sample)
-        save_picture(folder / path_name(sample), picture)
-    for part, samples in parts.items():
-        rows = [[f"imgs/{part}", f"sample_{s}.png", str(s), str(s % 2), "1.5", "14", "0.25"] for s in samples]
-        path = folder / f"metadata/{part}.npy"
+        save_picture(folder / sample_name(sample), picture)
+        number = folder_number(sample)
+        row = [f"imgs/{number}", f"sample_{sample}.png", str(sample), str(sample % 2), "1.8", "6", "2.0", "5"]
+        rows.setdefault(number, []).append(row)
+    for number, lines in rows.items():
+        path = folder / f"metadata/{number}.npy"
         if kind == "text":
-            path.write_text("".join(" ".join(row) + "\n" for row in rows))
+            path.write_text("".join(" ".join(row) + "\n" for row in lines))
         else:
-            np.save(path, np.array(rows))
+            np.save(path, np.array(lines))
 
 
-def path_name(sample):
-    return f"imgs/{1 if sample < 7 else 2 if sample < 14 else 10}/sample_{sample}.png"
+def assert_samples(data, expected, resolution=32):
+    for split, samples in expected.items():
+        assert data.example_names(split) == [sample_name(sample) for sample in samples]
+        rows = [sample_row(sample, resolution) for sample in samples]
+        assert_pictures(read(data, split), rows, [sample % 2 for sample in samples])
+
+
+@pytest.mark.parametrize("kind", ["text", "array"])
+@pytest.mark.parametrize("folder", ["", "pathfinder32", "lra_release/lra_release/pathfinder32"])
+def test_pathfinder_of_the_release(folder, kind, tmp_path, prepare):
+    pictures = {sample: sample_picture(sample) for sample in SAMPLES[:20]}
+    write_samples(tmp_path / "raw" / folder / "curv_contour_length_14", pictures, kind)
+    data = prepare(Pathfinder, tmp_path / "raw", batch_size=16, split="lra")
+    assert SAMPLES[14:20] == [24, 23, 22, 21, 20, 19]
+    train = [6, 5, 4, 3, 2, 1, 0, 13, 12, 11, 10, 9, 8, 7, 24, 23]
+    assert_samples(data, {"train": train, "dev": [22, 21], "test": [20, 19]})
+
+
+@pytest.mark.parametrize(
+    ("level", "folder"),
+    [("easy", "curv_baseline"), ("intermediate", "curv_contour_length_9"), ("hard", "curv_contour_length_14")],
+)
+def test_pathfinder_levels_of_the_release(level, folder, tmp_path, prepare):
+    """Each level's labels and pictures from its own folder."""
+    names = ["curv_baseline", "curv_contour_length_9", "curv_contour_length_14"]
+    for value, name in zip((0, 10, 20), names, strict=True):
+        write_samples(tmp_path / "raw" / name, {sample: sample_picture(sample + value) for sample in range(10)})
+    data = prepare(Pathfinder, tmp_path / "raw", batch_size=8, split="lra", level=level)
+    assert_pictures(read(data, "test"), [sample_row(9 + 10 * names.index(folder))], [1])
+
+
+def test_pathfinder_split_at_random(tmp_path, prepare):
+    """As the S4 code does it; an epoch's order is another matter."""
+    pictures = {sample: sample_picture(sample) for sample in SAMPLES}
+    write_samples(tmp_path / "raw/curv_contour_length_14", pictures)
+    data = prepare(Pathfinder, tmp_path / "raw", batch_size=21, split="s4")
+    parts = random_split(SAMPLES, [21, 2, 2], generator=torch.Generator().manual_seed(42))
+    for split, part in zip(("train", "dev", "test"), parts, strict=True):
+        assert sorted(data.example_names(split)) == sorted(sample_name(sample) for sample in part)
+        rows = {sample_name(sample): (sample_row(sample), sample % 2) for sample in part}
+        expected = [rows[name] for name in data.example_names(split)]
+        assert_pictures(read(data, split), [row for row, _ in expected], [label for _, label in expected])
+
+
+def test_pathfinder_without_black_pixels(tmp_path, prepare):
+    pictures = {sample: np.zeros((32, 32), dtype=np.uint8) for sample in range(10)}
+    pictures[1][0, 5], pictures[1][31, 31] = 7, 255
+    pictures[2].reshape(-1)[100:133] = 9
+    pictures[9][1] = range(1, 33)
+    write_samples(tmp_path / "raw/curv_contour_length_14", pictures)
+    protocol = Protocol(zero_is_padding=True)
+    data = prepare(Pathfinder, tmp_path / "raw", batch_size=8, split="lra", protocol=protocol)
+    train = read(data, "train")
+    assert train.tokens == padded([[], [7, 255], [9] * 33, *[[]] * 5], 64)
+    assert train.position == padded([[], [5, 1023], list(range(100, 133)), *[[]] * 5], 64)
+    assert train.mask == masks([0, 2, 33, 0, 0, 0, 0, 0], 64)
+    assert train.label == [0, 1] * 4
+    dev = read(data, "dev")
+    assert (dev.tokens, dev.position, dev.mask, dev.label) == ([[0] * 32], [[0] * 32], [[False] * 32], [0])
+    test = read(data, "test")
+    assert test.tokens == [list(range(1, 33))]
+    assert test.position == [list(range(32, 64))]
+    assert (test.mask, test.label) == ([[True] * 32], [1])
+
+
+@pytest.mark.parametrize("kind", ["text", "array"])
+@pytest.mark.parametrize("folder", ["", "pathfinder128"])
+def test_pathx_of_the_release(folder, kind, tmp_path, prepare):
+    pictures = {sample: sample_picture(sample, 128) for sample in range(10)}
+    write_samples(tmp_path / "raw" / folder / "curv_contour_length_14", pictures, kind)
+    data = prepare(PathX, tmp_path / "raw", batch_size=8, split="lra")
+    assert_samples(data, {"train": list(range(8)), "dev": [8], "test": [9]}, 128)
+
+
+def test_pathx_drawn(prepare):
+    data = prepare(PathX, None, batch_size=4, train_size=4, dev_size=2, test_size=3)
+    for split, size in (("train", 4), ("dev", 2), ("test", 3)):
+        batch = read(data, split)
+        assert [len(row) for row in batch.tokens] == [16_384] * size
+        assert {(min(row), max(row)) for row in batch.tokens} == {(0, 255)}
+        assert batch.mask is None
+        assert batch.position is None
+        assert set(batch.label) <= {0, 1}
