@@ -20,7 +20,7 @@ from datamodules.writing import RawSplits, prepare
 class SequenceDataModule(LightningDataModule, ABC):
     """Base of all tasks. A task gives its class constants, its settings and its raw examples.
 
-    Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (an instance attribute where a setting decides),
+    Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (that of the instance where a setting decides),
     `num_documents` an example, `image_side` (0 for tasks without images), `first_id` (the id of the stored token 0),
     `class_names`, `citation`, `licence`.
 

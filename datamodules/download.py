@@ -47,9 +47,10 @@ def fetch(url: str, path: Path, algorithm: str, digest: str) -> Path:
             failures = failures + 1 if _size(part) == before else 0
             reason = error
     else:
+        arrived = _size(part)
+        kept = f" The {arrived:,} bytes that arrived are kept; the next run goes on from there." if arrived else ""
         raise PreparedDataError(
-            f"cannot fetch {url}: {reason}. The {_size(part):,} bytes that arrived are kept in {part}; the next run "
-            "goes on from there. Or fetch it elsewhere and set data.source to it."
+            f"cannot fetch {url}: {getattr(reason, 'reason', reason)}.{kept} Or put the file there yourself: {path}"
         ) from reason
     _check(part, path, algorithm, digest)
     return part.rename(path)

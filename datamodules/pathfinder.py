@@ -1,5 +1,6 @@
 """Pathfinder and Path-X: do the two marked ends belong to one snake?"""
 
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.pathfinder_drawing import draw_image
 from datamodules.pathfinder_release import FOLDER, SplitRule, list_pictures, read_listed, split_pictures
 from datamodules.pathfinder_settings import Level, Resolution, drawing_settings
+from datamodules.prepared import PreparedDataError
 from datamodules.protocol import Protocol
 from datamodules.sources import find_in_release, sizes_of
 from datamodules.writing import RawSplits
@@ -41,6 +43,8 @@ class Pathfinder(SequenceDataModule):
     task = "pathfinder"
     vocab_size = 256
     num_classes = 2
+    max_length = 1024
+    image_side = 32
     class_names = ("two snakes", "one snake")
     citation = "Linsley et al. 2018; Kim*, Linsley* et al., ICLR 2020; Tay et al., Long Range Arena, ICLR 2021"
     licence = "drawn here; the release's images: Apache 2.0"
@@ -85,9 +89,10 @@ class Pathfinder(SequenceDataModule):
         return find_in_release(source, f"pathfinder{self.image_side}", f"{level}/metadata") / level
 
     def source_sizes(self) -> dict[str, int]:
-        if self.source is None or not Path(self.source).expanduser().exists():
-            return {}
-        return sizes_of(sorted((self.release / "metadata").glob("*.npy")), self.release)
+        with suppress(PreparedDataError):
+            if self.source is not None:
+                return sizes_of(sorted((self.release / "metadata").glob("*.npy")), self.release)
+        return {}
 
     def expected_bytes(self) -> int:
         count = sum(self.sizes.values()) if self.source is None else len(list_pictures(self.release))
@@ -117,6 +122,8 @@ class PathX(Pathfinder):
     """
 
     task = "pathx"
+    max_length = 16_384
+    image_side = 128
 
     def __init__(self, batch_size: int = 32, **kwargs: Any) -> None:
         super().__init__(batch_size=batch_size, resolution=128, **kwargs)

@@ -1,6 +1,7 @@
 """Retrieval: does one of two papers cite the other? Read byte by byte."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, Skipped, packed
+from datamodules.prepared import PreparedDataError
 from datamodules.protocol import Protocol
 from datamodules.sources import find_in_release, read_label, read_rows, sizes_of
 from datamodules.writing import RawSplits
@@ -34,6 +36,7 @@ class Retrieval(SequenceDataModule):
     task = "retrieval"
     vocab_size = 257
     num_classes = 2
+    max_length = 4096
     num_documents = 2
     first_id = 1
     class_names = ("unrelated", "citing")
@@ -72,9 +75,9 @@ class Retrieval(SequenceDataModule):
         return find_in_release(self._source, "tsv_data", FILES["train"])
 
     def source_sizes(self) -> dict[str, int]:
-        if not self._source.exists():
-            return {}
-        return sizes_of((self.release / name for name in FILES.values()), self.release)
+        with suppress(PreparedDataError):
+            return sizes_of((self.release / name for name in FILES.values()), self.release)
+        return {}
 
     def expected_bytes(self) -> int:
         return min(sum(self.source_sizes().values()), NUM_PAIRS * 2 * self.max_bytes)

@@ -10,7 +10,7 @@ from rich.progress import DownloadColumn
 from datamodules.examples import progress_bar
 from datamodules.prepared import PreparedDataError
 
-RELEASE = "the Long Range Arena release, https://storage.googleapis.com/long-range-arena/lra_release.gz"
+RELEASE = "the Long Range Arena release (https://storage.googleapis.com/long-range-arena/lra_release.gz)"
 
 
 def find_in_release(source: Path, folder: str, marker: str) -> Path:
@@ -26,7 +26,7 @@ def find_in_release(source: Path, folder: str, marker: str) -> Path:
         if (place / marker).exists():
             return place
     raise PreparedDataError(
-        f"no {marker} in {source} or its {folder}/. Set data.source to the folder where {RELEASE}, is unpacked."
+        f"no {marker} in {source} or its {folder}/. Set data.source to the folder where {RELEASE} is unpacked."
     )
 
 

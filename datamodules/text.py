@@ -46,6 +46,7 @@ class Text(SequenceDataModule):
     task = "text"
     vocab_size = 257
     num_classes = 2
+    max_length = 4096
     first_id = 1
     class_names = CLASSES
     citation = "Maas, Daly, Pham, Huang, Ng, Potts, Learning Word Vectors for Sentiment Analysis, ACL 2011"
