@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import Batch, EvalBatches, TrainBatches
 from datamodules.collate import DroppedZeroBatches, SplitBatches
-from datamodules.prepared import folder_name, load
+from datamodules.prepared import PreparedDataError, folder_name, load
 from datamodules.protocol import Protocol
 from datamodules.writing import RawSplits, prepare
 
@@ -84,7 +84,11 @@ class SequenceDataModule(LightningDataModule, ABC):
         """About the size of the prepared folder."""
 
     def source_sizes(self) -> dict[str, int]:
-        """Sizes of the files that tell whether a source has changed, by name; empty where there are none (any more)."""
+        """Sizes of the files that tell whether a source has changed, by name; none for a task that is drawn or fetched.
+
+        Raises:
+            PreparedDataError: when the source is not there (any more).
+        """
         return {}
 
     @property
@@ -93,7 +97,11 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self.data_dir / folder_name(self.task, self.settings)
 
     def prepare_data(self) -> None:
-        prepare(self.data_dir, self.task, self.settings, self.raw_splits, self.expected_bytes, self.source_sizes())
+        try:
+            source = self.source_sizes()
+        except PreparedDataError:  # nothing is there; if the folder isn't either, reading says so
+            source = {}
+        prepare(self.data_dir, self.task, self.settings, self.raw_splits, self.expected_bytes, source)
 
     def setup(self, stage: str) -> None:
         for split in ("train", "dev", "test"):

@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from filelock import FileLock
 from rich.progress import DownloadColumn
 
 from datamodules.examples import progress_bar
@@ -34,26 +35,33 @@ def fetch(url: str, path: Path, algorithm: str, digest: str) -> Path:
         _check(path, path, algorithm, digest)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    with FileLock(path.with_name(f".{path.name}.lock")):  # another setting of the task may fetch it too
+        if not path.exists():
+            part = path.with_name(path.name + ".part")
+            _fetch_all(url, path, part)
+            _check(part, path, algorithm, digest)
+            part.rename(path)
+    return path
+
+
+def _fetch_all(url: str, path: Path, part: Path) -> None:
+    """Try until `part` is whole, as long as it grows."""
     failures = 0
+    longest = _size(part)
     while failures < ATTEMPTS:
-        before = _size(part)
         try:
-            _fetch_rest(url, part)
-            break
+            return _fetch_rest(url, part)
         except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
             if _is_local(error):
                 raise
-            failures = failures + 1 if _size(part) == before else 0
+            failures = failures + 1 if _size(part) <= longest else 0
+            longest = max(longest, _size(part))
             reason = error
-    else:
-        arrived = _size(part)
-        kept = f" The {arrived:,} bytes that arrived are kept; the next run goes on from there." if arrived else ""
-        raise PreparedDataError(
-            f"cannot fetch {url}: {getattr(reason, 'reason', reason)}.{kept} Or put the file there yourself: {path}"
-        ) from reason
-    _check(part, path, algorithm, digest)
-    return part.rename(path)
+    arrived = _size(part)
+    kept = f" The {arrived:,} bytes that arrived are kept; the next run goes on from there." if arrived else ""
+    raise PreparedDataError(
+        f"cannot fetch {url}: {getattr(reason, 'reason', reason)}.{kept} Or put the file there yourself: {path}"
+    ) from reason
 
 
 def _fetch_rest(url: str, part: Path) -> None:
@@ -67,7 +75,7 @@ def _fetch_rest(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if start and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             return  # nothing is missing; the checksum tells whether that is so
         raise
     with response, progress_bar(DownloadColumn()) as progress:

@@ -66,12 +66,12 @@ def pack(outcomes: Iterable[Example | Skipped]) -> Chunk:
         np.array([len(document) for document in documents], dtype=np.int64),
         np.array([example.label for example in examples], dtype=np.uint8),
         [_one_line(example.name) for example in examples if example.name],
-        [outcome.reason for outcome in outcomes if isinstance(outcome, Skipped)],
+        [_one_line(outcome.reason) for outcome in outcomes if isinstance(outcome, Skipped)],
     )
 
 
 def _one_line(name: str) -> str:
-    """A name that is one line of UTF-8, whatever the file system allows."""
+    """The text as one line of UTF-8, whatever the file system allows in a name."""
     return " ".join(name.encode("utf-8", "backslashreplace").decode().split())
 
 

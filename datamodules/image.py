@@ -16,7 +16,7 @@ from datamodules.grey import GREY, Grey
 from datamodules.pictures import read_picture
 from datamodules.prepared import PreparedDataError
 from datamodules.protocol import Protocol
-from datamodules.sources import cut_dev, sizes_of
+from datamodules.sources import cut_dev, sizes_of, source_path
 from datamodules.writing import RawSplits
 
 SIDE = 32
@@ -107,20 +107,21 @@ class Image(SequenceDataModule):
     @cached_property
     def _folder(self) -> Path | None:
         """The folder of class folders, where there is one."""
-        if self.source is None or (root := Path(self.source).expanduser()).joinpath(CIFAR10.base_folder).is_dir():
+        if self.source is None:
             return None
-        return root
+        root = source_path(self.source)
+        return None if (root / CIFAR10.base_folder).is_dir() else root
 
     def _torchvision(self, split: str) -> CIFAR10:
         """torchvision's data set, fetched unless it is named; its checksums are compared before anything is read."""
-        root = self.data_dir / "downloads" if self.source is None else Path(self.source).expanduser()
-        if self.source is None and not (root / CIFAR10.base_folder).is_dir():
-            fetch(CIFAR10.url, root / CIFAR10.filename, "md5", CIFAR10.tgz_md5)
+        root = self.data_dir / "downloads" if self.source is None else source_path(self.source)
         try:
-            return CIFAR10(root, train=split == "train", download=self.source is None)
+            return CIFAR10(root, train=split == "train")
         except RuntimeError as error:
-            folder = root / CIFAR10.base_folder
-            raise PreparedDataError(f"{folder} is incomplete or damaged: {error} Remove it to begin anew.") from error
+            if self.source is not None:
+                raise PreparedDataError(f"{root / CIFAR10.base_folder} is incomplete or damaged: {error}") from error
+        fetch(CIFAR10.url, root / CIFAR10.filename, "md5", CIFAR10.tgz_md5)
+        return CIFAR10(root, train=split == "train", download=True)  # unpacks it
 
 
 def _list_files(folder: Path) -> list[tuple[Path, int]]:
@@ -132,12 +133,13 @@ def _list_files(folder: Path) -> list[tuple[Path, int]]:
             f"{folder} has the folders {names}, expected {list(Image.class_names)} or 0 ... 9; data.source should hold "
             f"{CIFAR10.base_folder}, or train/<class>/ and test/<class>/"
         )
-    return [
-        (path, label)
-        for label, kind in enumerate(classes)
-        for path in sorted(kind.glob("[!.]*"))
-        if path.suffix.lower() in FILES
-    ]
+    pictures = []
+    for label, kind in enumerate(classes):
+        found = [(path, label) for path in sorted(kind.glob("[!.]*")) if path.suffix.lower() in FILES]
+        if not found:
+            raise PreparedDataError(f"{kind} has no picture ({', '.join(FILES)})")
+        pictures += found
+    return pictures
 
 
 def _read_file(root: Path, grey: Grey, item: tuple[Path, int]) -> Example | Skipped:

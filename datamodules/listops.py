@@ -1,7 +1,6 @@
 """ListOps: the value, 0 … 9, of a nested expression of list operators."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression, longest_expression
 from datamodules.prepared import PreparedDataError
 from datamodules.protocol import Protocol
-from datamodules.sources import find_in_release, read_label, read_rows, sizes_of
+from datamodules.sources import find_in_release, read_label, read_rows, sizes_of, source_path
 from datamodules.writing import RawSplits
 
 HEADER = [b"Source", b"Target"]
@@ -97,13 +96,12 @@ class ListOps(SequenceDataModule):
     @cached_property
     def release(self) -> Path:
         """The folder of the release's files."""
-        return find_in_release(Path(self.source or "").expanduser(), "listops-1000", FILES["train"])
+        return find_in_release(source_path(self.source or ""), "listops-1000", FILES["train"])
 
     def source_sizes(self) -> dict[str, int]:
-        with suppress(PreparedDataError):
-            if self.source is not None:
-                return sizes_of((self.release / name for name in FILES.values()), self.release)
-        return {}
+        if self.source is None:
+            return {}
+        return sizes_of((self.release / name for name in FILES.values()), self.release)
 
     def expected_bytes(self) -> int:
         if self.source is not None:

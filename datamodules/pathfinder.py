@@ -1,6 +1,5 @@
 """Pathfinder and Path-X: do the two marked ends belong to one snake?"""
 
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,9 +13,8 @@ from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.pathfinder_drawing import draw_image
 from datamodules.pathfinder_release import FOLDER, SplitRule, list_pictures, read_listed, split_pictures
 from datamodules.pathfinder_settings import Level, Resolution, drawing_settings
-from datamodules.prepared import PreparedDataError
 from datamodules.protocol import Protocol
-from datamodules.sources import find_in_release, sizes_of
+from datamodules.sources import find_in_release, sizes_of, source_path
 from datamodules.writing import RawSplits
 
 
@@ -85,14 +83,13 @@ class Pathfinder(SequenceDataModule):
     def release(self) -> Path:
         """The folder of the release's level."""
         level = FOLDER[self.level]
-        source = Path(self.source or "").expanduser()
+        source = source_path(self.source or "")
         return find_in_release(source, f"pathfinder{self.image_side}", f"{level}/metadata") / level
 
     def source_sizes(self) -> dict[str, int]:
-        with suppress(PreparedDataError):
-            if self.source is not None:
-                return sizes_of(sorted((self.release / "metadata").glob("*.npy")), self.release)
-        return {}
+        if self.source is None:
+            return {}
+        return sizes_of((self.release / "metadata").glob("[!.]*.npy"), self.release)
 
     def expected_bytes(self) -> int:
         count = sum(self.sizes.values()) if self.source is None else len(list_pictures(self.release))

@@ -29,7 +29,7 @@ def list_pictures(folder: Path) -> list[Listed]:
     Raises:
         PreparedDataError: for metadata that cannot be read, naming file and row.
     """
-    files = sorted((folder / "metadata").glob("*.npy"), key=lambda path: (not path.stem.isdigit(), path.stem.zfill(9)))
+    files = sorted((folder / "metadata").glob("[!.]*.npy"), key=lambda path: path.stem.zfill(9))  # 2 before 10
     if not files:
         raise PreparedDataError(f"{folder / 'metadata'} has no .npy file; is data.level right?")
     return [picture for path in files for picture in _read_metadata(path)]
@@ -41,6 +41,8 @@ def _read_metadata(path: Path) -> Iterator[Listed]:
         data = path.read_bytes()
     is_array = data.startswith(b"\x93NUMPY")
     rows = _array_rows(path) if is_array else [line.split() for line in data.decode(errors="replace").splitlines()]
+    if not any(rows):
+        raise PreparedDataError(f"{path} lists no picture")
     for number, row in enumerate(rows, start=1):
         where = f"{path}:{number}"
         if not row:
@@ -55,10 +57,12 @@ def _read_metadata(path: Path) -> Iterator[Listed]:
 
 def _array_rows(path: Path) -> list[list[str]]:
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:  # an array of objects, or one cut short
+        array = np.load(path, allow_pickle=False).astype(str)
+    except Exception as error:  # damage shows in many ways; an array of objects is refused
         raise PreparedDataError(f"{path}: not an array of strings or numbers ({error})") from error
-    return np.atleast_2d(array).astype(str).tolist()
+    if array.ndim != 2:
+        raise PreparedDataError(f"{path}: an array of shape {array.shape}, expected a row a picture")
+    return array.tolist()
 
 
 def read_listed(folder: Path, side: int, listed: Listed) -> Example | Skipped:

@@ -5,29 +5,39 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from datamodules.examples import Skipped
 from datamodules.prepared import PreparedDataError
+from datamodules.sources import reading
+
+EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow cuts off what is deeper
 
 
 def read_picture(path: Path, side: int, mode: Literal["L", "RGB"]) -> np.ndarray | Skipped:
     """A file's pixels, `(side, side)` or `(side, side, 3)` uint8; what is missing, empty or broken is skipped.
 
     Raises:
-        PreparedDataError: for a picture of another size.
+        PreparedDataError: for a picture of another size, or a file that is there and cannot be read.
     """
     try:
-        data = path.read_bytes()
-        if not data:
-            return Skipped(f"{path}: empty file")
+        with reading(path):
+            data = path.read_bytes()
+    except PreparedDataError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise  # a moment's trouble must not leave it out for good
+        return Skipped(f"{path}: no such file")
+    if not data:
+        return Skipped(f"{path}: empty file")
+    try:
         with Image.open(BytesIO(data)) as picture:
             if picture.size != (side, side):
                 width, height = picture.size
                 raise PreparedDataError(f"{path}: a picture of {width}×{height} pixels, expected {side}×{side}")
+            if picture.mode not in EIGHT_BITS:
+                return Skipped(f"{path}: pixels of kind {picture.mode}, expected eight bits")
             return np.asarray(picture.convert(mode))
-    except UnidentifiedImageError:
-        return Skipped(f"{path}: not a picture")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        return Skipped(f"{path}: {reason}")
+    except PreparedDataError:
+        raise
+    except Exception as error:  # damage shows in many ways
+        return Skipped(f"{path}: broken, or not a picture ({type(error).__name__})")

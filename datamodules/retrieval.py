@@ -1,7 +1,6 @@
 """Retrieval: does one of two papers cite the other? Read byte by byte."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import numpy as np
 
 from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, Skipped, packed
-from datamodules.prepared import PreparedDataError
 from datamodules.protocol import Protocol
-from datamodules.sources import find_in_release, read_label, read_rows, sizes_of
+from datamodules.sources import find_in_release, read_label, read_rows, sizes_of, source_path
 from datamodules.writing import RawSplits
 
 FILES = {split: f"new_aan_pairs.{name}.tsv" for split, name in (("train", "train"), ("dev", "eval"), ("test", "test"))}
@@ -65,19 +63,14 @@ class Retrieval(SequenceDataModule):
     def settings(self) -> dict[str, Any]:
         return {"source": self.source, "max_bytes": self.max_bytes, "version": 1}
 
-    @property
-    def _source(self) -> Path:
-        return self.data_dir / "lra_release" if self.source is None else Path(self.source).expanduser()
-
     @cached_property
     def release(self) -> Path:
         """The folder of the release's files."""
-        return find_in_release(self._source, "tsv_data", FILES["train"])
+        source = self.data_dir / "lra_release" if self.source is None else source_path(self.source)
+        return find_in_release(source, "tsv_data", FILES["train"])
 
     def source_sizes(self) -> dict[str, int]:
-        with suppress(PreparedDataError):
-            return sizes_of((self.release / name for name in FILES.values()), self.release)
-        return {}
+        return sizes_of((self.release / name for name in FILES.values()), self.release)
 
     def expected_bytes(self) -> int:
         return min(sum(self.source_sizes().values()), NUM_PAIRS * 2 * self.max_bytes)

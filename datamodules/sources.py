@@ -13,6 +13,20 @@ from datamodules.prepared import PreparedDataError
 RELEASE = "the Long Range Arena release (https://storage.googleapis.com/long-range-arena/lra_release.gz)"
 
 
+def source_path(source: str) -> Path:
+    """The path that `data.source` names.
+
+    Raises:
+        PreparedDataError: for a name that no path can have.
+    """
+    try:
+        path = Path(source).expanduser()
+        path.exists()  # refuses a name that is too long
+    except (RuntimeError, OSError) as error:
+        raise PreparedDataError(f"data.source={source}: {getattr(error, 'strerror', None) or error}") from error
+    return path
+
+
 def find_in_release(source: Path, folder: str, marker: str) -> Path:
     """The folder that holds `marker`: `source` itself or `folder` below it, however the release was unpacked.
 
@@ -66,6 +80,8 @@ def read_rows(
             if len(columns) != num_columns:
                 raise PreparedDataError(f"{where}: {len(columns)} tab-separated columns, expected {num_columns}")
             yield where, columns
+        if progress.tasks[bar].completed == 0 or (header and number == 1):
+            raise PreparedDataError(f"{path} has no example")
 
 
 def read_label(where: str, text: str | bytes, num_classes: int) -> int:

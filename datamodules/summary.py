@@ -1,7 +1,5 @@
 """What was prepared: counts, lengths, sizes and padding, for a person to read."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -27,8 +25,11 @@ def print_summary(data: SequenceDataModule, seconds: float | None) -> None:
     for table in (_lengths(data), _classes(data)):
         console.print(table)
         console.print()
-    for line in (*_skipped(data), *_padding(data)):
-        console.print(line, soft_wrap=True)
+    if seconds is None:  # else it has just been said, with names
+        for split, reasons in read_meta(data.folder)["skipped"].items():
+            if reasons:
+                console.print(f"{split}: {len(reasons):,} skipped, all named in meta.json", soft_wrap=True)
+    console.print(_padding(data), soft_wrap=True)
 
 
 def _lengths(data: SequenceDataModule) -> Table:
@@ -55,13 +56,7 @@ def _classes(data: SequenceDataModule) -> Table:
     return table
 
 
-def _skipped(data: SequenceDataModule) -> Iterator[str]:
-    for split, reasons in read_meta(data.folder)["skipped"].items():
-        if reasons:
-            yield f"{split}: {len(reasons):,} skipped, all named in meta.json"
-
-
-def _padding(data: SequenceDataModule) -> Iterator[str]:
+def _padding(data: SequenceDataModule) -> str:
     """The share of padding in an epoch of training and in the test set."""
     train, test = data.splits["train"], data.splits["test"]
     shares = {}
@@ -70,7 +65,7 @@ def _padding(data: SequenceDataModule) -> Iterator[str]:
     shares["test"] = padding_share(test, EvalBatches(test.lengths, data.eval_batch_size))
     text = ", ".join(f"{share:.1%} in {name}" for name, share in shares.items())
     full = 1 - train.num_tokens.mean() / (data.max_length * data.num_documents)
-    yield f"Padding at data.batch_size={data.batch_size}: {text} (padded to {data.max_length:,}: {full:.1%})"
+    return f"Padding at data.batch_size={data.batch_size}: {text} (padded to {data.max_length:,}: {full:.1%})"
 
 
 def padding_share(split: SplitBatches, batches: TrainBatches | EvalBatches) -> float:

@@ -18,7 +18,7 @@ from datamodules.examples import Example, Skipped, make_examples, progress_bar
 from datamodules.generate import check_seed
 from datamodules.prepared import PreparedDataError
 from datamodules.protocol import Protocol
-from datamodules.sources import cut_dev, reading, sizes_of
+from datamodules.sources import cut_dev, reading, sizes_of, source_path
 from datamodules.writing import RawSplits
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -89,7 +89,7 @@ class Text(SequenceDataModule):
     def source_sizes(self) -> dict[str, int]:
         if self.source is None:
             return {}
-        source = Path(self.source).expanduser()
+        source = source_path(self.source)
         if source.is_file():
             return sizes_of([source], source.parent)
         root = _root(source)
@@ -112,7 +112,7 @@ class Text(SequenceDataModule):
         if self.source is None:
             source = fetch(URL, self.data_dir / "downloads" / URL.rpartition("/")[2], "sha256", SHA256)
         else:
-            source = Path(self.source).expanduser()
+            source = source_path(self.source)
         names, read = _open_archive(source) if source.is_file() else _open_folder(source)
         for split in ("train", "test"):
             for kind in CLASSES:
@@ -145,15 +145,28 @@ def _open_archive(path: Path) -> tuple[list[str], Read]:
             with tarfile.open(fileobj=file, mode="r:*") as archive:
                 for member in archive:
                     found = _REVIEW.search(member.name)
-                    content = archive.extractfile(member) if found and member.isfile() else None
+                    is_review = found and (member.isfile() or member.islnk())  # a link to an equal one before it
+                    content = archive.extractfile(member) if is_review else None
                     if found and content:
                         reviews[found[1]] = content.read()
                         progress.update(bar, completed=file.tell())
+                _check_end(archive)
     except (tarfile.TarError, EOFError, LZMAError, zlib.error) as error:
         raise PreparedDataError(
             f"{path} is damaged or no tar archive ({error}). Fetch it again, or set data.source to a folder."
         ) from error
     return list(reviews), reviews.__getitem__
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Refuse what iteration takes for an end: a damaged header, or an archive cut between two members."""
+    file: Any = archive.fileobj
+    file.seek(archive.offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or block.strip(b"\0"):
+        raise tarfile.ReadError(f"no end, but {'damage' if block else 'nothing'} at byte {archive.offset:,}")
+    while file.read(1 << 20):  # to the end, where a compressed file has its checksum
+        pass
 
 
 def _order(name: str) -> tuple[str, str, int, str]:

@@ -52,14 +52,8 @@ def prepare(
                     if folder.exists():
                         raise PreparedDataError(f"{folder} has no meta.json. {REMAKE}")
                     _check_space(root, expected_bytes())
-                    meta: dict[str, Any] = {
-                        "format": FORMAT_VERSION,
-                        "task": task,
-                        "settings": settings,
-                        "source": source or {},
-                    }
+                    meta = {"format": FORMAT_VERSION, "task": task, "settings": settings, "source": source or {}}
                     _write_and_rename(folder, meta, raw_splits())
-                    _say_skipped(meta["skipped"])
         except OSError as error:
             raise PreparedDataError(
                 f"cannot prepare {folder}: {error.strerror or error}. Nothing was kept; free some space or set "

@@ -8,6 +8,7 @@ import socket
 import tarfile
 import threading
 from collections.abc import Iterator
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle, islice, repeat
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_sources
+from torch.utils.data import DataLoader
 from torchvision.datasets import CIFAR10
 
 import datamodules
@@ -83,6 +85,14 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch):
+    """Starting those that decode pictures would take most of the time."""
+    monkeypatch.setattr(
+        "datamodules.examples.DataLoader", lambda *args, **settings: DataLoader(*args, **{**settings, "num_workers": 0})
+    )
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as running:
@@ -146,10 +156,9 @@ def test_the_next_call_asks_for_the_rest_alone(server, path):
     server.cuts = iter([1000, *repeat(0, 20)])
     with pytest.raises(PreparedDataError) as error:
         get(server, path)
-    assert server.url in str(error.value)
-    assert "1,000 bytes" in str(error.value)
+    for named in (server.url, "1,000 bytes", str(path)):
+        assert named in str(error.value)
     part = path.with_name("file.bin.part")
-    assert str(part) in str(error.value)
     assert part.read_bytes() == CONTENT[:1000]
     assert visible(path.parent) == [part]
     server.cuts, server.asked, server.sent = iter(()), [], []
@@ -239,7 +248,7 @@ def test_an_archive_put_there_by_hand_asks_nobody(path):
 
 def test_without_a_server(path):
     url = nobody()
-    with pytest.raises(PreparedDataError, match=f"cannot fetch {url}: .*refused.*data.source"):
+    with pytest.raises(PreparedDataError, match=f"cannot fetch {url}: .*refused"):
         fetch(url, path, "sha256", DIGEST)
     assert not path.exists()
 
@@ -247,7 +256,7 @@ def test_without_a_server(path):
 @pytest.mark.parametrize("status", [403, 404, 500])
 def test_an_error_of_the_server_is_said(status, server, path):
     server.status = status
-    with pytest.raises(PreparedDataError, match=f"cannot fetch {server.url}: .*{status}"):
+    with pytest.raises(PreparedDataError, match=f"cannot fetch {server.url}: .*{HTTPStatus(status).phrase}"):
         get(server, path)
     assert visible(path.parent) == []
 
@@ -256,7 +265,7 @@ def test_an_error_of_the_server_keeps_what_had_arrived(server, path):
     path.parent.mkdir()
     path.with_name("file.bin.part").write_bytes(CONTENT[:1000])
     server.status = 503
-    with pytest.raises(PreparedDataError, match="503"):
+    with pytest.raises(PreparedDataError, match="Service Unavailable"):
         get(server, path)
     server.status, server.sent = None, []
     get(server, path)
@@ -282,6 +291,7 @@ def test_two_processes_fetch_one_file(server, path):
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     assert_fetched(path)
+    assert server.asked == [None], "the other waited"
 
 
 def write_batches(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -1,5 +1,7 @@
 """Grey values against those of TensorFlow and Pillow."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +19,15 @@ TENSORFLOW = {
 @pytest.mark.parametrize("colour", TENSORFLOW)
 def test_tensorflow(colour):
     assert tensorflow_luma(np.array(colour, dtype=np.uint8)) == TENSORFLOW[colour]
+
+
+def test_tensorflow_on_every_colour():
+    """The checksum is of TensorFlow's own values, in the order of red, green, blue."""
+    digest = hashlib.sha256()
+    green, blue = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij")
+    for red in range(256):
+        digest.update(tensorflow_luma(np.stack([np.full_like(green, red), green, blue], axis=-1)).tobytes())
+    assert digest.hexdigest() == "824a76d81dad2c5a2cf1fa0b2c0a5afe7d871ec2970e4fa2809b53ddbecdca93"
 
 
 def test_pillow_on_every_hundredth_colour():
