@@ -121,8 +121,12 @@ class EvalBatches(Sampler[list[int]]):
     def __init__(
         self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1, drop_last: bool = False
     ) -> None:
+        # Always the same random order, since sources list one class after the other: the first few batches
+        # (trainer.limit_val_batches), and those without the rest, should stand for all.
+        rng = np.random.default_rng(0)
         kept = len(lengths) // batch_size * batch_size if drop_last else len(lengths)
-        order = np.argsort(lengths[:kept], kind="stable")
+        order = rng.permutation(len(lengths))[:kept]
+        order = order[np.argsort(lengths[order], kind="stable")]
         smallest_share, largest_share = len(order) // world_size, -(-len(order) // world_size)
         if smallest_share == 0:
             raise BatchSizeError(
@@ -131,8 +135,7 @@ class EvalBatches(Sampler[list[int]]):
             )
         count = min(-(-largest_share // batch_size), smallest_share)
         shares = np.array_split(order[rank::world_size], count)
-        # In an order of no meaning, so that the first few batches (trainer.limit_val_batches) are not the shortest.
-        self.batches = [shares[number] for number in np.random.default_rng(0).permutation(count)]
+        self.batches = [shares[number] for number in rng.permutation(count)]
 
     def __len__(self) -> int:
         return len(self.batches)

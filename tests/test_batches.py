@@ -151,8 +151,14 @@ def test_evaluation_puts_like_lengths_together_and_the_shortest_not_first(length
 def test_evaluation_leaves_out_the_rest_where_asked(lengths):
     """The published code cuts the test set to whole batches: 1,003 examples to 992."""
     seen = np.concatenate(list(EvalBatches(lengths[:1003], 32, drop_last=True)))
-    assert sorted(seen) == list(range(992))
+    assert len(seen) == len(set(seen)) == 992
     assert len(np.concatenate(list(EvalBatches(lengths[:1003], 32)))) == 1003
+
+
+def test_first_batches_of_a_source_sorted_by_class_hold_every_class():
+    batches = list(EvalBatches(np.full(1000, 1024), 50))
+    assert {example // 100 for batch in batches[:2] for example in batch} == set(range(10))
+    assert batches == [*EvalBatches(np.full(1000, 1024), 50)], "the same every time"
 
 
 def test_equal_lengths_are_padded_where_asked():

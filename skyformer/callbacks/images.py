@@ -16,7 +16,7 @@ RIGHT, WRONG = (0, 114, 178), (213, 94, 0)  # blue and vermilion: told apart by 
 
 
 class ImageSheet(Callback):
-    """Adds `images/dev` to TensorBoard at each dev evaluation: the first images, captioned `label → prediction`."""
+    """Adds `images/dev` to TensorBoard at each dev evaluation: the first images, captioned `label -> prediction`."""
 
     def on_validation_batch_end(
         self,
@@ -59,6 +59,6 @@ def draw_sheet(pictures: np.ndarray, labels: Tensor, predictions: Tensor) -> np.
         colour = RIGHT if label == prediction else WRONG
         draw.rectangle((left - 2, top - 2, left + SIDE + 1, top + SIDE + 1), fill=colour)
         sheet.paste(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
-        text = f"{label} → {prediction} {'right' if label == prediction else 'wrong'}"
+        text = f"{label} -> {prediction} {'right' if label == prediction else 'wrong'}"
         draw.text((left, top + SIDE + 2), text, fill=colour, font=font)
     return np.asarray(sheet)
