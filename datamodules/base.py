@@ -62,7 +62,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         for name, (value, least) in minima.items():
             if value < least:
                 raise ValueError(f"data.{name}={value} must be at least {least}")
-        self.data_dir = Path(data_dir)
+        self.data_dir = Path(data_dir).expanduser()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers

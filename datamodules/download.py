@@ -1,5 +1,6 @@
 """Fetches a file once: resumed where it was cut off, checked, with a progress bar."""
 
+import errno
 import hashlib
 import http.client
 import urllib.error
@@ -108,4 +109,6 @@ def _size(path: Path) -> int:
 
 def _is_local(error: BaseException) -> bool:
     """Whether it is this machine's disk that failed."""
-    return isinstance(error, OSError) and error.filename is not None and not isinstance(error, urllib.error.URLError)
+    if isinstance(error, urllib.error.URLError) or not isinstance(error, OSError):
+        return False
+    return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

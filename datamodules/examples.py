@@ -125,7 +125,7 @@ def make_examples_in_processes(
         collate_fn=_as_it_is,
         generator=torch.Generator(),  # else it would draw from the global one
     )
-    yield from _with_progress(_raise_errors(iter(loader)), len(items), description)
+    yield from _with_progress(_raise_errors(loader), len(items), description)
 
 
 class _Made(Dataset[Chunk | PreparedDataError]):
@@ -149,9 +149,11 @@ def _as_it_is(chunk: Any) -> Any:
     return chunk
 
 
-def _raise_errors(outcomes: Iterable[Chunk | PreparedDataError]) -> Iterator[Chunk]:
+def _raise_errors(loader: Iterable[Chunk | PreparedDataError]) -> Iterator[Chunk]:
+    outcomes = iter(loader)
     for outcome in outcomes:
         if isinstance(outcome, PreparedDataError):
+            del outcomes, loader  # ends the processes now; the error's traceback would keep them
             raise outcome
         yield outcome
 

@@ -1,5 +1,6 @@
 """Reads Pathfinder as the LRA release and the public generator lay it out."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -58,8 +59,10 @@ def _read_metadata(path: Path) -> Iterator[Listed]:
 def _array_rows(path: Path) -> list[list[str]]:
     try:
         array = np.load(path, allow_pickle=False).astype(str)
+        if array.itemsize and (np.ascontiguousarray(array).view(np.uint32) > sys.maxunicode).any():
+            raise ValueError("not Unicode")  # Python would break on it much later
     except Exception as error:  # damage shows in many ways; an array of objects is refused
-        raise PreparedDataError(f"{path}: not an array of strings or numbers ({error})") from error
+        raise PreparedDataError(f"{path}: not an array of strings or numbers ({type(error).__name__})") from error
     if array.ndim != 2:
         raise PreparedDataError(f"{path}: an array of shape {array.shape}, expected a row a picture")
     return array.tolist()

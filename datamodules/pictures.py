@@ -27,6 +27,8 @@ def read_picture(path: Path, side: int, mode: Literal["L", "RGB"]) -> np.ndarray
         if not isinstance(error.__cause__, FileNotFoundError):
             raise  # a moment's trouble must not leave it out for good
         return Skipped(f"{path}: no such file")
+    except ValueError:  # a name with a NUL
+        return Skipped(f"{path}: no name of a file")
     if not data:
         return Skipped(f"{path}: empty file")
     try:

@@ -1,5 +1,6 @@
 """What the readers of raw files share: where they lie, how they fail, how a dev set is cut."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.progress import DownloadColumn
 from datamodules.examples import progress_bar
 from datamodules.prepared import PreparedDataError
 
+_LABEL = re.compile(r"([0-9]{1,9})(?:\.0*)?")
 RELEASE = "the Long Range Arena release (https://storage.googleapis.com/long-range-arena/lra_release.gz)"
 
 
@@ -90,14 +92,11 @@ def read_label(where: str, text: str | bytes, num_classes: int) -> int:
     Raises:
         PreparedDataError: for what is no class, naming the place.
     """
-    try:
-        label = float(text)
-    except ValueError:
-        label = -1.0
-    if label not in range(num_classes):
-        shown = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
+    shown = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
+    found = _LABEL.fullmatch(shown)
+    if not found or int(found[1]) >= num_classes:
         raise PreparedDataError(f"{where}: label {shown!r} is none of 0 ... {num_classes - 1}")
-    return int(label)
+    return int(found[1])
 
 
 def cut_dev(labels: Sequence[int], dev_size: int, seed: int) -> tuple[list[int], list[int]]:

@@ -148,6 +148,8 @@ def _open_archive(path: Path) -> tuple[list[str], Read]:
                     is_review = found and (member.isfile() or member.islnk())  # a link to an equal one before it
                     content = archive.extractfile(member) if is_review else None
                     if found and content:
+                        if found[1] in reviews:
+                            raise PreparedDataError(f"{path} holds two reviews {found[1]}")
                         reviews[found[1]] = content.read()
                         progress.update(bar, completed=file.tell())
                 _check_end(archive)
@@ -173,7 +175,7 @@ def _order(name: str) -> tuple[str, str, int, str]:
     """By split, class and number: the same from a folder and from any archive."""
     split, kind, file = name.split("/")
     number = file.split("_")[0]
-    return split, kind, int(number) if number.isdecimal() else -1, file
+    return split, kind, int(number) if number.isdecimal() and len(number) < 19 else -1, file
 
 
 def _label(name: str) -> int:

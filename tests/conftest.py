@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny_sources
 import torch
+from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -75,3 +76,23 @@ def main() -> Iterator[Callable[[list[str]], SkyformerCLI]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["run.py"])  # pytest's own arguments are not the program's
         yield run.main
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting those that decode pictures would take most of the time."""
+    monkeypatch.setattr(
+        "datamodules.examples.DataLoader", lambda *args, **settings: DataLoader(*args, **{**settings, "num_workers": 0})
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Where a test writes its raw data."""
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def prepared_dir(tmp_path: Path) -> Path:
+    """Where that is prepared."""
+    return tmp_path / "data"

@@ -1,0 +1,118 @@
+"""Sources that change or go after they were prepared, and what the command says."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from source_changes import (
+    METADATA,
+    WRITERS,
+    Change,
+    assert_nothing_prepared,
+    gone,
+    names,
+    nothing_but,
+    prepared,
+    train_row,
+    write_archive,
+    write_listops,
+)
+
+from datamodules import Image, ListOps, Pathfinder, Retrieval, Text
+from datamodules.prepared import PreparedDataError
+
+pytestmark = pytest.mark.usefixtures("no_processes")
+
+
+def longer(name: str) -> Change:
+    def change(source: Path) -> None:
+        content = (source / name).read_bytes()
+        (source / name).write_bytes(content + content.splitlines(keepends=True)[-1])
+
+    return change
+
+
+def one_more(name: str, other: str) -> Change:
+    return lambda source: shutil.copy(source / name, source / other)
+
+
+CHANGED = {
+    "text": (Text, one_more("test/pos/0_9.txt", "test/pos/77_9.txt"), "test/pos"),
+    "image": (Image, one_more("test/cat/0000.png", "test/cat/0001.png"), "test/cat"),
+    "retrieval": (Retrieval, longer("new_aan_pairs.eval.tsv"), "new_aan_pairs.eval.tsv"),
+    "listops": (ListOps, longer("basic_val.tsv"), "basic_val.tsv"),
+    "pathfinder": (Pathfinder, longer(METADATA), "metadata/1.npy"),
+}
+
+
+@pytest.mark.parametrize(("task", "change", "name"), CHANGED.values(), ids=CHANGED)
+def test_a_source_that_changes_is_named(task, change, name, source, prepared_dir):
+    WRITERS[task](source)
+    folder = prepared(task, source, prepared_dir).folder
+    prepared(task, source, prepared_dir)
+    change(source)
+    with pytest.raises(PreparedDataError, match=f"{folder} was made from {name}"):
+        prepared(task, source, prepared_dir)
+    shutil.rmtree(folder)
+    prepared(task, source, prepared_dir)
+
+
+def test_an_archive_that_changes_is_named(source, prepared_dir):
+    path = write_archive(source, "a.tar.gz")
+    prepared(Text, path, prepared_dir)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(PreparedDataError, match=r"was made from a.tar.gz"):
+        prepared(Text, path, prepared_dir)
+
+
+@pytest.mark.parametrize("remove", [gone(""), nothing_but("")], ids=["gone", "an empty folder"])
+@pytest.mark.parametrize("task", [Text, Image, Retrieval, ListOps, Pathfinder])
+def test_what_is_prepared_needs_no_source(task, remove, source, prepared_dir):
+    WRITERS[task](source)
+    whole = names(prepared(task, source, prepared_dir))
+    remove(source)
+    assert names(prepared(task, source, prepared_dir)) == whole
+
+
+@pytest.fixture
+def prepare_listops(source, prepared_dir, main):
+    """The command on the source."""
+
+    def run(*more: str) -> None:
+        config = ("--config", f"{ROOT}/configs/listops.yaml")
+        main(["prepare", *config, "--data.source", str(source), "--data.data_dir", str(prepared_dir), *more])
+
+    return run
+
+
+def assert_one_line(said: str, *named: str) -> None:
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    for name in named:
+        assert name in said
+
+
+def test_the_command_says_a_bad_source_in_one_line(source, prepared_dir, prepare_listops, capsys):
+    write_listops(source)
+    train_row("( ( ( [MAX 4 ) x2 ) ] )\t4")(source)
+    with pytest.raises(SystemExit) as stopped:
+        prepare_listops()
+    assert stopped.value.code == 1
+    assert_one_line(capsys.readouterr().err, "basic_train.tsv:3", "'x2'")
+    assert_nothing_prepared(prepared_dir)
+
+
+def test_the_command_verifies(source, prepared_dir, prepare_listops, capsys):
+    write_listops(source)
+    prepare_listops("--verify")
+    (tokens,) = prepared_dir.glob("listops-*/dev/tokens.bin")
+    content = bytearray(tokens.read_bytes())
+    content[3] ^= 1
+    tokens.write_bytes(content)
+    capsys.readouterr()
+    prepare_listops()
+    with pytest.raises(SystemExit) as stopped:
+        prepare_listops("--verify")
+    assert stopped.value.code == 1
+    assert_one_line(capsys.readouterr().err, str(tokens))
