@@ -96,3 +96,19 @@ def source(tmp_path: Path) -> Path:
 def prepared_dir(tmp_path: Path) -> Path:
     """Where that is prepared."""
     return tmp_path / "data"
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """`prepare(Text, source, ...)`: a module whose loaders are ready and whose evaluation splits are one batch."""
+
+    def build(task, source, data_dir="data", eval_batch_size=64, **settings):
+        source = None if source is None else str(source)
+        data = task(
+            data_dir=str(tmp_path / data_dir), source=source, eval_batch_size=eval_batch_size, num_workers=0, **settings
+        )
+        data.prepare_data()
+        data.setup("fit")
+        return data
+
+    return build
