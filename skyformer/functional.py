@@ -11,7 +11,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from skyformer.flash import exponential_sum, has_flash
 from skyformer.linalg import newton_schulz_inverse, solve_positive_definite
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "nystrom_gaussian_attention",
 ]
 
+ENTRIES_AT_ONCE = 1 << 24  # of a kernel matrix: 64 MB in float32
+FAR = 1e30  # half a squared distance at which κ is 0
 Solver = Literal["cholesky", "newton_schulz"]
 
 
@@ -36,7 +40,8 @@ def gaussian_attention(
 ) -> Tensor:
     """Kernelized attention, Eq. 3: `C V` with `C = κ(Q / p^¼, K / p^¼)`. No softmax, no row normaliser.
 
-    Time and memory are O(L S).
+    O(L S) time. O(L + S) memory: on a CPU without dropout through torch's flash kernel (`flash.py`), else by blocks of
+    queries, whose part of C is formed anew in the backward pass.
 
     Args:
         query: `(B, H, L, P)`, floating.
@@ -53,10 +58,42 @@ def gaussian_attention(
     """
     _check_inputs(query, key, value, mask)
     scale = query.shape[-1] ** -0.25 if scale is None else scale
-    kernel = gaussian_kernel(query * scale, key * scale)
+    query, key = query * scale, key * scale
+    if has_flash(query) and dropout_p == 0:
+        return _flash_gaussian_attention(query, key, value, mask)
+    value = _without_padding(value, mask)
+    rows = max(1, ENTRIES_AT_ONCE // (query.shape[0] * query.shape[1] * key.shape[2]))
+    if rows >= query.shape[2]:
+        return _dense_gaussian_attention(query, key, value, dropout_p)
+    blocks = [
+        checkpoint(_dense_gaussian_attention, block, key, value, dropout_p, use_reentrant=False)
+        for block in query.split(rows, dim=2)
+    ]
+    return torch.cat(blocks, dim=2)
+
+
+def _dense_gaussian_attention(query: Tensor, key: Tensor, value: Tensor, dropout_p: float) -> Tensor:
+    kernel = gaussian_kernel(query, key)
     if dropout_p > 0:
         kernel = F.dropout(kernel, dropout_p)
-    return kernel @ _without_padding(value, mask)
+    return kernel @ value.to(kernel.dtype)
+
+
+def _flash_gaussian_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """κ(q, k) = exp(q·k − ‖k‖²/2 − ‖q‖²/2): the keys' norms ride along as further features, the queries' are offsets.
+
+    A masked key's norm becomes so large that its weight is 0, which needs no mask in the kernel.
+    """
+    low = _product_dtype(query)
+    query, key = query.to(low), key.to(low)
+    key_norm = _half_square_parts(key)
+    if mask is not None:
+        key_norm = torch.where(mask[:, None, :, None], key_norm, FAR / key_norm.shape[-1])
+    left = torch.cat([query, torch.ones_like(key_norm[:, :, :1]).expand(*query.shape[:-1], -1)], dim=-1)
+    right = torch.cat([key, -key_norm], dim=-1)
+    offset = query.to(_at_least_float32(query)).square().sum(dim=-1, keepdim=True) / 2
+    with torch.autocast(query.device.type, enabled=False):
+        return exponential_sum(left, right, _without_padding(value, mask).to(low), offset)
 
 
 def nystrom_gaussian_attention(
@@ -112,9 +149,7 @@ def gaussian_kernel(x: Tensor, y: Tensor) -> Tensor:
     where κ is not, and not x·y, which is large. Rounding can leave a squared distance below zero, and κ is never above
     one, so the exponent stops at zero.
     """
-    device = x.device.type
-    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    low = x.dtype if x.dtype == torch.float64 else low
+    low = _product_dtype(x)
     x, y = x.to(low), y.to(low)
     x_norm, y_norm = _half_square_parts(x), _half_square_parts(y)
     left = torch.cat([x, -x_norm, torch.ones_like(y_norm[..., :1, :]).expand_as(x_norm)], dim=-1)
@@ -165,6 +200,14 @@ def _half_square_parts(x: Tensor) -> Tensor:
     rest = (exact - first).detach()
     second = rest.to(x.dtype)
     return torch.cat([first, second, (rest - second).to(x.dtype)], dim=-1)
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """What products with `x` are computed in: autocast's choice, but for float64."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device)
 
 
 def _at_least_float32(x: Tensor) -> torch.dtype:
