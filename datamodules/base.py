@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import Batch, EvalBatches, TrainBatches
 from datamodules.collate import DroppedZeroBatches, SplitBatches
+from datamodules.examples import as_it_is
 from datamodules.prepared import PreparedDataError, folder_name, load
 from datamodules.protocol import Protocol
 from datamodules.writing import RawSplits, prepare
@@ -28,8 +29,8 @@ class SequenceDataModule(LightningDataModule, ABC):
         data_dir: folder of all prepared data.
         batch_size: examples a batch and process.
         eval_batch_size: the same for validation, test and prediction; default `batch_size`.
-        num_workers: loader processes. Batches are copied from a memory map in well under a millisecond, so none are
-            needed on a CPU.
+        num_workers: loader processes. Batches are copied from a memory map in a few milliseconds, so none are needed on
+            a CPU.
         protocol: departures that published numbers need.
 
     Raises:
@@ -53,7 +54,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         batch_size: int,
         eval_batch_size: int | None,
         num_workers: int,
-        protocol: Protocol | None,
+        protocol: Protocol,
     ) -> None:
         super().__init__()
         minima = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
@@ -66,7 +67,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
-        self.protocol = protocol or Protocol()
+        self.protocol = protocol
         self.splits: dict[str, SplitBatches] = {}
         self.resume_at = (0, 0)
 
@@ -99,7 +100,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     def prepare_data(self) -> None:
         try:
             source = self.source_sizes()
-        except PreparedDataError:  # nothing is there; if the folder isn't either, reading says so
+        except (PreparedDataError, OSError):  # nothing is there; if the folder isn't either, reading says so
             source = {}
         prepare(self.data_dir, self.task, self.settings, self.raw_splits, self.expected_bytes, source)
 
@@ -167,7 +168,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return DataLoader(
             self.splits[split],
             batch_sampler=batches,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
@@ -178,8 +179,3 @@ class SequenceDataModule(LightningDataModule, ABC):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
-
-
-def _as_it_is(batch: Any) -> Any:
-    """A batch comes out of the dataset whole."""
-    return batch

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import http.client
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,6 +17,8 @@ from datamodules.prepared import PreparedDataError
 ATTEMPTS = 5  # that bring nothing, in a row
 TIMEOUT = 60  # seconds without a byte
 BLOCK = 1 << 18
+PAUSE = 2  # seconds; longer after each attempt that brings nothing
+FINAL = (401, 403, 404, 410, 416)  # answers that asking again will not change
 
 
 def fetch(url: str, path: Path, algorithm: str, digest: str) -> Path:
@@ -58,6 +61,9 @@ def _fetch_all(url: str, path: Path, part: Path) -> None:
             failures = failures + 1 if _size(part) <= longest else 0
             longest = max(longest, _size(part))
             reason = error
+            if isinstance(error, urllib.error.HTTPError) and error.code in FINAL:
+                break
+            time.sleep(PAUSE * failures)
     arrived = _size(part)
     kept = f" The {arrived:,} bytes that arrived are kept; the next run goes on from there." if arrived else ""
     raise PreparedDataError(

@@ -122,7 +122,7 @@ def make_examples_in_processes(
         _Made(make, _parts(items)),
         batch_size=None,
         num_workers=available_cores(),
-        collate_fn=_as_it_is,
+        collate_fn=as_it_is,
         generator=torch.Generator(),  # else it would draw from the global one
     )
     yield from _with_progress(_raise_errors(loader), len(items), description)
@@ -145,8 +145,9 @@ class _Made(Dataset[Chunk | PreparedDataError]):
             return error
 
 
-def _as_it_is(chunk: Any) -> Any:
-    return chunk
+def as_it_is(item: Any) -> Any:
+    """For a loader whose dataset gives whole batches."""
+    return item
 
 
 def _raise_errors(loader: Iterable[Chunk | PreparedDataError]) -> Iterator[Chunk]:

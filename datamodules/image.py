@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from filelock import FileLock
 from torchvision.datasets import CIFAR10
 
 from datamodules.base import SequenceDataModule
@@ -15,8 +16,8 @@ from datamodules.generate import check_seed
 from datamodules.grey import GREY, Grey
 from datamodules.pictures import read_picture
 from datamodules.prepared import PreparedDataError
-from datamodules.protocol import Protocol
-from datamodules.sources import cut_dev, sizes_of, source_path
+from datamodules.protocol import OURS, Protocol
+from datamodules.sources import cut_dev, reading, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
 
 SIDE = 32
@@ -54,7 +55,7 @@ class Image(SequenceDataModule):
         batch_size: int = 256,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
-        protocol: Protocol | None = None,
+        protocol: Protocol = OURS,
         source: str | None = None,
         grey: Literal["tensorflow", "pil"] = "tensorflow",
         dev_size: int = 5_000,
@@ -73,7 +74,7 @@ class Image(SequenceDataModule):
     @property
     def settings(self) -> dict[str, Any]:
         draw = {"dev_size": self.dev_size, "data_seed": self.data_seed}
-        return {"source": self.source, "grey": self.grey, **draw, "version": 1}
+        return {"source": source_name(self.source), "grey": self.grey, **draw, "version": 1}
 
     def expected_bytes(self) -> int:
         return 60_000 * (self.max_length + 9)
@@ -81,7 +82,7 @@ class Image(SequenceDataModule):
     def source_sizes(self) -> dict[str, int]:
         if self._folder is None:
             return {}
-        return sizes_of(self._folder.glob("t*/*"), self._folder)
+        return sizes_of(self._folder.glob("t*/[!.]*"), self._folder)
 
     def raw_splits(self) -> RawSplits:
         train, make_train = self._read("train")
@@ -110,7 +111,8 @@ class Image(SequenceDataModule):
         if self.source is None:
             return None
         root = source_path(self.source)
-        return None if (root / CIFAR10.base_folder).is_dir() else root
+        with reading(root):
+            return None if (root / CIFAR10.base_folder).is_dir() else root
 
     def _torchvision(self, split: str) -> CIFAR10:
         """torchvision's data set, fetched unless it is named; its checksums are compared before anything is read."""
@@ -121,7 +123,8 @@ class Image(SequenceDataModule):
             if self.source is not None:
                 raise PreparedDataError(f"{root / CIFAR10.base_folder} is incomplete or damaged: {error}") from error
         fetch(CIFAR10.url, root / CIFAR10.filename, "md5", CIFAR10.tgz_md5)
-        return CIFAR10(root, train=split == "train", download=True)  # unpacks it
+        with FileLock(root / f".{CIFAR10.base_folder}.lock"):  # another setting may unpack it too
+            return CIFAR10(root, train=split == "train", download=True)
 
 
 def _list_files(folder: Path) -> list[tuple[Path, int]]:

@@ -12,8 +12,8 @@ from datamodules.examples import Example, packed
 from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression, longest_expression
 from datamodules.prepared import PreparedDataError
-from datamodules.protocol import Protocol
-from datamodules.sources import find_in_release, read_label, read_rows, sizes_of, source_path
+from datamodules.protocol import OURS, Protocol
+from datamodules.sources import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
 
 HEADER = [b"Source", b"Target"]
@@ -57,7 +57,7 @@ class ListOps(SequenceDataModule):
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
-        protocol: Protocol | None = None,
+        protocol: Protocol = OURS,
         source: str | None = None,
         min_length: int = 500,
         max_length: int = 2000,
@@ -90,7 +90,12 @@ class ListOps(SequenceDataModule):
     def settings(self) -> dict[str, Any]:
         brackets = self.protocol.brackets
         if self.source is not None:
-            return {"source": self.source, "max_length": self.bounds["max_length"], "brackets": brackets}
+            return {
+                "source": source_name(self.source),
+                "max_length": self.bounds["max_length"],
+                "brackets": brackets,
+                "version": 1,
+            }
         return {**self.bounds, "brackets": brackets, "sizes": self.sizes, "data_seed": self.data_seed, "version": 1}
 
     @cached_property

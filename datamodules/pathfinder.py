@@ -13,8 +13,8 @@ from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.pathfinder_drawing import draw_image
 from datamodules.pathfinder_release import FOLDER, SplitRule, list_pictures, read_listed, split_pictures
 from datamodules.pathfinder_settings import Level, Resolution, drawing_settings
-from datamodules.protocol import Protocol
-from datamodules.sources import find_in_release, sizes_of, source_path
+from datamodules.protocol import OURS, Protocol
+from datamodules.sources import find_in_release, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
 
 
@@ -53,7 +53,7 @@ class Pathfinder(SequenceDataModule):
         batch_size: int = 128,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
-        protocol: Protocol | None = None,
+        protocol: Protocol = OURS,
         source: str | None = None,
         split: SplitRule = "lra",
         resolution: Resolution = 32,
@@ -64,6 +64,8 @@ class Pathfinder(SequenceDataModule):
         data_seed: int = 0,
     ) -> None:
         super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
+        if split not in ("lra", "s4"):
+            raise ValueError(f"data.split={split!r} is not one of ['lra', 's4']")
         self.source = source
         self.split = split
         self.level = level
@@ -76,7 +78,13 @@ class Pathfinder(SequenceDataModule):
     @property
     def settings(self) -> dict[str, Any]:
         if self.source is not None:
-            return {"source": self.source, "split": self.split, "resolution": self.image_side, "level": self.level}
+            return {
+                "source": source_name(self.source),
+                "split": self.split,
+                "resolution": self.image_side,
+                "level": self.level,
+                "version": 1,
+            }
         return {"drawing": asdict(self.drawing), "sizes": self.sizes, "data_seed": self.data_seed, "version": 1}
 
     @cached_property
@@ -122,5 +130,5 @@ class PathX(Pathfinder):
     max_length = 16_384
     image_side = 128
 
-    def __init__(self, batch_size: int = 32, **kwargs: Any) -> None:
-        super().__init__(batch_size=batch_size, resolution=128, **kwargs)
+    def __init__(self, data_dir: str = "data", batch_size: int = 32, **kwargs: Any) -> None:
+        super().__init__(data_dir, batch_size, resolution=128, **kwargs)

@@ -54,6 +54,12 @@ class Split:
         """`(examples, num_documents)` int64."""
         return np.diff(self.offsets).reshape(len(self), self.num_documents)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process maps the files again, in place of a copy of what is in them."""
+        arrays = (self.tokens, self.offsets, self.labels)
+        paths = [array.filename for array in arrays if isinstance(array, np.memmap)]
+        return (_map, (paths, self.names_path)) if paths else (Split, (*arrays, self.names_path))
+
     def names(self) -> list[str]:
         """What each example is called, after its place in the source."""
         if self.names_path is None:
@@ -81,8 +87,14 @@ def load(folder: Path, settings: Mapping[str, Any], split: str) -> Split:
         raise PreparedDataError(f"{folder / 'meta.json'} does not describe split {split!r}. {REMAKE}")
     for name, expected in files.items():
         _check_size(_path(folder, split, name), expected["bytes"])
-    arrays = {name: np.memmap(_path(folder, split, name), dtype, mode="r") for name, dtype in DTYPES.items()}
-    return Split(**arrays, names_path=_path(folder, split, "names") if "names" in files else None)
+    paths = [_path(folder, split, name) for name in DTYPES]
+    return _map(paths, _path(folder, split, "names") if "names" in files else None)
+
+
+def _map(paths: list[Any], names_path: Path | None) -> Split:
+    """From the paths of tokens, offsets and labels."""
+    tokens, offsets, labels = (np.memmap(path, dtype, "r") for path, dtype in zip(paths, DTYPES.values(), strict=True))
+    return Split(tokens, offsets, labels, names_path)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -133,8 +145,13 @@ def _files(folder: Path, meta: Mapping[str, Any]) -> Iterator[tuple[Path, Mappin
             yield _path(folder, split, name), expected
 
 
+def file_name(name: str) -> str:
+    """The file of one array of a split, or of its names."""
+    return f"{name}.bin" if name in DTYPES else f"{name}.txt"
+
+
 def _path(folder: Path, split: str, name: str) -> Path:
-    return folder / split / (f"{name}.bin" if name in DTYPES else f"{name}.txt")
+    return folder / split / file_name(name)
 
 
 def _check_size(path: Path, expected: int) -> None:

@@ -14,7 +14,7 @@ class Protocol:
         dev_is_test: Text with all 25,000 reviews to train on, and the test set in place of the dev set.
         document_bytes: Text and Retrieval cut to this many bytes, where the task's own setting is longer.
         zero_is_padding: Image, Pathfinder and Path-X with black pixels as padding. They are left out of the sequence,
-            which gives the same at less cost.
+            which gives the same, given the same landmarks, at less cost; like numbers of tokens share a batch.
         pad_to_max_length: every sequence padded to the task's full length.
         drop_last_test: leave out the last incomplete batch of the test set.
     """
@@ -26,6 +26,13 @@ class Protocol:
     pad_to_max_length: bool = False
     drop_last_test: bool = False
 
+    def __post_init__(self) -> None:
+        if self.document_bytes is not None and self.document_bytes < 1:
+            raise ValueError(f"data.protocol.document_bytes={self.document_bytes} must be at least 1")
+
     def cut(self, max_bytes: int) -> int:
         """How many bytes of a document count, where the task's own setting is `max_bytes`."""
         return min(max_bytes, self.document_bytes or max_bytes)
+
+
+OURS = Protocol()

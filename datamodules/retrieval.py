@@ -9,8 +9,8 @@ import numpy as np
 
 from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, Skipped, packed
-from datamodules.protocol import Protocol
-from datamodules.sources import find_in_release, read_label, read_rows, sizes_of, source_path
+from datamodules.protocol import OURS, Protocol
+from datamodules.sources import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
 
 FILES = {split: f"new_aan_pairs.{name}.tsv" for split, name in (("train", "train"), ("dev", "eval"), ("test", "test"))}
@@ -47,7 +47,7 @@ class Retrieval(SequenceDataModule):
         batch_size: int = 16,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
-        protocol: Protocol | None = None,
+        protocol: Protocol = OURS,
         source: str | None = None,
         max_bytes: int = 4000,
     ) -> None:
@@ -61,7 +61,7 @@ class Retrieval(SequenceDataModule):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"source": self.source, "max_bytes": self.max_bytes, "version": 1}
+        return {"source": source_name(self.source), "max_bytes": self.max_bytes, "version": 1}
 
     @cached_property
     def release(self) -> Path:

@@ -16,17 +16,22 @@ RELEASE = "the Long Range Arena release (https://storage.googleapis.com/long-ran
 
 
 def source_path(source: str) -> Path:
-    """The path that `data.source` names.
+    """The absolute path that `data.source` names.
 
     Raises:
         PreparedDataError: for a name that no path can have.
     """
     try:
-        path = Path(source).expanduser()
-        path.exists()  # refuses a name that is too long
+        path = Path(source).expanduser().resolve()
+        path.exists()  # refuses a name that is too long, or a folder that may not be read
     except (RuntimeError, OSError) as error:
         raise PreparedDataError(f"data.source={source}: {getattr(error, 'strerror', None) or error}") from error
     return path
+
+
+def source_name(source: str | None) -> str | None:
+    """What a prepared folder remembers of its source: the same from everywhere, and however it was written."""
+    return None if source is None else str(source_path(source))
 
 
 def find_in_release(source: Path, folder: str, marker: str) -> Path:
@@ -38,11 +43,13 @@ def find_in_release(source: Path, folder: str, marker: str) -> Path:
         PreparedDataError: saying where it was looked for and what to set.
     """
     places = [source / "lra_release/lra_release" / folder, source / "lra_release" / folder, source / folder, source]
-    for place in places:
-        if (place / marker).exists():
-            return place
+    with reading(source):
+        for place in places:
+            if (place / marker).exists():
+                return place
     raise PreparedDataError(
-        f"no {marker} in {source} or its {folder}/. Set data.source to the folder where {RELEASE} is unpacked."
+        f"no {marker} in {source} or its {folder}/. Set data.source to the folder where {RELEASE} is unpacked; "
+        f"of that archive this takes */{folder}/*."
     )
 
 
@@ -71,6 +78,7 @@ def read_rows(
     """
     with reading(path), path.open("rb") as file, progress_bar(DownloadColumn()) as progress:
         bar = progress.add_task(description, total=path.stat().st_size)
+        number, line = 0, b"\n"
         for number, line in enumerate(file, start=1):
             progress.update(bar, advance=len(line))
             columns = line.rstrip(b"\r\n").split(b"\t")
@@ -82,8 +90,10 @@ def read_rows(
             if len(columns) != num_columns:
                 raise PreparedDataError(f"{where}: {len(columns)} tab-separated columns, expected {num_columns}")
             yield where, columns
-        if progress.tasks[bar].completed == 0 or (header and number == 1):
+        if number <= (1 if header else 0):
             raise PreparedDataError(f"{path} has no example")
+        if not line.endswith(b"\n"):
+            progress.console.print(f"{path}:{number}: the last row has no line end; is the file whole?", soft_wrap=True)
 
 
 def read_label(where: str, text: str | bytes, num_classes: int) -> int:
@@ -121,9 +131,9 @@ def cut_dev(labels: Sequence[int], dev_size: int, seed: int) -> tuple[list[int],
 
 
 def sizes_of(paths: Iterable[Path], root: Path) -> dict[str, int]:
-    """Size of each file that is there, by its name below `root`; the number of its entries for a folder."""
+    """Size of each file that is there, by its name below `root`; for a folder the number of its visible files."""
     return {
-        str(path.relative_to(root)): path.stat().st_size if path.is_file() else len(list(path.iterdir()))
+        str(path.relative_to(root)): path.stat().st_size if path.is_file() else len(list(path.glob("[!.]*")))
         for path in paths
         if path.exists()
     }

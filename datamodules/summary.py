@@ -61,11 +61,13 @@ def _padding(data: SequenceDataModule) -> str:
     train, test = data.splits["train"], data.splits["test"]
     shares = {}
     if len(train) >= data.batch_size:
-        shares["training"] = padding_share(train, TrainBatches(train.lengths, data.batch_size, seed=0))
-    shares["test"] = padding_share(test, EvalBatches(test.lengths, data.eval_batch_size))
-    text = ", ".join(f"{share:.1%} in {name}" for name, share in shares.items())
+        shares[f"training (batches of {data.batch_size})"] = padding_share(
+            train, TrainBatches(train.lengths, data.batch_size, seed=0)
+        )
+    shares[f"test (of {data.eval_batch_size})"] = padding_share(test, EvalBatches(test.lengths, data.eval_batch_size))
     full = 1 - train.num_tokens.mean() / (data.max_length * data.num_documents)
-    return f"Padding at data.batch_size={data.batch_size}: {text} (padded to {data.max_length:,}: {full:.1%})"
+    text = ", ".join(f"{share:.1%} in {name}" for name, share in shares.items())
+    return f"Padding: {text}; in training padded to {data.max_length:,}, {full:.1%}"
 
 
 def padding_share(split: SplitBatches, batches: TrainBatches | EvalBatches) -> float:

@@ -4,7 +4,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from lzma import LZMAError
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from datamodules.download import fetch
 from datamodules.examples import Example, Skipped, make_examples, progress_bar
 from datamodules.generate import check_seed
 from datamodules.prepared import PreparedDataError
-from datamodules.protocol import Protocol
-from datamodules.sources import cut_dev, reading, sizes_of, source_path
+from datamodules.protocol import OURS, Protocol
+from datamodules.sources import cut_dev, reading, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
@@ -58,7 +58,7 @@ class Text(SequenceDataModule):
         batch_size: int = 16,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
-        protocol: Protocol | None = None,
+        protocol: Protocol = OURS,
         source: str | None = None,
         max_bytes: int = 4096,
         dev_size: int = 2_500,
@@ -77,7 +77,7 @@ class Text(SequenceDataModule):
     @property
     def settings(self) -> dict[str, Any]:
         cut = {"max_bytes": self.max_bytes, "dev_size": self.dev_size, "data_seed": self.data_seed}
-        return {"source": self.source, **cut, "version": 1}
+        return {"source": source_name(self.source), **cut, "version": 1}
 
     @property
     def dev_split(self) -> str:
@@ -96,7 +96,7 @@ class Text(SequenceDataModule):
         return sizes_of((root / split / kind for split in ("train", "test") for kind in CLASSES), root)
 
     def raw_splits(self) -> RawSplits:
-        names, read = self._reviews
+        names, read = self._open_reviews()
         make = partial(_make_example, read, self.max_bytes)
         train = [name for name in names if name.startswith("train/")]
         parts = {"train": train}
@@ -106,8 +106,7 @@ class Text(SequenceDataModule):
         parts["test"] = [name for name in names if name.startswith("test/")]
         return {split: make_examples(make, part, f"Reading IMDb, {split:>5}") for split, part in parts.items()}
 
-    @cached_property
-    def _reviews(self) -> tuple[list[str], Read]:
+    def _open_reviews(self) -> tuple[list[str], Read]:
         """The reviews' names, `train/neg/0_3.txt`, in order, and what reads one."""
         if self.source is None:
             source = fetch(URL, self.data_dir / "downloads" / URL.rpartition("/")[2], "sha256", SHA256)

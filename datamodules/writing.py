@@ -12,9 +12,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from datamodules.examples import Chunk
-from datamodules.prepared import DTYPES, FORMAT_VERSION, REMAKE, PreparedDataError, folder_name, read_meta
+from datamodules.prepared import DTYPES, FORMAT_VERSION, REMAKE, PreparedDataError, file_name, folder_name, read_meta
 
 SHOWN = 5  # names of what was skipped
+FEW = 5  # examples that any split may lack; else one in a hundred
 RawSplits = Mapping[str, Iterable[Chunk]]
 
 
@@ -72,12 +73,10 @@ def _say_skipped(skipped: Mapping[str, list[str]]) -> None:
 
 def _check_source(folder: Path, source: Mapping[str, int]) -> None:
     made_from = read_meta(folder)["source"]
-    changed = [name for name, size in source.items() if made_from.get(name, size) != size]
-    if changed:
-        raise PreparedDataError(
-            f"{folder} was made from {changed[0]} of {made_from[changed[0]]:,} bytes, which now has "
-            f"{source[changed[0]]:,}. {REMAKE}"
-        )
+    for name, size in source.items():
+        if made_from.get(name) != size:
+            before = f"of size {made_from[name]:,}" if name in made_from else "that was not there"
+            raise PreparedDataError(f"{folder} was made from {name} {before}; now its size is {size:,}. {REMAKE}")
 
 
 @contextmanager
@@ -131,9 +130,13 @@ def _write_split(folder: Path, chunks: Iterable[Chunk]) -> tuple[dict[str, Any],
         lengths.append(chunk.lengths)
         skipped += chunk.skipped
     offsets = np.cumsum(np.concatenate(lengths), dtype=DTYPES["offsets"])
-    if len(offsets) == 1:
+    examples = len(offsets) - 1
+    if examples == 0 or len(skipped) > max(FEW, (examples + len(skipped)) // 100):
         first = f"; the first: {skipped[0]}" if skipped else ""
-        raise PreparedDataError(f"split {folder.name!r} has no example; {len(skipped)} were skipped{first}")
+        count = f"{examples:,} examples" if examples else "no example"
+        raise PreparedDataError(
+            f"split {folder.name!r} has {count}; {len(skipped):,} skipped{first}. Is the source whole?"
+        )
     files.append("offsets", offsets.tobytes())
     return files.description, skipped
 
@@ -147,7 +150,7 @@ class _Files:
         self.digests: dict[str, Any] = {}
 
     def append(self, name: str, data: bytes) -> None:
-        with open(self.folder / (f"{name}.bin" if name in DTYPES else f"{name}.txt"), "ab") as file:
+        with open(self.folder / file_name(name), "ab") as file:
             file.write(data)
         self.sizes[name] = self.sizes.get(name, 0) + len(data)
         self.digests.setdefault(name, hashlib.sha256()).update(data)

@@ -45,7 +45,7 @@ BAD_TEXT = {
     "no split": (gone("test"), r"source has no review test/neg"),
     "no class": (gone("train/pos"), r"source has no review train/pos"),
     "empty class": (nothing_but("test/pos"), r"source has no review test/pos"),
-    "all reviews empty": (emptied("test/*/*.txt"), r"'test' has no example; 10 were skipped; .*test/neg/0_2.txt"),
+    "all reviews empty": (emptied("test/*/*.txt"), r"'test' has no example; 10 skipped; .*test/neg/0_2.txt"),
 }
 BAD_LISTOPS = {
     "no folder": (gone(""), r"no basic_train.tsv in .*source.*Long Range Arena release"),
@@ -87,7 +87,7 @@ BAD_RETRIEVAL = {
     "no label": (pair("\tA\tB\ttext\ttext"), r"new_aan_pairs.train.tsv:3: label '' is none of 0 ... 1"),
     "all documents empty": (
         holding("new_aan_pairs.eval.tsv", b"1.0\tA\tB\ttext\t\n"),
-        r"'dev' has no example; 1 were skipped; .*new_aan_pairs.eval.tsv:1",
+        r"'dev' has no example; 1 skipped; .*new_aan_pairs.eval.tsv:1",
     ),
 }
 BAD_IMAGE = {
@@ -99,7 +99,7 @@ BAD_IMAGE = {
     "empty class": (nothing_but("train/truck"), r"train/truck"),
     "too large": (picture("train/cat/0002.png", 33, 32), r"train/cat/0002.png: .*33×32 .*32×32"),
     "too small": (picture("test/cat/0000.png", 31, 31), r"test/cat/0000.png: .*31×31 .*32×32"),
-    "all pictures empty": (emptied("test/*/*.png"), r"'test' has no example; 10 were skipped; .*airplane/0000.png"),
+    "all pictures empty": (emptied("test/*/*.png"), r"'test' has no example; 10 skipped; .*airplane/0000.png"),
 }
 BAD_PATHFINDER = {
     "no folder": (gone(""), r"no curv_contour_length_14/metadata in .*source.*Long Range Arena release"),
@@ -134,7 +134,7 @@ BAD_PATHFINDER = {
     "wrong size": (picture(f"{LEVEL}/imgs/1/sample_2.png", 32, 64), r"imgs/1/sample_2.png: .*32×64 .*32×32"),
     "all pictures empty": (
         emptied(f"{LEVEL}/imgs/*/*.png"),
-        r"'train' has no example; 16 were skipped; .*imgs/0/sample_0.png: empty",
+        r"'train' has no example; 16 skipped; .*imgs/0/sample_0.png: empty",
     ),
 }
 BAD = {Text: BAD_TEXT, ListOps: BAD_LISTOPS, Retrieval: BAD_RETRIEVAL, Image: BAD_IMAGE, Pathfinder: BAD_PATHFINDER}

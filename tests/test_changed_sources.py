@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from source_changes import (
+    LEVEL,
     METADATA,
     WRITERS,
     Change,
@@ -38,6 +39,7 @@ def one_more(name: str, other: str) -> Change:
 
 
 CHANGED = {
+    "pathfinder, more metadata": (Pathfinder, one_more(METADATA, f"{LEVEL}/metadata/2.npy"), "metadata/2.npy"),
     "text": (Text, one_more("test/pos/0_9.txt", "test/pos/77_9.txt"), "test/pos"),
     "image": (Image, one_more("test/cat/0000.png", "test/cat/0001.png"), "test/cat"),
     "retrieval": (Retrieval, longer("new_aan_pairs.eval.tsv"), "new_aan_pairs.eval.tsv"),
@@ -56,6 +58,26 @@ def test_a_source_that_changes_is_named(task, change, name, source, prepared_dir
         prepared(task, source, prepared_dir)
     shutil.rmtree(folder)
     prepared(task, source, prepared_dir)
+
+
+def test_relative_source_is_another_one_elsewhere(source, tmp_path, prepared_dir, monkeypatch):
+    WRITERS[Text](source)
+    WRITERS[Text](tmp_path / "other/source")
+    (tmp_path / "other/source/test/neg/0_2.txt").write_bytes(b"another review")
+    folders = []
+    for place in (tmp_path, tmp_path / "other"):
+        monkeypatch.chdir(place)
+        folders.append(prepared(Text, "source", prepared_dir).folder)
+    assert folders[0] != folders[1]
+    assert prepared(Text, source.parent / "other/../other/source", prepared_dir).folder == folders[1]
+
+
+def test_hidden_files_are_no_change(source, prepared_dir):
+    WRITERS[Image](source)
+    prepared(Image, source, prepared_dir)
+    (source / "train/cat/.DS_Store").write_bytes(b"x")
+    (source / "train/.DS_Store").write_bytes(b"x")
+    prepared(Image, source, prepared_dir)
 
 
 def test_an_archive_that_changes_is_named(source, prepared_dir):

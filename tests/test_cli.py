@@ -63,6 +63,11 @@ def test_saved_config_tests_and_predicts(trained, main, capsys):
     assert all(abs(sum(float(row[f"p{k}"]) for k in range(10)) - 1) < 1e-4 for row in rows)
 
 
+def test_protocol_that_does_not_touch_the_weights_may_differ(trained, main):
+    main(["test", f"--config={trained}/config.yaml", "--data.protocol.drop_last_test=true"])
+    assert json.loads((trained / "result.json").read_text())["test/examples"] == 8
+
+
 def test_result_counts_what_was_tested(trained, main):
     main(["test", f"--config={trained}/config.yaml", "--trainer.limit_test_batches=1", "--data.eval_batch_size=2"])
     result = json.loads((trained / "result.json").read_text())

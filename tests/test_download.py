@@ -87,7 +87,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def no_processes(monkeypatch):
-    """Starting those that decode pictures would take most of the time."""
+    """Starting those that decode pictures, and pausing between attempts, would take most of the time."""
+    monkeypatch.setattr("datamodules.download.PAUSE", 0)
     monkeypatch.setattr(
         "datamodules.examples.DataLoader", lambda *args, **settings: DataLoader(*args, **{**settings, "num_workers": 0})
     )

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import pickle
 import shutil
 import threading
 from collections import namedtuple
@@ -15,7 +16,7 @@ import pytest
 
 from datamodules import prepared, writing
 from datamodules.examples import Chunk, Example, Skipped, packed
-from datamodules.prepared import PreparedDataError, folder_name, load, read_meta, verify
+from datamodules.prepared import PreparedDataError, Split, folder_name, load, read_meta, verify
 from datamodules.writing import prepare
 
 SETTINGS = {"bounds": {"min_length": 1}, "sizes": [3, 2], "margins": (1, 2)}  # JSON gives the tuple back as a list
@@ -246,7 +247,26 @@ def test_names_and_what_was_skipped_are_kept(tmp_path):
     assert load(make(tmp_path), SETTINGS, "dev").names() == ["0", "1"]
 
 
+def test_split_of_which_much_is_missing_is_refused(tmp_path):
+    """A release that is not unpacked wholly; six of seven are more than the few that any may lack."""
+    outcomes = [*[Skipped("c: no such file")] * 6, Example((np.ones(2, dtype=np.uint8),), 0)]
+    with pytest.raises(PreparedDataError, match=r"split 'test' has 1 examples; 6 skipped; .*Is the source whole"):
+        prepare(tmp_path, "task", {}, lambda: {"test": packed(outcomes)}, lambda: 1)
+    assert visible(tmp_path) == []
+
+
+def test_other_processes_map_a_split_and_get_no_copy(tmp_path):
+    split = load(make(tmp_path), SETTINGS, "train")
+    pickled = pickle.dumps(split)
+    assert b"\x01\x02\x03\xff" not in pickled
+    again = pickle.loads(pickled)
+    assert isinstance(again.tokens, np.memmap)
+    assert again.tokens.tolist() == split.tokens.tolist()
+    plain = pickle.loads(pickle.dumps(Split(np.arange(3), np.array([0, 3]), np.array([1]))))
+    assert plain.tokens.tolist() == [0, 1, 2]
+
+
 def test_split_without_examples_is_refused(tmp_path):
-    with pytest.raises(PreparedDataError, match=r"split 'test' has no example; 1 were skipped; the first: c: empty"):
+    with pytest.raises(PreparedDataError, match=r"split 'test' has no example; 1 skipped; the first: c: empty"):
         prepare(tmp_path, "task", {}, lambda: {"test": packed([Skipped("c: empty")])}, lambda: 1)
     assert visible(tmp_path) == []

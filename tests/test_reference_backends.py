@@ -96,8 +96,8 @@ def test_linformer_identity(query_key_value: list[Tensor], mask: Tensor | None, 
 def test_linformer_identity_on_real_places(query_key_value: list[Tensor]) -> None:
     mask = HOLES[:1].expand(EXAMPLES, -1)
     identity = torch.eye(LENGTH, dtype=torch.float64)[None, :, mask[0]]
-    out = reference.linformer(*query_key_value, mask, identity, identity)
-    torch.testing.assert_close(out, softmax_attention(*query_key_value, mask))
+    out = reference.linformer(*query_key_value, mask, identity, 2 * identity)
+    torch.testing.assert_close(out, 2 * softmax_attention(*query_key_value, mask))
 
 
 def test_informer_selects(query_key_value: list[Tensor], mask: Tensor | None) -> None:
@@ -108,6 +108,16 @@ def test_informer_selects(query_key_value: list[Tensor], mask: Tensor | None) ->
     is_softmax = torch.isclose(out, softmax_attention(*query_key_value, mask)).all(-1)
     assert (is_mean | is_softmax).all()
     assert ((~is_mean).sum(-1) == 3).all()
+
+
+def test_informer_prefers_peaked() -> None:
+    """Longer queries have the larger measure where all are along one line with the keys."""
+    query = torch.arange(1, 1 + LENGTH, dtype=torch.float64)[None, None, :, None]
+    key, value = random(2, 1, 1, LENGTH, 1)
+    every_key = (torch.arange(LENGTH) / LENGTH + 0.5 / LENGTH).expand(LENGTH, -1)
+    out = reference.informer(query, key, value, None, every_key, factor=LENGTH, num_queries=2)
+    is_mean = torch.isclose(out, value.mean()).flatten()
+    assert is_mean.tolist() == [True] * (LENGTH - 2) + [False] * 2
 
 
 def test_informer_measure() -> None:
@@ -121,6 +131,20 @@ def test_performer_nears_softmax(query_key_value: list[Tensor], mask: Tensor | N
     tokens = query / 2, key / 2, value
     out = reference.performer(*tokens, mask, random(20_000, DIM, seed=1), eps=1e-9)
     torch.testing.assert_close(out, softmax_attention(*tokens, mask), atol=0.05, rtol=0)
+
+
+def test_performer_features() -> None:
+    """Relative to the largest projection, which is 6; eps comes after."""
+    features = reference.positive_features(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [1.0]]), eps=0.5)
+    exponents = torch.tensor([[3 - 0.5 - 6, 1 - 0.5 - 6], [6 - 2 - 6, 2 - 2 - 6]])
+    torch.testing.assert_close(features, exponents.exp() + 0.5)
+
+
+def test_performer_eps(query_key_value: list[Tensor], mask: Tensor | None) -> None:
+    """A large eps makes all weights equal."""
+    query, key, value = query_key_value
+    out = reference.performer(query, key, value, mask, torch.zeros(1, DIM, dtype=torch.float64), eps=1e12)
+    torch.testing.assert_close(out, softmax_attention(torch.zeros_like(query), key, value, mask))
 
 
 def test_performer_nears_relu_kernel(query_key_value: list[Tensor], mask: Tensor | None) -> None:
@@ -182,6 +206,20 @@ def test_bigbird_blocks() -> None:
     assert reference.attended_blocks(1, 8, noise, 2) == {0, 1, 2, 5, 6, 7}
     assert reference.attended_blocks(4, 8, noise, 1) == {0, 3, 4, 5, 6, 7}
     assert reference.attended_blocks(2, 4, noise, 1) == {0, 1, 2, 3}
+
+
+def test_bigbird_places(query_key_value: list[Tensor], mask: Tensor | None) -> None:
+    """Softmax attention within blocks cut by place, as a mask of pairs."""
+    noise = uniform(6, 6)
+    out = reference.bigbird(*query_key_value, mask, noise, block_size=2, num_random_blocks=0)
+    pairs = allowed_pairs(mask).clone()
+    for example, num_blocks in enumerate([6, 6] if mask is None else [6, 4]):
+        for block in range(num_blocks):
+            blocks = reference.attended_blocks(block, num_blocks, noise, 0)
+            attended = torch.tensor([place // 2 in blocks for place in range(LENGTH)])
+            pairs[example, :, 2 * block : 2 * block + 2] &= attended
+    expected = torch.nn.functional.scaled_dot_product_attention(*query_key_value, attn_mask=pairs)
+    torch.testing.assert_close(out, zero_masked(expected, mask))
 
 
 @pytest.mark.parametrize(

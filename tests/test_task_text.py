@@ -158,3 +158,8 @@ def test_text_batches(tmp_path, prepare):
             assert batch.tokens.tolist() == padded(rows, width)
             assert batch.mask.tolist() == masks(map(len, rows), width)
             assert batch.label.tolist() == ["/pos/" in name for name in chosen]
+
+
+def test_cut_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match=r"data\.protocol\.document_bytes=-5 must be at least 1"):
+        Protocol(document_bytes=-5)

@@ -58,7 +58,8 @@ def draw_sheet(pictures: np.ndarray, labels: Tensor, predictions: Tensor) -> np.
         label, prediction = int(labels[number]), int(predictions[number])
         colour = RIGHT if label == prediction else WRONG
         draw.rectangle((left - 2, top - 2, left + SIDE + 1, top + SIDE + 1), fill=colour)
-        sheet.paste(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
+        way = Image.Resampling.BOX if len(picture) > SIDE else Image.Resampling.NEAREST
+        sheet.paste(Image.fromarray(picture).resize((SIDE, SIDE), way), (left, top))
         text = f"{label} -> {prediction} {'right' if label == prediction else 'wrong'}"
         draw.text((left, top + SIDE + 2), text, fill=colour, font=font)
     return np.asarray(sheet)
