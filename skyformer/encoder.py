@@ -55,15 +55,12 @@ class Encoder(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.02)
         self.dropout = nn.Dropout(dropout)
+        backends = [attention(num_heads, embed_dim // num_heads, max_length) for _ in range(num_layers)]
+        for backend in backends[1:]:
+            backend.share_with(backends[0])
+        self.goes_by_place = any(backend.goes_by_place for backend in backends)
         self.blocks = nn.ModuleList(
-            Block(
-                attention(num_heads, embed_dim // num_heads, max_length),
-                embed_dim,
-                hidden_dim,
-                dropout,
-                float32_attention,
-            )
-            for _ in range(num_layers)
+            Block(backend, embed_dim, hidden_dim, dropout, float32_attention) for backend in backends
         )
         self.norm = nn.LayerNorm(embed_dim)
 
@@ -108,12 +105,13 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.backend = attention
         self.float32_attention = float32_attention
-        self.query_key_value = nn.Linear(embed_dim, 3 * embed_dim)
+        self.query_key_value = nn.Linear(embed_dim, (2 if attention.shares_query_and_key else 3) * embed_dim)
         self.output = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        heads = self.query_key_value(x).unflatten(-1, (3, self.backend.num_heads, self.backend.head_dim))
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        heads = self.query_key_value(x).unflatten(-1, (-1, self.backend.num_heads, self.backend.head_dim))
+        query, *keys, value = heads.permute(2, 0, 3, 1, 4)
+        key = keys[0] if keys else query
         if self.float32_attention:
             with torch.autocast(x.device.type, enabled=False):
                 mixed = self.backend(query.float(), key.float(), value.float(), mask)

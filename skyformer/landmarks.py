@@ -54,11 +54,15 @@ def half_and_half_rows(noise: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """
     count = mask.sum(dim=1, keepdim=True)
     rank = (noise * count).long().minimum(count - 1).clamp(min=0)
-    # The position of the rank-th valid token: a stable sort puts valid tokens first, in their order.
-    position = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True).gather(1, rank)
+    position = places_of_ranks(mask).gather(1, rank)
     half = noise.shape[1] // 2
     rows = torch.cat([position[:, :half], position[:, half:] + mask.shape[1]], dim=1)
     return rows, (count > 0).expand_as(rows)
+
+
+def places_of_ranks(mask: Tensor) -> Tensor:
+    """Where the r-th real token stands, `(B, N)` → `(B, N)` int64: a stable sort puts real tokens first, in order."""
+    return mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)
 
 
 def gather_rows(query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
@@ -68,3 +72,26 @@ def gather_rows(query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
     from_query = query.gather(2, index.clamp(max=length - 1))
     from_key = key.gather(2, (index - length).clamp(min=0))
     return torch.where(index < length, from_query, from_key)
+
+
+def segment_means(x: Tensor, mask: Tensor | None, num_segments: int) -> tuple[Tensor, Tensor | None]:
+    """Means over m contiguous segments of the real tokens, `(B, H, N, P)` → `(B, H, m, P)`.
+
+    The token of rank r among the n real ones of its example belongs to segment ⌊r m / n⌋; an example with n below
+    `num_segments` has n segments, and the rest of its means are zero.
+
+    Returns:
+        The means, and which of them an example has `(B, m)` bool, or None where all have all.
+    """
+    batch, _, length, _ = x.shape
+    if mask is None and length % num_segments == 0:
+        return x.unflatten(2, (num_segments, -1)).mean(dim=3), None
+    tokens = x.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
+    count = tokens.sum(dim=1, keepdim=True)
+    segments = count.clamp(max=num_segments)
+    rank = tokens.cumsum(dim=1) - 1
+    segment = rank * segments // count.clamp(min=1)
+    number = torch.arange(min(num_segments, length), device=x.device)
+    members = (segment[:, None, :] == number[:, None]) & tokens[:, None, :]
+    weights = members.to(x.dtype) / members.sum(dim=2, keepdim=True).clamp(min=1)
+    return weights[:, None] @ x, number < segments

@@ -33,15 +33,15 @@ def solve_positive_definite(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def newton_schulz_inverse(matrix: Tensor, iterations: int = 6) -> Tensor:
-    """Approximate inverse of symmetric positive definite matrices with eigenvalues in (0, 1], `(…, D, D)`.
+    """Approximate pseudo-inverse of matrices `(…, D, D)`.
 
-    Section 4.4 of Skyformer, after Razavi et al. 2014: `Z ← ¼ Z (13 I − A Z (15 I − A Z (7 I − A Z)))`, from
-    `Z = A / ‖A‖₁²`, scaled for each matrix by itself. Third order near the solution; small eigenvalues (clustered
-    landmarks, small γ) need more than the paper's six steps. Four products a step: O(D³).
+    Section 4.4 of Skyformer and Eq. 14 of Nyströmformer, after Razavi et al. 2014: `Z ← ¼ Z (13 I − A Z (15 I − A Z
+    (7 I − A Z)))`, from `Z = Aᵀ / (‖A‖₁ ‖A‖∞)`, scaled for each matrix by itself. Third order near the solution; small
+    singular values (clustered landmarks, small γ) need more than the papers' six steps. Four products a step: O(D³).
     """
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    norm = matrix.abs().sum(dim=-1).amax(dim=-1)[..., None, None]
-    inverse = matrix / norm.square()
+    columns, rows = (matrix.abs().sum(dim=dim).amax(dim=-1)[..., None, None] for dim in (-2, -1))
+    inverse = matrix.mT / (columns * rows)
     for _ in range(iterations):
         product = matrix @ inverse
         inner = 15 * identity - product @ (7 * identity - product)

@@ -112,6 +112,8 @@ class SequenceClassifier(LightningModule):
         if tokens.dim() == 3:
             tokens, mask = tokens.flatten(0, 1), None if mask is None else mask.flatten(0, 1)
         length = tokens.shape[1] if position is None else self.encoder.max_length
+        if position is not None and self.encoder.goes_by_place:
+            tokens, mask, position = *put_back(tokens, mask, position, length), None
         return self.head(self.encoder(tokens, mask, position), mask, length)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
@@ -170,6 +172,14 @@ class SequenceClassifier(LightningModule):
             return optimizer, self.scheduler_factory and self.scheduler_factory(optimizer, max_steps)
         except ValueError as error:
             raise MisconfigurationException(f"{key}: {error}") from error
+
+
+def put_back(tokens: Tensor, mask: Tensor | None, position: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Tokens and mask `(B, length)` of sequences of which masked tokens were left out; in their place token 0."""
+    empty = tokens.new_zeros((len(tokens), length))
+    real = torch.ones_like(tokens) if mask is None else mask.to(tokens.dtype)
+    # Added, since padding has position 0 too.
+    return empty.scatter_add(1, position, tokens * real), empty.scatter_add(1, position, real) > 0
 
 
 def _metrics(num_classes: int) -> nn.ModuleDict:

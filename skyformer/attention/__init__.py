@@ -1,8 +1,25 @@
-"""Attention backends: one file each, one contract (`skyformer.attention.base.Attention`)."""
+"""Attention backends, one a file, swapped by class path."""
 
 from skyformer.attention.base import Attention
+from skyformer.attention.bigbird import BigBirdAttention
+from skyformer.attention.informer import InformerAttention
 from skyformer.attention.kernelized import KernelizedAttention
+from skyformer.attention.linformer import LinformerAttention
+from skyformer.attention.nystromformer import NystromformerAttention
+from skyformer.attention.performer import PerformerAttention
+from skyformer.attention.reformer import ReformerAttention
 from skyformer.attention.skyformer import SkyformerAttention
 from skyformer.attention.softmax import SoftmaxAttention
 
-__all__ = ["Attention", "KernelizedAttention", "SkyformerAttention", "SoftmaxAttention"]
+__all__ = [
+    "Attention",
+    "BigBirdAttention",
+    "InformerAttention",
+    "KernelizedAttention",
+    "LinformerAttention",
+    "NystromformerAttention",
+    "PerformerAttention",
+    "ReformerAttention",
+    "SkyformerAttention",
+    "SoftmaxAttention",
+]

@@ -24,6 +24,12 @@ class Attention(nn.Module, ABC):
         ValueError: for a size below one, naming it.
     """
 
+    # Whether a token's place in the sequence counts, beyond the order of the real tokens: then the encoder puts back
+    # masked tokens that were left out.
+    goes_by_place = False
+    # Whether keys are the queries: then the encoder makes no others, and `forward` leaves `key` unread.
+    shares_query_and_key = False
+
     def __init__(self, num_heads: int, head_dim: int, max_length: int) -> None:
         super().__init__()
         for name, value in (("num_heads", num_heads), ("head_dim", head_dim), ("max_length", max_length)):
@@ -33,9 +39,20 @@ class Attention(nn.Module, ABC):
         self.head_dim = head_dim
         self.max_length = max_length
 
+    def share_with(self, first: "Attention") -> None:
+        """Take over from the first layer's backend the parameters that all layers share; none by default."""
+
     @abstractmethod
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """`(B, H, N, P)` three times and `(B, N)` bool (True = a real token) or None → `(B, H, N, P)`."""
+
+
+def attendable(mask: Tensor | None) -> Tensor | None:
+    """`(B, S)` bool or None as what `scaled_dot_product_attention` takes.
+
+    An example without a single token attends everywhere: any finite output does, and NaN would spread.
+    """
+    return None if mask is None else (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
 
 
 def check_probability(name: str, value: float) -> float:

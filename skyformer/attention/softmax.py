@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from skyformer.attention.base import Attention, check_probability
+from skyformer.attention.base import Attention, attendable, check_probability
 from skyformer.functional import check_mask
 
 
@@ -22,8 +22,5 @@ class SoftmaxAttention(Attention):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         check_mask("mask", mask, (key.shape[0], key.shape[2]))
-        if mask is not None:
-            # An example without a single token attends everywhere: any finite output does, and NaN would spread.
-            mask = (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=attendable(mask), dropout_p=dropout)

@@ -1,0 +1,116 @@
+"""Informer: softmax attention for the queries that need it, the mean for the others."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skyformer.attention.base import Attention, attendable, check_probability
+from skyformer.functional import check_mask
+from skyformer.landmarks import places_of_ranks
+
+
+class InformerAttention(Attention):
+    """ProbSparse attention (Zhou et al., AAAI 2021, Eq. 4–6), O(N s P + u N P) time.
+
+    `M(q_i) = max_j (q_i·k_j / √p) − (1/n) Σ_j (q_i·k_j / √p)`, over s sampled keys, measures how far a query's
+    attention is from uniform. The u queries with the largest M attend as in softmax attention; the others get the mean
+    of the values. n counts the real tokens, and only they are sampled.
+
+    Each example has a sample of its own, shared by its heads: new in every training step; in `eval()` from numbers that
+    are drawn once from `seed` and saved.
+
+    Args:
+        num_heads, head_dim, max_length: see `Attention`.
+        num_queries: u; None for ⌈c ln n⌉, the paper's choice.
+        factor: c; s = ⌈c ln n⌉.
+        seed: of the sample in `eval()`.
+        dropout: rate on the attention weights of the u queries.
+
+    Raises:
+        ValueError: for an argument that cannot work, naming it and what would.
+    """
+
+    eval_noise: Tensor
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        max_length: int,
+        num_queries: int | None = 128,
+        factor: float = 5.0,
+        seed: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_heads, head_dim, max_length)
+        if num_queries is not None and num_queries < 1:
+            raise ValueError(f"num_queries={num_queries} must be at least 1, or null for ⌈factor · ln n⌉")
+        if not factor > 0:
+            raise ValueError(f"factor={factor} must be greater than 0")
+        self.num_queries = num_queries
+        self.factor = factor
+        self.dropout = check_probability("dropout", dropout)
+        noise = torch.rand((max_length, self._sample_size(max_length)), generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("eval_noise", noise)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        batch, _, length, _ = key.shape
+        check_mask("mask", mask, (batch, length))
+        tokens = key.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
+        count = tokens.sum(dim=1)
+        logarithm = (self.factor * count.clamp(min=1).double().log()).ceil().long()
+        sampled = logarithm.clamp(min=1).minimum(count)
+        active = sampled if self.num_queries is None else count.clamp(max=self.num_queries)
+        most = self._sample_size(length) if self.num_queries is None else self.num_queries
+        with torch.no_grad():
+            measure = self._measure(query, key, tokens, sampled)
+            chosen = measure.topk(min(most, length), dim=2).indices
+        attended = self._attend(query, key, value, mask, chosen)
+        mean = _mean(value, tokens)
+        is_active = torch.arange(chosen.shape[2], device=key.device) < active[:, None]
+        rows = torch.where(is_active[:, None, :, None], attended, mean)
+        index = chosen[..., None].expand(-1, -1, -1, value.shape[-1])
+        return mean.expand_as(value).scatter(2, index, rows)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        active = query.gather(2, chosen[..., None].expand(-1, -1, -1, query.shape[-1]))
+        return F.scaled_dot_product_attention(active, key, value, attn_mask=attendable(mask), dropout_p=dropout)
+
+    def _measure(self, query: Tensor, key: Tensor, tokens: Tensor, sampled: Tensor) -> Tensor:
+        """M, `(B, H, N)`; −∞ for padding. One sampled key of every query at a time, so that memory stays O(N P)."""
+        batch, heads, length, head_dim = key.shape
+        count = tokens.sum(dim=1, keepdim=True)
+        places = places_of_ranks(tokens)
+        largest = query.new_full((batch, heads, length), float("-inf"))
+        total = query.new_zeros((batch, heads, length))
+        for number, noise in enumerate(self._noise(tokens)):
+            rank = (noise * count).long().minimum(count - 1).clamp(min=0)
+            index = places.gather(1, rank)[:, None, :, None].expand(-1, heads, -1, head_dim)
+            product = (query * key.gather(2, index)).sum(dim=-1)
+            taken = (number < sampled)[:, None, None]
+            largest = torch.where(taken, largest.maximum(product), largest)
+            total = torch.where(taken, total + product, total)
+        measure = (largest - total / count.clamp(min=1)[..., None]) * self.head_dim**-0.5
+        return measure.masked_fill(~tokens[:, None], float("-inf"))
+
+    def _noise(self, tokens: Tensor) -> Tensor:
+        """Uniform numbers `(s, B, N)`: new ones, or the fixed ones, the r-th row for the r-th real token."""
+        batch, length = tokens.shape
+        size = self._sample_size(length)
+        if self.training:
+            return torch.rand((size, batch, length), device=tokens.device)
+        rank = (tokens.cumsum(dim=1) - 1).clamp(min=0)
+        return self.eval_noise[:, :size][rank].permute(2, 0, 1)
+
+    def _sample_size(self, length: int) -> int:
+        """⌈c ln n⌉ for n = `length`, at least 1."""
+        return max(1, math.ceil(self.factor * math.log(length)))
+
+
+def _mean(value: Tensor, tokens: Tensor) -> Tensor:
+    """Over the real tokens, `(B, H, 1, P)`; zero where there are none."""
+    real = tokens[:, None, :, None]
+    return value.masked_fill(~real, 0).sum(dim=2, keepdim=True) / real.sum(dim=2, keepdim=True).clamp(min=1)

@@ -1,0 +1,64 @@
+"""Linformer: softmax attention on keys and values projected to a fixed length."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skyformer.attention.base import Attention, check_probability
+from skyformer.functional import check_mask
+
+
+class LinformerAttention(Attention):
+    """`softmax(Q (Eᵀ K)ᵀ / √p) Fᵀ V` with learned E and F `(N, k)` (Wang et al. 2020, Eq. 7), O(N k P) time.
+
+    A token's place chooses its row of E and F; padded tokens contribute nothing. (In Skyformer's published code the
+    projection was neither trained nor saved.)
+
+    Args:
+        num_heads, head_dim, max_length: see `Attention`.
+        projected_length: k.
+        sharing: of the projections (§4): `none`, each head has its E and F; `heads`, a layer has one E and one F;
+            `key_value`, E = F as well; `layers`, one matrix for the whole encoder.
+        dropout: rate on the attention weights.
+
+    Raises:
+        ValueError: for an argument that cannot work, naming it and what would.
+    """
+
+    goes_by_place = True
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        max_length: int,
+        projected_length: int = 128,
+        sharing: Literal["none", "heads", "key_value", "layers"] = "heads",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(num_heads, head_dim, max_length)
+        if projected_length < 1:
+            raise ValueError(f"projected_length={projected_length} must be at least 1")
+        self.dropout = check_probability("dropout", dropout)
+        self.sharing = sharing
+        shape = (num_heads if sharing == "none" else 1, max_length, projected_length)
+        # Entries of variance 1 / k keep lengths on average (Johnson and Lindenstrauss).
+        self.key_projection = nn.Parameter(torch.randn(shape) * projected_length**-0.5)
+        self.value_projection = self.key_projection
+        if sharing in ("none", "heads"):
+            self.value_projection = nn.Parameter(torch.randn(shape) * projected_length**-0.5)
+
+    def share_with(self, first: Attention) -> None:
+        if self.sharing == "layers" and isinstance(first, LinformerAttention):
+            self.key_projection = self.value_projection = first.key_projection
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        check_mask("mask", mask, (key.shape[0], key.shape[2]))
+        if mask is not None:
+            key, value = (x.masked_fill(~mask[:, None, :, None], 0) for x in (key, value))
+        short_key = self.key_projection[:, : key.shape[2]].mT @ key
+        short_value = self.value_projection[:, : key.shape[2]].mT @ value
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(query, short_key, short_value, dropout_p=dropout)

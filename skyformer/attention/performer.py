@@ -1,0 +1,101 @@
+"""Performer: attention through random features whose products are an unbiased estimate of the softmax kernel."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from skyformer.attention.base import Attention
+from skyformer.functional import check_mask
+
+
+class PerformerAttention(Attention):
+    """FAVOR+ (Choromanski et al., ICLR 2021): `φ(Q) (φ(K)ᵀ V)`, each row over `φ(Q) (φ(K)ᵀ 1)`; O(N m P) time.
+
+    With x = q / p^¼ or k / p^¼ and orthogonal ω_1 … ω_m, `φ(x) = exp(ω x − ‖x‖²/2 − c) + ε` (Lemma 1, Eq. 7), or
+    `relu(ω x) + ε`. The stabiliser c, which cancels but for ε, is a query's own largest ω x, or the largest of an
+    example's real keys; the published code takes the latter over the batch, and as a constant for the gradient. In
+    float32 throughout.
+
+    Args:
+        num_heads, head_dim, max_length: see `Attention`.
+        num_features: m.
+        kernel: `softmax`, or `relu`, which estimates another kernel that trains more steadily (§3.4).
+        eps: ε, added to every feature; keeps the row sums above zero.
+        redraw_every: training steps between new draws of ω; None to keep the first.
+        seed: of the first draw.
+
+    Raises:
+        ValueError: for an argument that cannot work, naming it and what would.
+    """
+
+    projection: Tensor
+    calls: Tensor
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        max_length: int,
+        num_features: int = 128,
+        kernel: Literal["softmax", "relu"] = "softmax",
+        eps: float = 1e-4,
+        redraw_every: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(num_heads, head_dim, max_length)
+        if num_features < 1:
+            raise ValueError(f"num_features={num_features} must be at least 1")
+        if not eps > 0:
+            raise ValueError(f"eps={eps} must be greater than 0")
+        if redraw_every is not None and redraw_every < 1:
+            raise ValueError(f"redraw_every={redraw_every} must be at least 1, or null for never")
+        self.num_features = num_features
+        self.kernel = kernel
+        self.eps = eps
+        self.redraw_every = redraw_every
+        self.register_buffer("projection", self._draw(torch.Generator().manual_seed(seed)))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        check_mask("mask", mask, (key.shape[0], key.shape[2]))
+        if self.training and self.redraw_every is not None:
+            if self.calls % self.redraw_every == 0 and self.calls > 0:
+                self.projection.copy_(self._draw(None))
+            self.calls += 1
+        dtype = value.dtype
+        with torch.autocast(query.device.type, enabled=False):
+            exact = torch.promote_types(query.dtype, torch.float32)
+            query, key, value = query.to(exact), key.to(exact), value.to(exact)
+            real = None if mask is None else mask[:, None, :, None]
+            query_features = self._features(query, None, (-1,))
+            key_features = self._features(key, real, (-2, -1))
+            summary = key_features.mT @ value
+            normaliser = query_features @ key_features.sum(dim=-2)[..., None]
+            # An example without a single token gives nothing, over one.
+            out = query_features @ summary / torch.where(normaliser > 0, normaliser, 1)
+        return out.to(dtype)
+
+    def _features(self, x: Tensor, real: Tensor | None, stabilised_over: tuple[int, ...]) -> Tensor:
+        """φ, `(B, H, N, m)`; zero for padding."""
+        x = x * self.head_dim**-0.25
+        projected = x @ self.projection.to(x.dtype).mT
+        if self.kernel == "relu":
+            features = projected.relu() + self.eps
+        else:
+            seen = projected if real is None else projected.masked_fill(~real, torch.finfo(x.dtype).min)
+            largest = seen.amax(dim=stabilised_over, keepdim=True)
+            exponent = projected - x.square().sum(dim=-1, keepdim=True) / 2 - largest
+            # Before exp, whose gradient padding could make infinite.
+            exponent = exponent if real is None else exponent.masked_fill(~real, 0)
+            features = exponent.exp() + self.eps
+        return features if real is None else features.masked_fill(~real, 0)
+
+    def _draw(self, generator: torch.Generator | None) -> Tensor:
+        """ω, `(m, P)`: orthogonal within each block of P rows, with the lengths of independent Gaussian rows."""
+        device = None if generator is not None else self.projection.device
+        shape = (-(-self.num_features // self.head_dim), self.head_dim, self.head_dim)
+        blocks = torch.linalg.qr(torch.randn(shape, generator=generator, device=device)).Q
+        directions = blocks.mT.flatten(0, 1)[: self.num_features]
+        lengths = torch.randn((self.num_features, self.head_dim), generator=generator, device=device).norm(dim=1)
+        return lengths[:, None] * directions

@@ -1,0 +1,123 @@
+"""Reformer: softmax attention within buckets of similar tokens."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skyformer.attention.base import Attention
+from skyformer.functional import check_mask
+
+ITSELF = 1e5  # taken off a token's logit for itself: it attends to itself only where it has no other
+
+
+class ReformerAttention(Attention):
+    """LSH attention with shared queries and keys (Kitaev, Kaiser, Levskaya, ICLR 2020, §2), O(N R c P) time.
+
+    In each of R rounds a token's bucket is the largest entry of [x R_r; −x R_r], R_r random. Tokens are sorted by
+    bucket, cut into chunks of c, and attend, within their bucket, to their chunk and the one before. Keys are the
+    queries at length one. The rounds are weighed by their normalisers, a pair that meets in several rounds counting
+    once (Eq. 7). Padding is sorted behind all buckets. The published codes let the first chunk look back to the last.
+
+    The rotations are new in every training step, shared by a batch's examples and heads; in `eval()` they are drawn
+    once from `seed` and saved.
+
+    Args:
+        num_heads, head_dim, max_length: see `Attention`.
+        num_buckets: even.
+        num_rounds: R.
+        chunk_length: c.
+        seed: of the rotations in `eval()`.
+
+    Raises:
+        ValueError: for an argument that cannot work, naming it and what would.
+    """
+
+    shares_query_and_key = True
+    eval_rotations: Tensor
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        max_length: int,
+        num_buckets: int = 32,
+        num_rounds: int = 2,
+        chunk_length: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(num_heads, head_dim, max_length)
+        if num_buckets < 2 or num_buckets % 2:
+            raise ValueError(f"num_buckets={num_buckets} must be even and at least 2")
+        for name, size in (("num_rounds", num_rounds), ("chunk_length", chunk_length)):
+            if size < 1:
+                raise ValueError(f"{name}={size} must be at least 1")
+        self.num_buckets = num_buckets
+        self.num_rounds = num_rounds
+        self.chunk_length = chunk_length
+        shape = (num_rounds, head_dim, num_buckets // 2)
+        self.register_buffer("eval_rotations", torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        batch, _, length, _ = query.shape
+        check_mask("mask", mask, (batch, length))
+        tokens = query.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
+        pad = -length % self.chunk_length
+        query, value = (F.pad(x, (0, 0, 0, pad)) for x in (query, value))
+        orders, codes = self._sort(query, F.pad(tokens, (0, pad)))
+        outs, normalisers = [], []
+        for order, own_codes in zip(orders, codes, strict=True):
+            out, normaliser = self._attend(query, value, order, own_codes, codes)
+            back = order.argsort(dim=-1)
+            outs.append(out.gather(2, back[..., None].expand_as(out)))
+            normalisers.append(normaliser.gather(2, back))
+        weights = torch.stack(normalisers).softmax(dim=0)[..., None]
+        return (torch.stack(outs) * weights).sum(dim=0)[:, :, :length].to(value.dtype)
+
+    @torch.no_grad()
+    def _sort(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """For each round the places in the order of their buckets, `(R, B, H, N)`, and each token's bucket and chunk,
+        `(R, B, H, N, 2)`; padding has a bucket of its own behind all others.
+        """
+        rotations = torch.randn_like(self.eval_rotations) if self.training else self.eval_rotations
+        with torch.autocast(query.device.type, enabled=False):
+            projected = query[None].to(rotations.dtype) @ rotations[:, None, None]
+        bucket = torch.cat([projected, -projected], dim=-1).argmax(dim=-1)
+        bucket = bucket.masked_fill(~tokens[None, :, None], self.num_buckets)
+        order = bucket.argsort(dim=-1, stable=True)
+        chunk = order.argsort(dim=-1) // self.chunk_length
+        return order, torch.stack([bucket, chunk], dim=-1)
+
+    def _attend(
+        self, query: Tensor, value: Tensor, order: Tensor, own_codes: Tensor, codes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Output `(B, H, N, P)` and log-normaliser `(B, H, N)` of one round, in its sorted order."""
+        keys, values = (_with_previous(self._chunks(x, order)) for x in (F.normalize(query, dim=-1), value))
+        logits = (self._chunks(query, order) @ keys.mT) * self.head_dim**-0.5
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        meetings = torch.stack([self._meet(other, order) for other in codes]).sum(dim=0)
+        places = self._chunks(torch.arange(order.shape[2], device=order.device).expand_as(order)[..., None], order)
+        itself = places == _with_previous(places, fill=-1).mT
+        logits = logits - meetings.clamp(min=1).to(logits.dtype).log() - ITSELF * itself
+        # Padding sees padding, so that its softmax is finite too.
+        logits = logits.masked_fill(~self._meet(own_codes, order), float("-inf"))
+        normaliser = logits.logsumexp(dim=-1, keepdim=True)
+        out = (logits - normaliser).exp().to(values.dtype) @ values
+        return out.flatten(2, 3), normaliser.flatten(2)
+
+    def _meet(self, codes: Tensor, order: Tensor) -> Tensor:
+        """Whether a query and a key of the sorted chunks, `(B, H, N / c, c, 2 c)`, meet in the round of these codes."""
+        chunks = self._chunks(codes, order)
+        bucket, chunk = chunks[..., :1], chunks[..., 1:]
+        other_bucket, other_chunk = _with_previous(bucket, fill=-1).mT, _with_previous(chunk, fill=-1).mT
+        back = chunk - other_chunk
+        return (bucket == other_bucket) & (back >= 0) & (back <= 1)
+
+    def _chunks(self, x: Tensor, order: Tensor) -> Tensor:
+        """`(B, H, N, E)` in this order, in chunks: `(B, H, N / c, c, E)`."""
+        return x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1])).unflatten(2, (-1, self.chunk_length))
+
+
+def _with_previous(chunks: Tensor, fill: float = 0) -> Tensor:
+    """Each chunk after the one before it, `(…, C, c, E)` → `(…, C, 2 c, E)`; before the first there is `fill`."""
+    previous = F.pad(chunks[:, :, :-1], (0, 0, 0, 0, 1, 0), value=fill)
+    return torch.cat([previous, chunks], dim=3)
