@@ -10,7 +10,17 @@ from torch import Tensor
 from datamodules.batches import Batch
 from datamodules.collate import DroppedZeroBatches
 from datamodules.prepared import Split
-from skyformer.attention import KernelizedAttention, SkyformerAttention, SoftmaxAttention
+from skyformer.attention import (
+    BigBirdAttention,
+    InformerAttention,
+    KernelizedAttention,
+    LinformerAttention,
+    NystromformerAttention,
+    PerformerAttention,
+    ReformerAttention,
+    SkyformerAttention,
+    SoftmaxAttention,
+)
 from skyformer.attention.base import Attention
 from skyformer.callbacks.images import _pixels
 from skyformer.model import SequenceClassifier
@@ -46,6 +56,13 @@ ATTENTIONS: dict[str, Callable[[int, int, int], Attention]] = {
     "kernelized": KernelizedAttention,
     "skyformer": skyformer,
     "half and half": lambda *sizes: skyformer(*sizes, landmark_draw="half_and_half"),
+    "informer": lambda *sizes: InformerAttention(*sizes, num_queries=9),
+    "performer": PerformerAttention,
+    "reformer": lambda *sizes: ReformerAttention(*sizes, num_buckets=4, chunk_length=8),
+    # These go by the place, so that the black pixels are put back.
+    "nystromformer": lambda *sizes: NystromformerAttention(*sizes, num_landmarks=9, conv_kernel=5),
+    "linformer": lambda *sizes: LinformerAttention(*sizes, projected_length=9),
+    "bigbird": lambda *sizes: BigBirdAttention(*sizes, block_size=12, num_random_blocks=1),
 }
 
 
