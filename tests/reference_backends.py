@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 
+def softmax(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention (Vaswani et al. 2017)."""
+    return for_each_head(lambda q, k, v, places, head: softmax_weights(q, k) @ v, query, key, value, mask)
+
+
 def nystromformer(
     query: Tensor,
     key: Tensor,

@@ -3,8 +3,14 @@
 Shapes: B batch, H heads, N tokens, P head dimension.
 """
 
+import subprocess
+import sys
+from functools import partial
+from itertools import pairwise
+
 import pytest
 import torch
+from conftest import ROOT
 from torch import Tensor
 
 from skyformer.attention import (
@@ -19,6 +25,7 @@ from skyformer.attention import (
     SkyformerAttention,
     SoftmaxAttention,
 )
+from skyformer.encoder import Encoder
 from skyformer.functional import gaussian_attention
 from skyformer.landmarks import gather_rows, half_and_half_rows, uniform_rows
 
@@ -90,15 +97,73 @@ def test_eval_is_deterministic_whatever_ran_before(backend):
     assert torch.equal(backend(*tensors, None), first)
 
 
-def test_state_dict_restores_the_output(backend):
-    other = type(backend).__new__(type(backend))
-    torch.nn.Module.__init__(other)
-    other.__dict__.update(
-        {**backend.__dict__, "_buffers": {k: torch.zeros_like(b) for k, b in backend._buffers.items()}}
-    )
+@pytest.mark.parametrize("name", BACKENDS)
+def test_state_dict_restores_the_output(name):
+    backend, other = (BACKENDS[name]().eval() for _ in range(2))
+    for state in other.state_dict().values():
+        state.zero_()
+    for attention in (backend, other):
+        if getattr(attention, "landmark_draw", "") == "half_and_half":
+            attention.eval_landmarks = "fixed"
     other.load_state_dict(backend.state_dict())
     tensors = inputs(2, 40)
     assert torch.equal(other(*tensors, None), backend(*tensors, None))
+
+
+def test_another_process_gives_the_same(tmp_path):
+    """All backends, made and run with the same seed in a process of its own."""
+    paths = [str(ROOT), str(ROOT / "tests")]
+    script = f"import sys; sys.path[:0] = {paths}; import test_backends; test_backends.write_outputs(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "there.pt")], check=True, timeout=100)
+    write_outputs(tmp_path / "here.pt")
+    here, there = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("here", "there"))
+    assert here.keys() == there.keys() == BACKENDS.keys()
+    for name, out in here.items():
+        assert torch.equal(out, there[name]), name
+
+
+def write_outputs(path) -> None:
+    torch.set_num_threads(1)
+    outputs = {}
+    for name, make in BACKENDS.items():
+        torch.manual_seed(0)
+        outputs[name] = make().eval()(*inputs(2, 70), mask_of(70, 31, total=70)).detach()
+    torch.save(outputs, path)
+
+
+def test_layers_share_one_projection_where_asked():
+    encoder = Encoder(10, 16, partial(LinformerAttention, projected_length=4, sharing="layers"), num_layers=3)
+    projections = {id(p) for name, p in encoder.named_parameters(remove_duplicate=False) if "projection" in name}
+    assert len(projections) == 1
+    encoder(torch.zeros(1, 16, dtype=torch.long)).sum().backward()
+    assert encoder.blocks[2].attention.backend.key_projection.grad.abs().sum() > 0
+    apart = Encoder(10, 16, partial(LinformerAttention, projected_length=4), num_layers=3)
+    assert sum("projection" in name for name, _ in apart.named_parameters()) == 6
+
+
+def test_performer_draws_new_features_where_asked():
+    attention = PerformerAttention(HEADS, HEAD_DIM, 64, redraw_every=3)
+    drawn = []
+    for _ in range(7):
+        attention(*inputs(1, 5), None)
+        drawn.append(attention.projection.clone())
+    same = [torch.equal(a, b) for a, b in pairwise(drawn)]
+    assert same == [True, True, False, True, True, False]
+    attention.eval()
+    for _ in range(4):
+        attention(*inputs(1, 5), None)
+    assert torch.equal(attention.projection, drawn[-1])
+
+
+def test_performer_features_are_orthogonal_in_blocks():
+    projection = PerformerAttention(HEADS, HEAD_DIM, 64, num_features=20).projection
+    gram = projection[:8] @ projection[:8].T
+    torch.testing.assert_close(gram, gram.diagonal().diag(), atol=1e-5, rtol=0)
+
+
+def test_reformer_makes_no_keys():
+    encoder = Encoder(10, 16, ReformerAttention)
+    assert encoder.blocks[0].attention.query_key_value.out_features == 2 * 64
 
 
 def test_fully_masked_example_is_finite_and_alone(backend):
