@@ -93,7 +93,9 @@ def test_paper_protocol(task, tmp_path, main, tiny_arguments):
         "half_and_half",
         "fresh",
     )
+    assert backend.ridge == 0.1
     assert cli.model.head.pooling == "padded_mean"
+    assert cli.datamodule.protocol.drop_last_test
     assert cli.model.encoder.blocks[0].attention.float32_attention
     batch = next(iter(cli.datamodule.train_dataloader()))
     if cli.datamodule.image_side:

@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from skyformer.attention import SkyformerAttention
-from skyformer.functional import gaussian_attention, landmark_system, nystrom_gaussian_attention
+from skyformer.functional import gaussian_kernel, landmark_system, nystrom_gaussian_attention
 
 MAX_EXAMPLES = 2
 MAX_TOKENS = 1024
@@ -96,7 +96,8 @@ def _spectral_error(
     spread = torch.linspace(0, len(tokens) - 1, min(len(tokens), MAX_TOKENS), device=query.device).round().long()
     query, key = query[None, :, tokens[spread]], key[None, :, tokens[spread]]
     identity = torch.eye(len(spread), device=query.device).expand(1, query.shape[1], -1, -1)
-    exact = gaussian_attention(query, key, identity)
+    scale = query.shape[-1] ** -0.25
+    exact = gaussian_kernel(query * scale, key * scale)
     kept = None if landmark_mask is None else landmark_mask[None]
     approximate = nystrom_gaussian_attention(
         query, key, identity, landmarks[None], ridge=layer.ridge, solver=layer.solver, landmark_mask=kept
