@@ -40,10 +40,19 @@ def check_sizes(train: int, dev: int, test: int) -> dict[str, int]:
     Raises:
         ValueError: for one below 1, naming its key.
     """
-    for name, size in (("train_size", train), ("dev_size", dev), ("test_size", test)):
-        if size < 1:
-            raise ValueError(f"data.{name}={size} must be at least 1")
+    check_at_least_one(train_size=train, dev_size=dev, test_size=test)
     return {"train": train, "dev": dev, "test": test}
+
+
+def check_at_least_one(**values: int) -> None:
+    """Check settings by name.
+
+    Raises:
+        ValueError: for one below 1, naming its key.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"data.{name}={value} must be at least 1")
 
 
 def check_seed(seed: int) -> int:

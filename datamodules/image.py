@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR10
 from datamodules.base import SequenceDataModule
 from datamodules.download import fetch
 from datamodules.examples import Example, Skipped, make_examples_in_processes
-from datamodules.generate import check_seed
+from datamodules.generate import check_at_least_one, check_seed
 from datamodules.grey import GREY, Grey
 from datamodules.pictures import read_picture
 from datamodules.prepared import PreparedDataError
@@ -64,8 +64,7 @@ class Image(SequenceDataModule):
         super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
         if grey not in GREY:
             raise ValueError(f"data.grey={grey!r} is not one of {sorted(GREY)}")
-        if dev_size < 1:
-            raise ValueError(f"data.dev_size={dev_size} must be at least 1")
+        check_at_least_one(dev_size=dev_size)
         self.source = source
         self.grey = grey
         self.dev_size = dev_size

@@ -9,6 +9,7 @@ import numpy as np
 
 from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, Skipped, packed
+from datamodules.generate import check_at_least_one
 from datamodules.protocol import OURS, Protocol
 from datamodules.sources import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
@@ -52,8 +53,7 @@ class Retrieval(SequenceDataModule):
         max_bytes: int = 4000,
     ) -> None:
         super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
-        if max_bytes < 1:
-            raise ValueError(f"data.max_bytes={max_bytes} must be at least 1")
+        check_at_least_one(max_bytes=max_bytes)
         self.source = source
         self.max_bytes = self.protocol.cut(max_bytes)
         # 4,000 gives the customary 4,096 positions.

@@ -15,7 +15,7 @@ from rich.progress import DownloadColumn
 from datamodules.base import SequenceDataModule
 from datamodules.download import fetch
 from datamodules.examples import Example, Skipped, make_examples, progress_bar
-from datamodules.generate import check_seed
+from datamodules.generate import check_at_least_one, check_seed
 from datamodules.prepared import PreparedDataError
 from datamodules.protocol import OURS, Protocol
 from datamodules.sources import cut_dev, reading, sizes_of, source_name, source_path
@@ -65,9 +65,7 @@ class Text(SequenceDataModule):
         data_seed: int = 0,
     ) -> None:
         super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
-        for name, value in (("max_bytes", max_bytes), ("dev_size", dev_size)):
-            if value < 1:
-                raise ValueError(f"data.{name}={value} must be at least 1")
+        check_at_least_one(max_bytes=max_bytes, dev_size=dev_size)
         self.source = source
         self.max_bytes = self.protocol.cut(max_bytes)
         self.dev_size = 0 if self.protocol.dev_is_test else dev_size

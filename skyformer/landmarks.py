@@ -36,7 +36,7 @@ def of_real_tokens(noise: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return noise
-    rank = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, None].expand(-1, 2, -1)
+    rank = ranks(mask)[:, None].expand(-1, 2, -1)
     return noise.expand(len(mask), -1, -1).gather(2, rank)
 
 
@@ -53,11 +53,20 @@ def half_and_half_rows(noise: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         Rows `(B, D)` int64, and which of them are valid `(B, D)` bool: none in an example without tokens.
     """
     count = mask.sum(dim=1, keepdim=True)
-    rank = (noise * count).long().minimum(count - 1).clamp(min=0)
-    position = places_of_ranks(mask).gather(1, rank)
+    position = places_of_ranks(mask).gather(1, drawn_ranks(noise, count))
     half = noise.shape[1] // 2
     rows = torch.cat([position[:, :half], position[:, half:] + mask.shape[1]], dim=1)
     return rows, (count > 0).expand_as(rows)
+
+
+def ranks(mask: Tensor) -> Tensor:
+    """How many real tokens stand before each real token, `(B, N)` → `(B, N)` int64; not below 0 at padding."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def drawn_ranks(noise: Tensor, count: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) → ranks below `count` `(B, 1)`, with replacement; 0 where there is no token."""
+    return (noise * count).long().minimum(count - 1).clamp(min=0)
 
 
 def places_of_ranks(mask: Tensor) -> Tensor:
@@ -89,8 +98,7 @@ def segment_means(x: Tensor, mask: Tensor | None, num_segments: int) -> tuple[Te
     tokens = x.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
     count = tokens.sum(dim=1, keepdim=True)
     segments = count.clamp(max=num_segments)
-    rank = tokens.cumsum(dim=1) - 1
-    segment = rank * segments // count.clamp(min=1)
+    segment = ranks(tokens) * segments // count.clamp(min=1)
     number = torch.arange(min(num_segments, length), device=x.device)
     members = (segment[:, None, :] == number[:, None]) & tokens[:, None, :]
     weights = members.to(x.dtype) / members.sum(dim=2, keepdim=True).clamp(min=1)

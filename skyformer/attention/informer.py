@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skyformer.attention.base import Attention, attendable, check_probability
 from skyformer.functional import check_mask
-from skyformer.landmarks import places_of_ranks
+from skyformer.landmarks import drawn_ranks, places_of_ranks, ranks
 
 
 class InformerAttention(Attention):
@@ -87,8 +87,7 @@ class InformerAttention(Attention):
         largest = query.new_full((batch, heads, length), float("-inf"))
         total = query.new_zeros((batch, heads, length))
         for number, noise in enumerate(self._noise(tokens)):
-            rank = (noise * count).long().minimum(count - 1).clamp(min=0)
-            index = places.gather(1, rank)[:, None, :, None].expand(-1, heads, -1, head_dim)
+            index = places.gather(1, drawn_ranks(noise, count))[:, None, :, None].expand(-1, heads, -1, head_dim)
             product = (query * key.gather(2, index)).sum(dim=-1)
             taken = (number < sampled)[:, None, None]
             largest = torch.where(taken, largest.maximum(product), largest)
@@ -102,8 +101,7 @@ class InformerAttention(Attention):
         size = self._sample_size(length)
         if self.training:
             return torch.rand((size, batch, length), device=tokens.device)
-        rank = (tokens.cumsum(dim=1) - 1).clamp(min=0)
-        return self.eval_noise[:, :size][rank].permute(2, 0, 1)
+        return self.eval_noise[:, :size][ranks(tokens)].permute(2, 0, 1)
 
     def _sample_size(self, length: int) -> int:
         """⌈c ln n⌉ for n = `length`, at least 1."""
