@@ -1,6 +1,7 @@
 """Tiny versions of the tasks, prepared once for all tests, and the command line that users type."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_sources
 import torch
+from download_server import Server
 from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).parent.parent
@@ -112,3 +114,19 @@ def prepare(tmp_path):
         return data
 
     return build
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between attempts to fetch a file."""
+    monkeypatch.setattr("datamodules.download.PAUSE", 0)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()

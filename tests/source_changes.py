@@ -1,5 +1,7 @@
 """Sources of every task, ways to spoil one, and what is left of it."""
 
+import hashlib
+import pickle
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -7,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tiny_sources
 from PIL import Image as PillowImage
+from torchvision.datasets import CIFAR10
 
 from datamodules import Image, ListOps, Pathfinder, Retrieval, Text
 from datamodules.prepared import read_meta
@@ -187,3 +191,23 @@ def write_archive(source: Path, name: str, **settings: Any) -> Path:
     tiny_sources.write_text(source)
     (source / MARKER).write_bytes(b"marker")
     return packed(source, name, format=tarfile.USTAR_FORMAT, **settings)
+
+
+def write_batches(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torchvision's `cifar-10-batches-py`: 20 pictures to train on and 10 to test; its checksums become theirs."""
+    folder = root / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 10, 3072), dtype=np.uint8)
+    contents = {
+        name: {"data": data, "labels": list(range(10))}
+        for name, data in zip(("data_batch_1", "data_batch_2", "test_batch"), pictures, strict=True)
+    }
+    contents["batches.meta"] = {"label_names": list(tiny_sources.CLASSES)}
+    sums = []
+    for name, content in contents.items():
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+        sums.append([name, hashlib.md5((folder / name).read_bytes()).hexdigest()])
+    monkeypatch.setattr(CIFAR10, "train_list", sums[:2])
+    monkeypatch.setattr(CIFAR10, "test_list", sums[2:3])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums[3][1]})
+    return folder

@@ -2,106 +2,17 @@
 
 import hashlib
 import multiprocessing
-import pickle
-import shutil
 import socket
-import tarfile
-import threading
-from collections.abc import Iterator
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle, islice, repeat
-from pathlib import Path
 
-import numpy as np
 import pytest
-import tiny_sources
-from torch.utils.data import DataLoader
-from torchvision.datasets import CIFAR10
+from download_server import CONTENT, DIGEST, visible
 
-import datamodules
 from datamodules.download import fetch
 from datamodules.prepared import PreparedDataError
 
-CONTENT = np.random.default_rng(0).bytes(3000)
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Server(ThreadingHTTPServer):
-    """Gives `content` whatever the path.
-
-    Attributes:
-        cuts: for each request, after how many bytes it is cut off; whole ones follow.
-        ranges: whether a Range is heeded.
-        status: of an error that is the answer to all requests.
-        asked: the Range of each request.
-        sent: bytes of each answer.
-        waits: half of the first answer waits for a second request, or for half a second if none comes.
-    """
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = CONTENT
-        self.cuts: Iterator[int] = iter(())
-        self.ranges = True
-        self.status: int | None = None
-        self.asked: list[str | None] = []
-        self.sent: list[int] = []
-        self.waits = False
-        self.second = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/file.bin"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server, wanted = self.server, self.headers.get("Range")
-        server.asked.append(wanted)
-        if len(server.asked) > 1:
-            server.second.set()
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and server.ranges else 0
-        if server.status or (start and start >= len(server.content)):
-            self.send_error(server.status or 416)
-            return
-        rest = server.content[start:]
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(rest)))
-        self.end_headers()
-        part = rest[: next(server.cuts, len(rest))]
-        server.sent.append(len(part))
-        half = len(part) // 2
-        self.wfile.write(part[:half])
-        if server.waits:
-            server.second.wait(timeout=0.5)
-        self.wfile.write(part[half:])
-
-    def log_message(self, *args: object) -> None:
-        """Nothing."""
-
-
-@pytest.fixture(autouse=True)
-def no_processes(monkeypatch):
-    """Starting those that decode pictures, and pausing between attempts, would take most of the time."""
-    monkeypatch.setattr("datamodules.download.PAUSE", 0)
-    monkeypatch.setattr(
-        "datamodules.examples.DataLoader", lambda *args, **settings: DataLoader(*args, **{**settings, "num_workers": 0})
-    )
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 @pytest.fixture
@@ -116,11 +27,6 @@ def get(server, path):
 def assert_fetched(path):
     assert path.read_bytes() == CONTENT
     assert [found.name for found in visible(path.parent)] == [path.name]
-
-
-def visible(folder):
-    """What is there but for lock files."""
-    return sorted(folder.glob("[!.]*"))
 
 
 def nobody() -> str:
@@ -293,123 +199,3 @@ def test_two_processes_fetch_one_file(server, path):
     assert [process.exitcode for process in processes] == [0, 0]
     assert_fetched(path)
     assert server.asked == [None], "the other waited"
-
-
-def write_batches(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """torchvision's `cifar-10-batches-py`: 20 pictures to train on and 10 to test; its checksums become theirs."""
-    folder = root / CIFAR10.base_folder
-    folder.mkdir(parents=True)
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 10, 3072), dtype=np.uint8)
-    contents = {
-        name: {"data": data, "labels": list(range(10))}
-        for name, data in zip(("data_batch_1", "data_batch_2", "test_batch"), pictures, strict=True)
-    }
-    contents["batches.meta"] = {"label_names": list(tiny_sources.CLASSES)}
-    sums = []
-    for name, content in contents.items():
-        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-        sums.append([name, hashlib.md5((folder / name).read_bytes()).hexdigest()])
-    monkeypatch.setattr(CIFAR10, "train_list", sums[:2])
-    monkeypatch.setattr(CIFAR10, "test_list", sums[2:3])
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums[3][1]})
-    return folder
-
-
-def archive_of(folder: Path, name: str) -> bytes:
-    """A tar.gz whose only member is the folder, which is removed."""
-    path = folder.with_name("archive.tar.gz")
-    with tarfile.open(path, "w:gz") as archive:
-        archive.add(folder, name)
-    shutil.rmtree(folder)
-    return path.read_bytes()
-
-
-@pytest.fixture
-def reviews(server, tmp_path, monkeypatch):
-    tiny_sources.write_text(tmp_path / "raw")
-    server.content = archive_of(tmp_path / "raw", "aclImdb")
-    monkeypatch.setattr("datamodules.text.URL", server.url.replace("file.bin", "aclImdb_v1.tar.gz"))
-    monkeypatch.setattr("datamodules.text.SHA256", hashlib.sha256(server.content).hexdigest())
-    return server
-
-
-@pytest.fixture
-def pictures(server, tmp_path, monkeypatch):
-    server.content = archive_of(write_batches(tmp_path / "raw", monkeypatch), CIFAR10.base_folder)
-    monkeypatch.setattr(CIFAR10, "url", server.url.replace("file.bin", CIFAR10.filename))
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(server.content).hexdigest())
-    return server
-
-
-def prepared(task, data_dir, **settings):
-    data = task(data_dir=str(data_dir), dev_size=10, **settings)
-    data.prepare_data()
-    data.setup("fit")
-    return data
-
-
-def counts(data):
-    return {split: len(arrays) for split, arrays in data.splits.items()}
-
-
-def test_text_is_fetched_and_prepared(reviews, tmp_path):
-    reviews.cuts = iter([100])
-    data = prepared(datamodules.Text, tmp_path / "data")
-    assert counts(data) == {"train": 20, "dev": 10, "test": 10}
-    assert data.example_names("test")[0] == "test/neg/0_2.txt"
-    prepared(datamodules.Text, tmp_path / "data", max_bytes=10)
-    assert reviews.asked == [None, "bytes=100-"], "other settings use the same download"
-
-
-def test_image_is_fetched_and_prepared(pictures, tmp_path):
-    pictures.cuts = iter([100])
-    data = prepared(datamodules.Image, tmp_path / "data")
-    assert counts(data) == {"train": 10, "dev": 10, "test": 10}
-    assert data.splits["test"].split.labels.tolist() == list(range(10))
-    prepared(datamodules.Image, tmp_path / "data", grey="pil")
-    assert pictures.asked == [None, "bytes=100-"], "other settings use the same download"
-
-
-@pytest.mark.parametrize(
-    ("fixture", "task"), [("reviews", datamodules.Text), ("pictures", datamodules.Image)], ids=["text", "image"]
-)
-def test_a_failed_download_leaves_no_prepared_folder(fixture, task, request, tmp_path):
-    server = request.getfixturevalue(fixture)
-    server.cuts = iter([100, *repeat(0, 20)])
-    with pytest.raises(PreparedDataError, match="cannot fetch"):
-        prepared(task, tmp_path / "data")
-    assert visible(tmp_path / "data") == [tmp_path / "data/downloads"]
-    server.cuts = iter(())
-    assert len(prepared(task, tmp_path / "data").splits["test"]) == 10
-
-
-def test_what_is_prepared_needs_no_download(reviews, tmp_path):
-    prepared(datamodules.Text, tmp_path / "data")
-    shutil.rmtree(tmp_path / "data/downloads")
-    reviews.status = 404
-    prepared(datamodules.Text, tmp_path / "data")
-
-
-def damage_batch(data_dir):
-    batch = data_dir / "downloads" / CIFAR10.base_folder / "data_batch_2"
-    batch.write_bytes(batch.read_bytes()[:-1])
-
-
-def test_a_damaged_batch_is_unpacked_anew(pictures, tmp_path):
-    prepared(datamodules.Image, tmp_path / "data")
-    damage_batch(tmp_path / "data")
-    assert counts(prepared(datamodules.Image, tmp_path / "data", grey="pil"))["train"] == 10
-    assert pictures.asked == [None]
-
-
-def test_a_damaged_batch_without_its_archive_is_fetched_anew(pictures, tmp_path):
-    prepared(datamodules.Image, tmp_path / "data")
-    damage_batch(tmp_path / "data")
-    (tmp_path / "data/downloads" / CIFAR10.filename).unlink()
-    pictures.status = 404
-    with pytest.raises(PreparedDataError) as error:
-        prepared(datamodules.Image, tmp_path / "data", grey="pil")
-    assert CIFAR10.url in str(error.value)
-    assert "free some space" not in str(error.value)
-    pictures.status = None
-    assert counts(prepared(datamodules.Image, tmp_path / "data", grey="pil"))["train"] == 10

@@ -24,9 +24,9 @@ from source_changes import (
     nothing_but,
     prepared,
     save_picture,
+    write_batches,
     write_pathfinder,
 )
-from test_download import write_batches
 
 from datamodules import Image, ListOps, Pathfinder, Retrieval, Text
 from datamodules.examples import Skipped
