@@ -1,4 +1,4 @@
-"""Train, evaluate, predict, prepare data: `python run.py fit --config configs/pathfinder.yaml`."""
+"""Train, evaluate, predict, prepare, report, benchmark: `python run.py fit --config configs/pathfinder.yaml`."""
 
 import sys
 from typing import Any
@@ -8,14 +8,19 @@ import skyformer.attention  # noqa: F401  likewise
 from datamodules.batches import BatchSizeError
 from datamodules.prepare_command import run_prepare
 from datamodules.prepared import PreparedDataError
+from skyformer.benchmark.command import run_benchmark
 from skyformer.cli import SkyformerCLI, say_errors
+from skyformer.report.command import run_report
+
+COMMANDS = {"prepare": run_prepare, "report": run_report, "benchmark": run_benchmark}  # beside LightningCLI's own
 
 
 def main(args: list[str] | None = None) -> Any:
     """Run one command; see `python run.py --help`."""
     given = sys.argv[1:] if args is None else args
     with say_errors(BatchSizeError, PreparedDataError):
-        return run_prepare(given[1:]) if given[:1] == ["prepare"] else SkyformerCLI(args)
+        command = COMMANDS.get(given[0]) if given else None
+        return command(given[1:]) if command else SkyformerCLI(args)
 
 
 if __name__ == "__main__":

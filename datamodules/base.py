@@ -23,7 +23,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (that of the instance where a setting decides),
     `num_documents` an example, `image_side` (0 for tasks without images), `first_id` (the id of the stored token 0),
-    `class_names`, `citation`, `licence`.
+    `class_names`, `citation`, `licence`, `published_dev_size` (how much of the dev set the published numbers saw).
 
     Args:
         data_dir: folder of all prepared data.
@@ -47,6 +47,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     class_names: ClassVar[tuple[str, ...]]
     citation: ClassVar[str]
     licence: ClassVar[str]
+    published_dev_size: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -151,17 +152,19 @@ class SequenceDataModule(LightningDataModule, ABC):
         self.resume_at = (state_dict["epoch"], state_dict["batch"])
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader("dev")
+        size = self.published_dev_size if self.protocol.published_dev_size else None
+        return self._eval_loader("dev", size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader("test", drop_last=self.protocol.drop_last_test)
+        size = len(self.splits["test"]) // self.eval_batch_size * self.eval_batch_size
+        return self._eval_loader("test", size if self.protocol.drop_last_test else None)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("test")
 
-    def _eval_loader(self, split: str, drop_last: bool = False) -> DataLoader[Batch]:
+    def _eval_loader(self, split: str, num_examples: int | None = None) -> DataLoader[Batch]:
         lengths = self.splits[split].lengths
-        return self._loader(split, EvalBatches(lengths, self.eval_batch_size, *self._rank(), drop_last=drop_last))
+        return self._loader(split, EvalBatches(lengths, self.eval_batch_size, *self._rank(), num_examples))
 
     def _loader(self, split: str, batches: TrainBatches | EvalBatches) -> DataLoader[Batch]:
         # A generator of its own: each new iterator draws a seed, which must not disturb the training's numbers.

@@ -112,20 +112,19 @@ class EvalBatches(Sampler[list[int]]):
         lengths: `(examples,)` of the whole split.
         batch_size: examples a rank, at most.
         rank, world_size: which share, of how many.
-        drop_last: leave out what does not fill a last batch, as the published code does.
+        num_examples: evaluate only so many, the first of a fixed random order; default all.
 
     Raises:
         BatchSizeError: when a rank would have no example.
     """
 
     def __init__(
-        self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1, drop_last: bool = False
+        self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1, num_examples: int | None = None
     ) -> None:
         # Always the same random order, since sources list one class after the other: the first few batches
-        # (trainer.limit_val_batches), and those without the rest, should stand for all.
+        # (trainer.limit_val_batches), or the first few examples, should stand for all.
         rng = np.random.default_rng(0)
-        kept = len(lengths) // batch_size * batch_size if drop_last else len(lengths)
-        order = rng.permutation(len(lengths))[:kept]
+        order = rng.permutation(len(lengths))[:num_examples]
         order = order[np.argsort(lengths[order], kind="stable")]
         smallest_share, largest_share = len(order) // world_size, -(-len(order) // world_size)
         if smallest_share == 0:

@@ -46,6 +46,7 @@ class Pathfinder(SequenceDataModule):
     class_names = ("two snakes", "one snake")
     citation = "Linsley et al. 2018; Kim*, Linsley* et al., ICLR 2020; Tay et al., Long Range Arena, ICLR 2021"
     licence = "drawn here; the release's images: Apache 2.0"
+    published_dev_size = 156 * 128  # batches of the published code
 
     def __init__(
         self,

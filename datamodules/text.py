@@ -51,6 +51,7 @@ class Text(SequenceDataModule):
     class_names = CLASSES
     citation = "Maas, Daly, Pham, Huang, Ng, Potts, Learning Word Vectors for Sentiment Analysis, ACL 2011"
     licence = "none stated; its authors ask to be cited"
+    published_dev_size = 200 * 32  # batches of the published code
 
     def __init__(
         self,

@@ -111,7 +111,10 @@ class SkyformerCLI(LightningCLI):
             },
             auto_configure_optimizers=False,
             # `--trainer.max_step` is a mistake, not an abbreviation.
-            parser_kwargs={"allow_abbrev": False, "epilog": "prepare --config ...: make a task's data only."},
+            parser_kwargs={
+                "allow_abbrev": False,
+                "epilog": "Also, each with --help: prepare, report, benchmark.",
+            },
             args=args,
         )
 

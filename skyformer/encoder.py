@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skyformer.attention import Attention
-from skyformer.attention.base import check_probability
+from skyformer.dropout import Dropout, check_probability
 
 AttentionFactory = Callable[[int, int, int], Attention]
 
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         self.positions = nn.Embedding(max_length, embed_dim)
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.02)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         backends = [attention(num_heads, embed_dim // num_heads, max_length) for _ in range(num_layers)]
         for backend in backends[1:]:
             backend.share_with(backends[0])
@@ -89,9 +89,9 @@ class Block(nn.Module):
         self.attention = MultiHeadAttention(attention, embed_dim, float32_attention)
         self.mlp_norm = nn.LayerNorm(embed_dim)
         self.mlp = nn.Sequential(
-            nn.Linear(embed_dim, hidden_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_dim, embed_dim)
+            nn.Linear(embed_dim, hidden_dim), nn.GELU(), Dropout(dropout), nn.Linear(hidden_dim, embed_dim)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), mask))

@@ -9,10 +9,10 @@ Shapes: B batch, H heads, L queries, S keys, D landmarks, P head dimension. Mask
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from skyformer.blocks import by_query_blocks
+from skyformer.dropout import dropout
 from skyformer.flash import exponential_sum, has_flash
 from skyformer.linalg import newton_schulz_inverse, solve_positive_definite
 
@@ -24,7 +24,6 @@ __all__ = [
     "nystrom_gaussian_attention",
 ]
 
-ENTRIES_AT_ONCE = 1 << 24  # of a kernel matrix: 64 MB in float32
 FAR = 1e30  # half a squared distance at which κ is 0
 Solver = Literal["cholesky", "newton_schulz"]
 
@@ -62,21 +61,12 @@ def gaussian_attention(
     if has_flash(query) and dropout_p == 0:
         return _flash_gaussian_attention(query, key, value, mask)
     value = _without_padding(value, mask)
-    rows = max(1, ENTRIES_AT_ONCE // (query.shape[0] * query.shape[1] * key.shape[2]))
-    if rows >= query.shape[2]:
-        return _dense_gaussian_attention(query, key, value, dropout_p)
-    blocks = [
-        checkpoint(_dense_gaussian_attention, block, key, value, dropout_p, use_reentrant=False)
-        for block in query.split(rows, dim=2)
-    ]
-    return torch.cat(blocks, dim=2)
 
+    def attend(block: Tensor) -> Tensor:
+        kernel = dropout(gaussian_kernel(block, key), dropout_p)
+        return kernel @ value.to(kernel.dtype)
 
-def _dense_gaussian_attention(query: Tensor, key: Tensor, value: Tensor, dropout_p: float) -> Tensor:
-    kernel = gaussian_kernel(query, key)
-    if dropout_p > 0:
-        kernel = F.dropout(kernel, dropout_p)
-    return kernel @ value.to(kernel.dtype)
+    return by_query_blocks(attend, query, key.shape[2])
 
 
 def _flash_gaussian_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

@@ -76,9 +76,18 @@ def run_folder(config: Mapping[str, Any]) -> Path:
     named = config["trainer"].get("default_root_dir")
     if named:
         return Path(named)
-    task = config["data"]["class_path"].rpartition(".")[2].lower()
-    backend = config["model"]["attention"]["class_path"].rpartition(".")[2].removesuffix("Attention").lower()
-    return Path("runs", task, backend, f"seed{config['seed_everything']}")
+    return Path("runs", task_name(config), backend_name(config), f"seed{config['seed_everything']}")
+
+
+def task_name(config: Mapping[str, Any]) -> str:
+    """The task of a configuration: the name of its class, `pathfinder`."""
+    return str(config["data"]["class_path"]).rpartition(".")[2].lower()
+
+
+def backend_name(config: Mapping[str, Any]) -> str:
+    """The attention backend of a configuration: the name of its class without the ending, `skyformer`."""
+    name: str = config["model"]["attention"]["class_path"].rpartition(".")[2]
+    return name.removesuffix("Attention").lower()
 
 
 def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | None:

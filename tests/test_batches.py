@@ -135,10 +135,10 @@ def test_evaluation_sees_every_example_once(size, world_size, batch_size, length
     assert max(shares) - min(shares) <= 1
 
 
-@pytest.mark.parametrize(("size", "world_size", "drop_last"), [(1, 2, False), (3, 4, False), (31, 1, True)])
-def test_evaluation_without_examples_is_refused(size, world_size, drop_last, lengths):
+@pytest.mark.parametrize(("size", "world_size", "num_examples"), [(1, 2, None), (3, 4, None), (31, 1, 0)])
+def test_evaluation_without_examples_is_refused(size, world_size, num_examples, lengths):
     with pytest.raises(ValueError, match=r"data\.eval_batch_size=32 leaves"):
-        EvalBatches(lengths[:size], 32, 0, world_size, drop_last=drop_last)
+        EvalBatches(lengths[:size], 32, 0, world_size, num_examples)
 
 
 def test_evaluation_puts_like_lengths_together_and_the_shortest_not_first(lengths):
@@ -150,7 +150,7 @@ def test_evaluation_puts_like_lengths_together_and_the_shortest_not_first(length
 
 def test_evaluation_leaves_out_the_rest_where_asked(lengths):
     """The published code cuts the test set to whole batches: 1,003 examples to 992."""
-    seen = np.concatenate(list(EvalBatches(lengths[:1003], 32, drop_last=True)))
+    seen = np.concatenate(list(EvalBatches(lengths[:1003], 32, num_examples=992)))
     assert len(seen) == len(set(seen)) == 992
     assert len(np.concatenate(list(EvalBatches(lengths[:1003], 32)))) == 1003
 

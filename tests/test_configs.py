@@ -55,6 +55,7 @@ def test_trainer_overlay_takes_effect(overlay, tmp_path, main, tiny_arguments):
         "csv": lambda: (tmp_path / "metrics.csv").exists(),
         "early_stopping": lambda: cli.trainer.early_stopping_callback.patience == 10,
         "quick": lambda: (tmp_path / "result.json").exists(),
+        "three_hundred_steps": lambda: cli.trainer.optimizers[0].defaults["lr"] == 1e-3,
     }
     assert effects[overlay]()
 
@@ -85,7 +86,7 @@ def test_sizes_come_from_the_data(tmp_path, main, tiny_arguments):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_paper_protocol(task, tmp_path, main, tiny_arguments):
+def test_paper_protocol(task, tmp_path, main, tiny_arguments, monkeypatch):
     """What the published numbers need is on, and the run works."""
     cli = main(["fit", *tiny_arguments(task, tmp_path, "protocol/paper"), "--trainer.max_steps=3"])
     backend = cli.model.encoder.blocks[0].attention.backend
@@ -96,7 +97,9 @@ def test_paper_protocol(task, tmp_path, main, tiny_arguments):
     )
     assert backend.ridge == 0.1
     assert cli.model.head.pooling == "padded_mean"
-    assert cli.datamodule.protocol.drop_last_test
+    monkeypatch.setattr(type(cli.datamodule), "published_dev_size", 3)
+    assert sum(len(batch.label) for batch in cli.datamodule.val_dataloader()) == 3
+    assert all(len(batch.label) == cli.datamodule.eval_batch_size for batch in cli.datamodule.test_dataloader())
     assert cli.model.encoder.blocks[0].attention.float32_attention
     batch = next(iter(cli.datamodule.train_dataloader()))
     if cli.datamodule.image_side:

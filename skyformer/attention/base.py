@@ -53,14 +53,3 @@ def attendable(mask: Tensor | None) -> Tensor | None:
     An example without a single token attends everywhere: any finite output does, and NaN would spread.
     """
     return None if mask is None else (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]
-
-
-def check_probability(name: str, value: float) -> float:
-    """Return `value`, a dropout rate in [0, 1).
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    if not 0 <= value < 1:
-        raise ValueError(f"{name}={value} must lie in [0, 1)")
-    return value

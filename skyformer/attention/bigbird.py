@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skyformer.attention.base import Attention, attendable, check_probability
+from skyformer.attention.base import Attention, attendable
+from skyformer.dropout import check_probability
 from skyformer.functional import check_mask
+from skyformer.softmax import softmax_attention
 
 
 class BigBirdAttention(Attention):
@@ -108,4 +110,4 @@ class BigBirdAttention(Attention):
 
     def _softmax(self, query: Tensor, key: Tensor, value: Tensor, tokens: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=attendable(tokens), dropout_p=dropout)
+        return softmax_attention(query, key, value, attendable(tokens), dropout_p=dropout)

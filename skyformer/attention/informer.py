@@ -3,12 +3,13 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from skyformer.attention.base import Attention, attendable, check_probability
+from skyformer.attention.base import Attention, attendable
+from skyformer.dropout import check_probability
 from skyformer.functional import check_mask
 from skyformer.landmarks import drawn_ranks, places_of_ranks, ranks
+from skyformer.softmax import softmax_attention
 
 
 class InformerAttention(Attention):
@@ -77,7 +78,7 @@ class InformerAttention(Attention):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         active = query.gather(2, chosen[..., None].expand(-1, -1, -1, query.shape[-1]))
-        return F.scaled_dot_product_attention(active, key, value, attn_mask=attendable(mask), dropout_p=dropout)
+        return softmax_attention(active, key, value, attendable(mask), dropout_p=dropout)
 
     def _measure(self, query: Tensor, key: Tensor, tokens: Tensor, sampled: Tensor) -> Tensor:
         """M, `(B, H, N)`; −∞ for padding. One sampled key of every query at a time, so that memory stays O(N P)."""

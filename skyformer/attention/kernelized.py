@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from skyformer.attention.base import Attention, check_probability
+from skyformer.attention.base import Attention
+from skyformer.dropout import check_probability
 from skyformer.functional import gaussian_attention
 
 

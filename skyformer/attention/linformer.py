@@ -3,11 +3,12 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skyformer.attention.base import Attention, check_probability
+from skyformer.attention.base import Attention
+from skyformer.dropout import check_probability
 from skyformer.functional import check_mask
+from skyformer.softmax import softmax_attention
 
 
 class LinformerAttention(Attention):
@@ -61,4 +62,4 @@ class LinformerAttention(Attention):
         short_key = self.key_projection[:, : key.shape[2]].mT @ key
         short_value = self.value_projection[:, : key.shape[2]].mT @ value
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(query, short_key, short_value, dropout_p=dropout)
+        return softmax_attention(query, short_key, short_value, dropout_p=dropout)

@@ -1,0 +1,1 @@
+"""What attention costs: time, memory and operations, beside what the machine could do."""

@@ -1,0 +1,108 @@
+"""`python run.py benchmark`: what attention costs on this machine."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import ArgumentParser
+
+from skyformer.benchmark.cases import Case, Part, Precision, cases_of
+from skyformer.benchmark.peers import PEER_OF
+from skyformer.benchmark.results import print_table, write_csv
+from skyformer.benchmark.worker import ERROR
+from skyformer.runs import RunError
+
+TEXT, IMAGE = "4x4096", "16x1024"
+
+
+def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
+    """Measure each case in a process of its own, print a table, write `benchmark.json`, `.csv` and `.png`.
+
+    Args:
+        args: arguments after `benchmark`.
+
+    Raises:
+        RunError: for a backend, peer or size that is none, or a case that cannot run.
+        SystemExit: 2 for a wrong argument.
+    """
+    config = _parser().parse_args(args)
+    if config.repeats < 5:
+        raise RunError(f"--repeats {config.repeats} must be at least 5: their median counts")
+    peers = config.peers
+    if peers is None:
+        peers = dict.fromkeys(peer for backend in config.backends for peer in PEER_OF.get(backend, ()))
+    common = {name: config[name] for name in ("part", "device", "compiled", "repeats", "dropout")}
+    cases = list(cases_of(config.backends, list(peers), config.sizes, config.precisions, **common))
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, case in enumerate(cases, 1):
+        print(f"{number}/{len(cases)} {case.name} {case.batch_size}x{case.length} {case.precision}", file=sys.stderr)
+        rows.append({**asdict(case), **_run(case)})
+        _write(rows, output)
+    print_table(rows)
+    if config.picture:
+        from skyformer.benchmark.picture import draw_scaling
+
+        draw_scaling(rows, output / "benchmark.png")
+    return rows
+
+
+def _run(case: Case) -> dict[str, Any]:
+    """The measurements; `{"failed": why}` where the case needs more than the machine has."""
+    done = subprocess.run(
+        [sys.executable, "-m", "skyformer.benchmark.worker", case.to_json()],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+    )
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+    if done.returncode == ERROR:
+        raise RunError(said[0])
+    return {"failed": said[0]}
+
+
+def _write(rows: list[dict[str, Any]], output: Path) -> None:
+    machine = {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        machine["gpu"] = torch.cuda.get_device_name()
+    text = json.dumps({"machine": machine, "rows": rows}, indent=1)
+    (output / "benchmark.json").write_text(text + "\n", encoding="utf-8")
+    write_csv(rows, output / "benchmark.csv")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="run.py benchmark",
+        description="Time, memory and operations of attention layers and training steps, beside the machine's limit.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--part", type=Part, default="step", help="A whole training step, or an attention layer.")
+    add("--backends", type=list[str], default=["skyformer"], help="Overlays of configs/attention, or YAML files.")
+    add("--peers", type=list[str] | None, help="Libraries beside a layer; default: those of the backends.")
+    add("--sizes", type=list[str], default=[IMAGE, TEXT], help="<batch>x<tokens>.")
+    add("--precisions", type=list[Precision], default=["float32"], help="float32, bfloat16 (autocast).")
+    add("--device", type=Literal["cpu", "cuda"], default="cpu", help="Where it runs.")
+    add("--compiled", type=bool, default=False, help="Through torch.compile; operations are not counted then.")
+    add("--dropout", type=float, default=0.0, help="Of the encoder and of attention weights.")
+    add("--repeats", type=int, default=5, help="Timings, after one or more that do not count.")
+    add("--picture", type=bool, default=False, help="Draw time and memory against length.")
+    add("--output", type=str, default="report/benchmark", help="Folder to write to.")
+    return parser

@@ -1,0 +1,76 @@
+"""Counts the operations and bytes of products, solves and attention kernels."""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+_aten = torch.ops.aten
+Shape = tuple[int, ...]
+
+
+def count(work: Callable[[], object]) -> tuple[int, int]:
+    """Operations (two a multiply-add) that `work` does in products, factorisations, solves and attention kernels, and
+    the bytes that these read and write, each operand once.
+    """
+    with _Bytes() as moved, FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        work()
+    return counter.get_total_flops(), moved.bytes
+
+
+class _Bytes(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        packet = getattr(function, "overloadpacket", None)
+        if packet in flop_registry or packet in _FORMULAS:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+            self.bytes += sum(tensor.nbytes for tensor in tensors)
+        return out
+
+
+def _flash(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
+    pairs = prod(query[:-1]) * key[-2]
+    return 2 * pairs * (query[-1] + value[-1])
+
+
+def _flash_backward(grad: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
+    # The products anew, then the gradients for value, weights, query and key.
+    pairs = prod(query[:-1]) * key[-2]
+    return 2 * pairs * (3 * query[-1] + 2 * value[-1])
+
+
+def _cholesky(matrix: Shape, *args: Any, **kwargs: Any) -> int:
+    return prod(matrix[:-2]) * matrix[-1] ** 3 // 3
+
+
+def _triangular_solve(matrix: Shape, right: Shape, *args: Any, **kwargs: Any) -> int:
+    size, columns = matrix[-1], right[-1] if kwargs.get("left", True) else right[-2]
+    return prod(matrix[:-2]) * size * size * columns
+
+
+def _cholesky_solve(right: Shape, factor: Shape, *args: Any, **kwargs: Any) -> int:
+    return prod(factor[:-2]) * 2 * factor[-1] ** 2 * right[-1]
+
+
+def _cholesky_inverse(factor: Shape, *args: Any, **kwargs: Any) -> int:
+    return prod(factor[:-2]) * 2 * factor[-1] ** 3 // 3
+
+
+# What torch's counter does not see.
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    _aten.linalg_cholesky_ex: _cholesky,
+    _aten.linalg_solve_triangular: _triangular_solve,
+    _aten.cholesky_solve: _cholesky_solve,
+    _aten.cholesky_inverse: _cholesky_inverse,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _flash,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _flash_backward,
+}

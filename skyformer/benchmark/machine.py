@@ -1,0 +1,51 @@
+"""What the machine can do: the rates that a floor is made of."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+_SIDE = 2048  # of the matrices
+_TOO_LONG = 5.0  # seconds
+_COPY = 1 << 26  # numbers: 256 MB in float32
+
+
+def matmul_rate(dtype: torch.dtype, device: str, repeats: int = 5) -> float:
+    """Operations a second of a matrix product, two for a multiply-add: of 2,048³, or of 256³ where that is so slow (a
+    precision that the processor does not have) that the larger one would take minutes.
+    """
+    quick = _product_rate(256, dtype, device, repeats)
+    return quick if 2 * _SIDE**3 / quick > _TOO_LONG else _product_rate(_SIDE, dtype, device, repeats)
+
+
+def _product_rate(side: int, dtype: torch.dtype, device: str, repeats: int) -> float:
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / seconds_of(lambda: left @ right, device, repeats)
+
+
+def copy_rate(device: str, repeats: int = 5) -> float:
+    """Bytes a second, read and written, of a copy that no cache holds."""
+    source = torch.ones(_COPY, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / seconds_of(lambda: target.copy_(source), device, repeats)
+
+
+def seconds_of(work: Callable[[], object], device: str, repeats: int, warm_up: int = 1) -> float:
+    """Median time of `work`, after `warm_up` runs that do not count."""
+    for _ in range(warm_up):
+        work()
+    return median(_seconds(work, device) for _ in range(repeats))
+
+
+def _seconds(work: Callable[[], object], device: str) -> float:
+    if device.startswith("cuda"):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin

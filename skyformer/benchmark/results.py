@@ -1,0 +1,52 @@
+"""The rows of a benchmark as a table on the screen and as CSV."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Milliseconds, MB, and how far from the floor."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for column in ("size", "type", "ms", "fwd ms", "MB", "k tok/s", "Gop", "floor", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        size, kind = f"{row['batch_size']}x{row['length']}", row["precision"].replace("float", "f")
+        table.add_row(row["name"], size, kind.replace("bf", "bf"), *_cells(row))
+    console = Console()
+    console.print(table)
+    measured = [row for row in rows if "failed" not in row]
+    if measured:
+        products, copies = (max(row[name] for row in measured) / 1e9 for name in ("matmul_per_s", "copy_per_s"))
+        console.print(f"Matrix product {products:,.0f} Gop/s, copy {copies:,.0f} GB/s, at their best.", highlight=False)
+
+
+def _cells(row: Row) -> list[str]:
+    if "failed" in row:
+        return ["failed", "", "", "", "", "", ""]
+    floor = row["floor_s"]
+    return [
+        f"{1000 * row['seconds']:,.0f}",
+        f"{1000 * row['forward_s']:,.0f}",
+        f"{row['peak_mb']:,.0f}",
+        f"{row['tokens_per_s'] / 1000:,.1f}",
+        f"{row['operations'] / 1e9:,.1f}" if floor else "-",
+        f"{1000 * floor:,.0f}" if floor else "-",
+        f"{row['seconds'] / floor:.2f}" if floor else "-",
+    ]
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """All fields of all rows."""
+    fields = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,78 @@
+"""Dropout whose random bits cost little on a CPU."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+LEVELS = 1 << 16  # of an int16
+_PER_DRAW = 4  # int16 in an int64
+
+
+class Dropout(nn.Module):
+    """`torch.nn.Dropout`, faster on a CPU, where drawing one number an entry takes up to a third of a training step.
+
+    Args:
+        p: rate in [0, 1).
+
+    Raises:
+        ValueError: for another rate.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = check_probability("dropout", p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.p) if self.training else x
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """`x` with entries zeroed with probability p, the others divided by the probability of staying.
+
+    On a CPU 16 bits of torch's generator decide over an entry, a quarter of one of its draws, so that p is rounded to a
+    multiple of 2⁻¹⁶; the divisor is that of the rounded rate. Elsewhere, and compiled, it is torch's own.
+    """
+    dropped = round(p * LEVELS)
+    if dropped == 0:
+        return x
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.dropout(x, p)
+    return _Dropout.apply(x, dropped)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
+        draws = torch.empty(-(-x.numel() // _PER_DRAW), dtype=torch.int64).random_(-(1 << 63), None)
+        keep = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
+        ctx.save_for_backward(keep)
+        ctx.scale = LEVELS / (LEVELS - dropped)
+        return _kept(x, keep, ctx.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        return _kept(grad, keep, ctx.scale), None
+
+
+def _kept(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+    # Bytes become floating numbers in one vector instruction; truth values do not.
+    return (x * keep.view(torch.uint8).to(x.dtype)).mul_(scale)
+
+
+def check_probability(name: str, value: float) -> float:
+    """Return `value`, a dropout rate in [0, 1).
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}={value} must lie in [0, 1)")
+    return value

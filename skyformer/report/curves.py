@@ -1,0 +1,69 @@
+"""Training side by side: loss curves in a picture, and what a step took."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from skyformer.report.read import Run
+from skyformer.report.style import place, style_of
+
+WINDOW = 30  # steps
+
+
+def draw_loss_curves(runs: Sequence[Run], path: Path) -> None:
+    """One panel a task, one line a run: training loss against step, the mean over the last `WINDOW` logged steps."""
+    from matplotlib.figure import Figure
+
+    tasks = sorted({run.task for run in runs})
+    figure = Figure(figsize=(4.6 * len(tasks) + 1.6, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for panel, task in zip(panels, tasks, strict=True):
+        for run in _in_order(runs, task):
+            curve, look = run.curve("train/loss"), style_of(run.backend)
+            if len(curve.value):
+                values = running_mean(curve.value, WINDOW)
+                panel.plot(curve.step, values, color=look.color, linestyle=look.linestyle, label=look.label, lw=1.4)
+        panel.set(title=task, xlabel="step", ylabel=f"training loss (nats), mean of {WINDOW} steps")
+        panel.spines[["top", "right"]].set_visible(False)
+    handles = {
+        label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """`(points,)`: at each the mean of it and those before it, `window` of them where there are so many."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - window, 0)
+    return (sums[end] - sums[start]) / (end - start)
+
+
+def training_table(runs: Sequence[Run], task: str) -> list[dict[str, str]]:
+    """A row a run of a task: losses at both ends, dev accuracy, seconds a step, peak memory of the process."""
+    rows = []
+    for run in _in_order(runs, task):
+        loss, speed = run.curve("train/loss"), run.curve("speed/examples_per_second")
+        accuracy, memory = run.curve("val/accuracy"), run.curve("speed/peak_memory_mb")
+        rows.append(
+            {
+                "method": style_of(run.backend).label,
+                "steps": f"{loss.step[-1] + 1:,}" if len(loss.step) else "0",
+                "first loss": _mean(loss.value[:10]),
+                "last loss": _mean(loss.value[-WINDOW:]),
+                "dev accuracy": f"{accuracy.value[-1]:.1%}" if len(accuracy.value) else "-",
+                "s/step": _mean(run.examples_per_step / speed.value, ".2f"),
+                "peak MB": f"{memory.value[-1]:,.0f}" if len(memory.value) else "-",
+            }
+        )
+    return rows
+
+
+def _in_order(runs: Sequence[Run], task: str) -> list[Run]:
+    return sorted((run for run in runs if run.task == task), key=lambda run: (place(run.backend), str(run.folder)))
+
+
+def _mean(values: np.ndarray, form: str = ".3f") -> str:
+    return format(float(values.mean()), form) if len(values) else "-"

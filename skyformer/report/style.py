@@ -1,0 +1,39 @@
+"""How a method looks in every picture: name, colour, line."""
+
+from dataclasses import dataclass
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; where two methods share a hue, the line differs.
+_METHODS = {
+    "skyformer": ("Skyformer", "#D55E00", "-"),
+    "kernelized": ("Kernelized", "#E69F00", "-"),
+    "softmax": ("Softmax", "#000000", "-"),
+    "nystromformer": ("Nyströmformer", "#0072B2", "-"),
+    "linformer": ("Linformer", "#56B4E9", "-"),
+    "informer": ("Informer", "#009E73", "-"),
+    "performer": ("Performer", "#CC79A7", "-"),
+    "reformer": ("Reformer", "#0072B2", "--"),
+    "bigbird": ("BigBird", "#009E73", "--"),
+}
+_OTHERS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000")
+ORDER = tuple(_METHODS)
+
+
+@dataclass(frozen=True)
+class Style:
+    """`label` for a reader, `color` and `linestyle` as matplotlib takes them."""
+
+    label: str
+    color: str
+    linestyle: str
+
+
+def style_of(backend: str) -> Style:
+    """The look of a backend, the same everywhere; of one that is not in the package, by its name."""
+    if backend in _METHODS:
+        return Style(*_METHODS[backend])
+    return Style(backend, _OTHERS[sum(backend.encode()) % len(_OTHERS)], ":")
+
+
+def place(backend: str) -> tuple[int, str]:
+    """Where a backend stands among others: sort by this."""
+    return (ORDER.index(backend) if backend in ORDER else len(ORDER), backend)

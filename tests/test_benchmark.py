@@ -1,0 +1,128 @@
+"""`benchmark`: its counts against counts by hand, its fit against a power, its command on tiny sizes."""
+
+import csv
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from skyformer.benchmark.cases import read_attention, read_size
+from skyformer.benchmark.counting import count
+from skyformer.benchmark.picture import draw_scaling, exponent
+from skyformer.benchmark.results import print_table
+from skyformer.functional import gaussian_attention
+from skyformer.linalg import solve_positive_definite
+from skyformer.runs import RunError
+
+B, H, N, P = 2, 3, 40, 8
+
+
+def test_product_operations_and_bytes():
+    left, right = torch.randn(5, 7), torch.randn(7, 11)
+    assert count(lambda: left @ right) == (2 * 5 * 7 * 11, 4 * (5 * 7 + 7 * 11 + 5 * 11))
+
+
+def test_gradients_of_a_product_cost_twice_as_much():
+    left, right = (torch.randn(size, requires_grad=True) for size in ((5, 7), (7, 11)))
+    assert count(lambda: (left @ right).sum().backward())[0] == 3 * 2 * 5 * 7 * 11
+
+
+def test_flash_attention_is_counted():
+    """Forward: scores and output. Backward: the scores anew and four gradients."""
+    query, key, value = (torch.randn(B, H, N, P, requires_grad=True) for _ in range(3))
+    forward = 2 * 2 * B * H * N * N * P
+    assert count(lambda: F.scaled_dot_product_attention(query, key, value))[0] == forward
+    both = count(lambda: F.scaled_dot_product_attention(query, key, value).sum().backward())[0]
+    assert both == forward + 5 * 2 * B * H * N * N * P
+
+
+def test_flash_form_of_kernelized_attention_is_counted():
+    query, key, value = (torch.randn(B, H, N, P) for _ in range(3))
+    width = P + 1  # the kernel takes one size for features and values
+    assert count(lambda: gaussian_attention(query, key, value))[0] == 2 * 2 * B * H * N * N * width
+
+
+def test_solve_is_counted():
+    matrix, right = torch.eye(6).expand(B, H, 6, 6), torch.randn(B, H, 6, 4)
+    assert count(lambda: solve_positive_definite(matrix, right))[0] == B * H * (6**3 // 3 + 2 * 6 * 6 * 4)
+
+
+def test_exponent_of_a_power():
+    rows = [{"length": n, "batch_size": 8192 // n, "seconds": 3e-6 * (8192 // n) * n**1.5} for n in (256, 1024, 4096)]
+    assert exponent(rows, "seconds") == pytest.approx(1.5)
+    assert exponent(rows[:1], "seconds") != exponent(rows[:1], "seconds"), "one length fits nothing"
+
+
+@pytest.mark.parametrize("text", ["16", "x", "0x5", "5x0", "-1x5", "axb", "1x2x3"])
+def test_size_that_is_none(text):
+    with pytest.raises(RunError, match=r"--sizes .*16x1024"):
+        read_size(text)
+
+
+def test_backend_comes_from_its_overlay(tmp_path):
+    name, attention = read_attention("softmax", 0.25)
+    assert (name, attention["init_args"]) == ("softmax", {"dropout": 0.25})
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("model: {attention: {class_path: my.Attention}}")
+    assert read_attention(str(mine), 0.25) == ("mine", {"class_path": "my.Attention", "init_args": {}})
+    mine.write_text("model: 1")
+    with pytest.raises(RunError, match=r"names no model\.attention\.class_path"):
+        read_attention(str(mine), 0.0)
+    with pytest.raises(RunError, match="Known: bigbird, informer"):
+        read_attention("flash", 0.0)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, main):
+    """A layer and a library's, in processes of their own, at a tiny size."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    arguments = ["--part=layer", "--backends=[kernelized]", "--sizes=[2x64]", f"--output={folder}"]
+    return folder, main(["benchmark", *arguments])
+
+
+def test_benchmark_measures_a_backend_beside_its_peer(measured):
+    folder, rows = measured
+    assert [row["name"] for row in rows] == ["kernelized", "sdpa"]
+    ours, peer = rows
+    projections = 2 * 2 * 64 * (4 * 64 * 64)
+    assert ours["operations"] > 3 * projections - 2 * 2 * 64 * 3 * 64 * 64
+    assert peer["operations"] == 3 * projections + (2 + 5) * 2 * 2 * 2 * 64 * 64 * 32
+    for row in rows:
+        assert row["seconds"] > row["forward_s"] > 0
+        assert row["floor_s"] == max(row["operations"] / row["matmul_per_s"], row["bytes"] / row["copy_per_s"])
+        assert row["tokens_per_s"] == pytest.approx(2 * 64 / row["seconds"])
+    assert json.loads((folder / "benchmark.json").read_text())["rows"] == rows
+    with (folder / "benchmark.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["kernelized", "sdpa"]
+
+
+def test_table_fits_80_columns(measured, capsys):
+    wide = {"name": "transformers-nystromformer", "length": 131072, "batch_size": 1, "precision": "bfloat16"}
+    print_table([*measured[1], {**measured[1][0], **wide}, {**wide, "failed": "out of memory"}])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "failed" in out
+    assert "kernelized" in out
+
+
+def test_scaling_picture(measured, tmp_path):
+    rows = measured[1] + [{**row, "length": 128, "seconds": 4 * row["seconds"]} for row in measured[1]]
+    draw_scaling(rows, tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+    assert exponent([row for row in rows if row["name"] == "sdpa"], "seconds") == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--repeats=3", "--repeats 3 must be at least 5"),
+        ("--backends=[nothing]", "no file"),
+        ("--peers=[nothing]", "--peers nothing is not one of sdpa"),
+    ],
+)
+def test_benchmark_that_cannot_be_run_is_refused(argument, said, tmp_path, main, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["benchmark", "--part=layer", "--sizes=[1x8]", "--backends=[linformer]", argument, f"--output={tmp_path}"])
+    assert stopped.value.code == 1
+    assert said in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""`report`: what it says of runs is what they logged."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skyformer.report.curves import running_mean
+from skyformer.report.read import find_runs
+from skyformer.report.style import ORDER, place, style_of
+
+LOGGER = "--trainer.logger=skyformer.loggers.TensorBoardLogger"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, main, tiny_arguments):
+    """Two backends on a task each, and one more on the first task."""
+    folder = tmp_path_factory.mktemp("runs")
+    for task, attention in (("listops", "linformer"), ("listops", "skyformer"), ("text", "linformer")):
+        main(["fit", *tiny_arguments(task, folder / task / attention, f"attention/{attention}"), LOGGER])
+    return folder
+
+
+def test_report_holds_what_the_runs_logged(runs, tmp_path, main, capsys):
+    main(["report", f"--runs=[{runs}]", f"--output={tmp_path / 'out'}"])
+    text = (tmp_path / "out/training.md").read_text()
+    assert text in capsys.readouterr().out
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["listops", "text"]
+    names = re.findall(r"^\| (\w+) +\|", text, re.MULTILINE)
+    assert names == ["method", "Skyformer", "Linformer", "method", "Linformer"]
+    curve = next(run for run in find_runs([runs]) if run.backend == "skyformer").curve("train/loss")
+    assert curve.step.tolist() == list(range(9))
+    row = next(line for line in text.splitlines() if line.startswith("| Skyformer")).split("|")
+    assert [cell.strip() for cell in row[2:5]] == ["9", f"{curve.value.mean():.3f}", f"{curve.value.mean():.3f}"]
+    assert len({len(line) for line in text.split("## text")[0].splitlines() if line.startswith("|")}) == 1
+    with Image.open(tmp_path / "out/loss_curves.png") as picture:
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+    for backend in ("skyformer", "linformer"):
+        assert tuple(bytes.fromhex(style_of(backend).color[1:])) in colors, "its line is drawn"
+
+
+def test_seconds_a_step_are_the_examples_over_their_rate(runs):
+    run = find_runs([runs / "text"])[0]
+    assert (run.task, run.backend, run.examples_per_step) == ("text", "linformer", 4)
+    assert (run.curve("speed/examples_per_second").value > 0).all()
+    assert len(run.curve("no/such").value) == 0
+
+
+def test_folder_without_a_run_is_refused(tmp_path, main, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", f"--runs=[{tmp_path}]", f"--output={tmp_path}/out"])
+    assert stopped.value.code == 1
+    assert f"no run in {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["a: [", "data: {}", "- 1", "\udcff"])
+def test_damaged_configuration_is_named(text, tmp_path, main, capsys):
+    (tmp_path / "config.yaml").write_text(text, errors="surrogateescape")
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"")
+    with pytest.raises(SystemExit):
+        main(["report", f"--runs=[{tmp_path}]", f"--output={tmp_path}/out"])
+    assert f"{tmp_path}/config.yaml is not the configuration of a run" in capsys.readouterr().err
+
+
+def test_running_mean():
+    assert running_mean(np.array([1.0, 2.0, 3.0, 6.0]), 2).tolist() == [1.0, 1.5, 2.5, 4.5]
+    assert running_mean(np.array([4.0]), 30).tolist() == [4.0]
+
+
+def test_every_method_looks_like_itself_alone():
+    looks = [(style_of(name).color, style_of(name).linestyle) for name in ORDER]
+    assert len(set(looks)) == len(ORDER) == 9
+    assert style_of("mine") == style_of("mine")
+    assert style_of("mine").label == "mine"
+    assert sorted(["mine", "softmax", "skyformer"], key=place) == ["skyformer", "softmax", "mine"]
