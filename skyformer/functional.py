@@ -14,6 +14,7 @@ from torch import Tensor
 from skyformer.blocks import by_query_blocks
 from skyformer.dropout import dropout
 from skyformer.flash import exponential_sum, has_flash
+from skyformer.kernel import at_least_float32, gaussian_kernel, gaussian_product, half_square_parts, product_dtype
 from skyformer.linalg import newton_schulz_inverse, solve_positive_definite
 
 __all__ = [
@@ -63,6 +64,8 @@ def gaussian_attention(
     value = _without_padding(value, mask)
 
     def attend(block: Tensor) -> Tensor:
+        if dropout_p == 0:
+            return gaussian_product(block, key, value)
         kernel = dropout(gaussian_kernel(block, key), dropout_p)
         return kernel @ value.to(kernel.dtype)
 
@@ -74,14 +77,14 @@ def _flash_gaussian_attention(query: Tensor, key: Tensor, value: Tensor, mask: T
 
     A masked key's norm becomes so large that its weight is 0, which needs no mask in the kernel.
     """
-    low = _product_dtype(query)
+    low = product_dtype(query)
     query, key = query.to(low), key.to(low)
-    key_norm = _half_square_parts(key)
+    key_norm = half_square_parts(key)
     if mask is not None:
         key_norm = torch.where(mask[:, None, :, None], key_norm, FAR / key_norm.shape[-1])
     left = torch.cat([query, torch.ones_like(key_norm[:, :, :1]).expand(*query.shape[:-1], -1)], dim=-1)
     right = torch.cat([key, -key_norm], dim=-1)
-    offset = query.to(_at_least_float32(query)).square().sum(dim=-1, keepdim=True) / 2
+    offset = query.to(at_least_float32(query)).square().sum(dim=-1, keepdim=True) / 2
     with torch.autocast(query.device.type, enabled=False):
         return exponential_sum(left, right, _without_padding(value, mask).to(low), offset)
 
@@ -122,30 +125,13 @@ def nystrom_gaussian_attention(
     _check_inputs(query, key, value, mask)
     _check_landmarks(query, landmarks, landmark_mask, ridge, solver)
     scale = query.shape[-1] ** -0.25 if scale is None else scale
-    summary = gaussian_kernel(landmarks, key * scale) @ _without_padding(value, mask)
+    summary = gaussian_product(landmarks, key * scale, _without_padding(value, mask))
     if landmark_mask is not None:
         summary = summary * landmark_mask[:, None, :, None]
     system = landmark_system(landmarks, ridge, landmark_mask)
     with torch.autocast(query.device.type, enabled=False):
         solution = _solve(system, summary.to(system.dtype), solver)
-    return gaussian_kernel(query * scale, landmarks) @ solution.to(value.dtype)
-
-
-def gaussian_kernel(x: Tensor, y: Tensor) -> Tensor:
-    """κ(x, y) for all pairs: `(…, N, P)`, `(…, M, P)` → `(…, N, M)`, float32 at least.
-
-    One product gives the whole exponent x·y − ‖x‖²/2 − ‖y‖²/2, since the norms ride along as further features. Under
-    autocast it is in the low precision, whose sums are kept in float32: what is rounded is the exponent, which is small
-    where κ is not, and not x·y, which is large. Rounding can leave a squared distance below zero, and κ is never above
-    one, so the exponent stops at zero.
-    """
-    low = _product_dtype(x)
-    x, y = x.to(low), y.to(low)
-    x_norm, y_norm = _half_square_parts(x), _half_square_parts(y)
-    left = torch.cat([x, -x_norm, torch.ones_like(y_norm[..., :1, :]).expand_as(x_norm)], dim=-1)
-    right = torch.cat([y, torch.ones_like(x_norm[..., :1, :]).expand_as(y_norm), -y_norm], dim=-1)
-    exponent = (left @ right.mT).to(_at_least_float32(x))
-    return exponent.clamp(max=0).exp()
+    return gaussian_product(query * scale, landmarks, solution)
 
 
 def landmark_system(landmarks: Tensor, ridge: float, landmark_mask: Tensor | None = None) -> Tensor:
@@ -156,7 +142,7 @@ def landmark_system(landmarks: Tensor, ridge: float, landmark_mask: Tensor | Non
     (1.5e-5 for D = 128 in float32) is raised to it, for the same reason.
     """
     with torch.autocast(landmarks.device.type, enabled=False):
-        kernel = gaussian_kernel(landmarks.double(), landmarks.double()).to(_at_least_float32(landmarks))
+        kernel = gaussian_kernel(landmarks.double(), landmarks.double()).to(at_least_float32(landmarks))
     identity = torch.eye(landmarks.shape[-2], dtype=kernel.dtype, device=kernel.device)
     if landmark_mask is not None:
         kept = landmark_mask[:, None, :, None] & landmark_mask[:, None, None, :]
@@ -176,32 +162,6 @@ def normalised_system(system: Tensor) -> tuple[Tensor, Tensor]:
     """`D_M^-½ (M + γI) D_M^-½`, whose eigenvalues lie in (0, 1] (Lemma 3), and the diagonal of D_M^-½ `(…, D, 1)`."""
     degree = system.sum(dim=-1, keepdim=True).rsqrt()
     return degree * system * degree.mT, degree
-
-
-def _half_square_parts(x: Tensor) -> Tensor:
-    """‖x‖² / 2 in the dtype of `x`, `(…, N, P)` → `(…, N, 1)`, or `(…, N, 3)` for low precision, to be summed.
-
-    Three numbers of eight bits hold what one of 24 does. The gradient goes through the first alone.
-    """
-    exact = x.to(_at_least_float32(x)).square().sum(dim=-1, keepdim=True) / 2
-    first = exact.to(x.dtype)
-    if exact.dtype == x.dtype:
-        return first
-    rest = (exact - first).detach()
-    second = rest.to(x.dtype)
-    return torch.cat([first, second, (rest - second).to(x.dtype)], dim=-1)
-
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """What products with `x` are computed in: autocast's choice, but for float64."""
-    device = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return x.dtype
-    return torch.get_autocast_dtype(device)
-
-
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _without_padding(value: Tensor, mask: Tensor | None) -> Tensor:

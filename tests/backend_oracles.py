@@ -144,6 +144,38 @@ def reformer_pytorch() -> Pair:
     return ours(backend), theirs, H
 
 
+def transformers_reformer() -> Pair:
+    """One round of buckets that fill one chunk each. It attends across the buckets of a chunk, counts a pair that meets
+    in two rounds twice, lets the first chunk look back to the last, and has no 1 / √p; none of which then shows.
+    """
+    from transformers import ReformerConfig
+    from transformers.models.reformer.modeling_reformer import LSHSelfAttention
+
+    chunk = 8
+    config = ReformerConfig(
+        hidden_size=2 * P, num_attention_heads=1, attention_head_size=P, num_hashes=1, num_buckets=N // chunk,
+        lsh_attn_chunk_length=chunk, lsh_num_chunks_before=0, lsh_num_chunks_after=0, hash_seed=0, is_decoder=False,
+    )  # fmt: skip
+    backend = ReformerAttention(1, P, N, num_buckets=N // chunk, num_rounds=1, chunk_length=chunk)
+    library = LSHSelfAttention(config).double().eval()
+    choose(library.query_key, 0)
+    choose(library.value, P)
+    torch.manual_seed(config.hash_seed)
+    rotation = torch.randn((1, P, 1, N // chunk // 2), dtype=torch.float64)[0, :, 0]
+    attention = ours(backend)
+    backend.eval_rotations.copy_(rotation)
+    # What a token needs so that its bucket is one of N / c, each drawn c times.
+    towards = torch.linalg.pinv(torch.cat([rotation, -rotation], dim=1)).repeat(chunk, 1)[torch.randperm(N)]
+
+    def own(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attention((query + 40 * towards) * P**0.5, key, value)
+
+    def theirs(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return as_heads(library(joined((query + 40 * towards, value))).hidden_states, 1)
+
+    return own, theirs, 1
+
+
 def transformers_bigbird() -> Pair:
     """In training mode, since its random blocks are zeros in evaluation, and with the random blocks of ours."""
     from transformers import BigBirdConfig, BigBirdModel
@@ -189,6 +221,7 @@ ORACLES: dict[str, Callable[[], Pair]] = {
     "performer · performer-pytorch": performer_pytorch,
     "performer, relu · performer-pytorch": performer_pytorch_relu,
     "reformer · reformer-pytorch": reformer_pytorch,
+    "reformer · transformers": transformers_reformer,
     "bigbird · transformers": transformers_bigbird,
 }
 
