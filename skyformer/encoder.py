@@ -110,7 +110,7 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         heads = self.query_key_value(x).unflatten(-1, (-1, self.backend.num_heads, self.backend.head_dim))
-        query, *keys, value = heads.permute(2, 0, 3, 1, 4)
+        query, *keys, value = heads.permute(2, 0, 3, 1, 4).contiguous()  # else each product would copy them anew
         key = keys[0] if keys else query
         if self.float32_attention:
             with torch.autocast(x.device.type, enabled=False):

@@ -1,10 +1,13 @@
 """The Gaussian kernel κ(x, y) = exp(−‖x − y‖² / 2) between all pairs of rows, and its product with values."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+ENTRIES_IN_CACHE = 1 << 18  # 1 MB in float32
 
 
 def gaussian_kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -16,20 +19,46 @@ def gaussian_kernel(x: Tensor, y: Tensor) -> Tensor:
     one, so the exponent stops at zero.
     """
     low = product_dtype(x)
-    return _exponent(x.to(low), y.to(low)).clamp(max=0).exp()
+    x, y = x.to(low), y.to(low)
+    if torch.compiler.is_compiling():  # fuses the passes by itself
+        return _exponent(x, y).clamp(max=0).exp()
+    with torch.autocast(x.device.type, enabled=False):
+        return _GaussianKernel.apply(x, y)
+
+
+class _GaussianKernel(torch.autograd.Function):
+    """`E = κ(X, Y)`. For the incoming gradient G, with `F = G ∘ E`, `∂X = F Y − diag(F 1) X` and
+    `∂Y = Fᵀ X − diag(Fᵀ 1) Y`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        kernel = _exponent(x, y).clamp_(max=0).exp_()
+        ctx.save_for_backward(x, y, kernel)
+        return kernel
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, y, kernel = ctx.saved_tensors
+        weights = grad * kernel
+        rows, columns = (weights.sum(dim=dim)[..., None].to(x.dtype) for dim in (-1, -2))
+        weights = weights.to(x.dtype)
+        return (weights @ y).sub_(rows * x), (weights.mT @ x).sub_(columns * y)
 
 
 def gaussian_product(x: Tensor, y: Tensor, value: Tensor) -> Tensor:
     """`κ(x, y) value`, `(…, N, P)`, `(…, M, P)`, `(…, M, V)` → `(…, N, V)`, in the precision of `gaussian_kernel`.
 
     The same as `gaussian_kernel(x, y) @ value`, with fewer passes over the N × M numbers: one in the forward pass, one
-    in the backward pass.
+    in the backward pass, each while the numbers are in the processor's cache.
     """
     low = product_dtype(x)
-    if torch.compiler.is_compiling():  # fuses those passes by itself
+    if torch.compiler.is_compiling():
         return gaussian_kernel(x, y).to(low) @ value.to(low)
     with torch.autocast(x.device.type, enabled=False):
-        return _GaussianProduct.apply(x.to(low), y.to(low), value.to(low))
+        flat = (tensor.to(low).reshape(-1, *tensor.shape[-2:]) for tensor in (x, y, value))
+        return _GaussianProduct.apply(*flat).reshape(*x.shape[:-1], value.shape[-1])
 
 
 class _GaussianProduct(torch.autograd.Function):
@@ -41,20 +70,39 @@ class _GaussianProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, value: Tensor) -> Tensor:
-        kernel = _exponent(x, y).clamp_(max=0).exp_().to(x.dtype)
-        out = kernel @ value
+        kernel = x.new_empty((len(x), x.shape[1], y.shape[1]))
+        out = x.new_empty((len(x), x.shape[1], value.shape[2]))
+        left, right = _features(x, y)
+        for part in _parts(kernel):
+            entries = torch.bmm(left[part], right[part].mT, out=kernel[part])
+            exact = entries.to(at_least_float32(x)).clamp_(max=0).exp_()
+            if exact.dtype != entries.dtype:
+                entries.copy_(exact)
+            torch.bmm(entries, value[part], out=out[part])
         ctx.save_for_backward(x, y, value, kernel, out)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, y, value, kernel, out = ctx.saved_tensors
-        grad_value = kernel.mT @ grad
-        weights = (grad @ value.mT).mul_(kernel)
-        grad_x = (weights @ y).sub_(_row_products(grad, out) * x)
-        grad_y = (weights.mT @ x).sub_(_row_products(grad_value, value) * y)
+        grad_x, grad_y, grad_value = (torch.empty_like(tensor) for tensor in (x, y, value))
+        for part in _parts(kernel):
+            entries, own_grad = kernel[part], grad[part]
+            torch.bmm(entries.mT, own_grad, out=grad_value[part])
+            weights = torch.bmm(own_grad, value[part].mT).mul_(entries)
+            torch.bmm(weights, y[part], out=grad_x[part])
+            torch.bmm(weights.mT, x[part], out=grad_y[part])
+        grad_x.sub_(_row_products(grad, out) * x)
+        grad_y.sub_(_row_products(grad_value, value) * y)
         return grad_x, grad_y, grad_value
+
+
+def _parts(kernel: Tensor) -> Iterator[slice]:
+    """Of the first axis: on a CPU as many matrices at a time as its caches hold, elsewhere all."""
+    count, rows, columns = kernel.shape
+    step = max(1, ENTRIES_IN_CACHE // max(1, rows * columns)) if kernel.device.type == "cpu" else max(1, count)
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def _row_products(a: Tensor, b: Tensor) -> Tensor:
@@ -65,10 +113,16 @@ def _row_products(a: Tensor, b: Tensor) -> Tensor:
 
 def _exponent(x: Tensor, y: Tensor) -> Tensor:
     """−‖x − y‖² / 2 but for rounding, float32 at least."""
+    left, right = _features(x, y)
+    return (left @ right.mT).to(at_least_float32(x))
+
+
+def _features(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows whose products are −‖x − y‖² / 2."""
     x_norm, y_norm = half_square_parts(x), half_square_parts(y)
     left = torch.cat([x, -x_norm, torch.ones_like(y_norm[..., :1, :]).expand_as(x_norm)], dim=-1)
     right = torch.cat([y, torch.ones_like(x_norm[..., :1, :]).expand_as(y_norm), -y_norm], dim=-1)
-    return (left @ right.mT).to(at_least_float32(x))
+    return left, right
 
 
 def half_square_parts(x: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ class _Bytes(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         packet = getattr(function, "overloadpacket", None)
         if packet in flop_registry or packet in _FORMULAS:
-            tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
-            self.bytes += sum(tensor.nbytes for tensor in tensors)
+            tensors = {id(leaf): leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)}
+            self.bytes += sum(tensor.nbytes for tensor in tensors.values())  # `out=` is given and returned
         return out
 
 
