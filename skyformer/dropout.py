@@ -36,21 +36,33 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """`x` with entries zeroed with probability p, the others divided by the probability of staying.
 
     On a CPU 16 bits of torch's generator decide over an entry, a quarter of one of its draws, so that p is rounded to a
-    multiple of 2⁻¹⁶; the divisor is that of the rounded rate. Elsewhere, and compiled, it is torch's own.
+    multiple of 2⁻¹⁶; the divisor is that of the rounded rate. Elsewhere it is torch's own.
     """
     dropped = round(p * LEVELS)
     if dropped == 0:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu":
         return F.dropout(x, p)
     return _Dropout.apply(x, dropped)
+
+
+# An operator of its own, so that torch.compile calls it as it is and a compiled run draws what an eager one does.
+@torch.library.custom_op("skyformer::random_int16", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def random_int16(count: int) -> Tensor:
+    """`(count,)` uniform over all int16, from torch's generator of the CPU."""
+    draws = torch.empty(-(-count // _PER_DRAW), dtype=torch.int64).random_(-(1 << 63), None)
+    return draws.view(torch.int16)[:count]
+
+
+@random_int16.register_fake
+def _(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int16)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
-        draws = torch.empty(-(-x.numel() // _PER_DRAW), dtype=torch.int64).random_(-(1 << 63), None)
-        keep = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
+        keep = random_int16(x.numel()).view(x.shape) >= dropped - LEVELS // 2
         ctx.save_for_backward(keep)
         ctx.scale = LEVELS / (LEVELS - dropped)
         return _kept(x, keep, ctx.scale)

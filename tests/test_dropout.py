@@ -41,6 +41,21 @@ def test_draws_come_from_torch_s_generator():
     assert not torch.equal(first, second)
 
 
+def test_traced_dropout_draws_what_it_draws_otherwise():
+    """Twice in one graph, too: neither is taken for the other."""
+
+    def twice(x):
+        return dropout(x, 0.5), dropout(x, 0.5)
+
+    x = torch.ones(9, 5)
+    results = []
+    for function in (twice, torch.compile(twice, fullgraph=True, backend="aot_eager")):
+        torch.manual_seed(4)
+        results.append(function(x))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+    assert not torch.equal(*results[0])
+
+
 def test_nothing_is_dropped_at_rate_zero_or_in_evaluation():
     x = torch.randn(5)
     assert dropout(x, 0.0) is x
