@@ -60,6 +60,7 @@ FREE_FOR_WEIGHTS = (
     "data.init_args.num_workers",
     "data.init_args.protocol.dev_is_test",
     "data.init_args.protocol.drop_last_test",
+    "data.init_args.protocol.published_dev_size",
     "data.init_args.source",
     "data.init_args.split",
     "data.init_args.test_size",

@@ -7,10 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skyformer.benchmark.cases import read_attention, read_size
+from skyformer.benchmark.cases import Case, read_attention, read_size
 from skyformer.benchmark.counting import count
+from skyformer.benchmark.peers import PEERS
 from skyformer.benchmark.picture import draw_scaling, exponent
 from skyformer.benchmark.results import print_table
+from skyformer.benchmark.subjects import make_subject
 from skyformer.functional import gaussian_attention
 from skyformer.linalg import solve_positive_definite
 from skyformer.runs import RunError
@@ -95,6 +97,14 @@ def test_benchmark_measures_a_backend_beside_its_peer(measured):
     assert json.loads((folder / "benchmark.json").read_text())["rows"] == rows
     with (folder / "benchmark.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["kernelized", "sdpa"]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_every_library_runs_with_our_sizes(name):
+    """Its layer takes what ours takes, and its operations are counted."""
+    forward, both = make_subject(Case(name=name, part="layer", batch_size=2, length=1024))
+    assert forward().shape == (2, 1024, 64)
+    assert count(both)[0] > 3 * 2 * 2 * 1024 * 2 * 64 * 64
 
 
 def test_table_fits_80_columns(measured, capsys):

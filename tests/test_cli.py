@@ -64,7 +64,8 @@ def test_saved_config_tests_and_predicts(trained, main, capsys):
 
 
 def test_protocol_that_does_not_touch_the_weights_may_differ(trained, main):
-    main(["test", f"--config={trained}/config.yaml", "--data.protocol.drop_last_test=true"])
+    changes = ["--data.protocol.drop_last_test=true", "--data.protocol.published_dev_size=true"]
+    main(["test", f"--config={trained}/config.yaml", *changes])
     assert json.loads((trained / "result.json").read_text())["test/examples"] == 8
 
 

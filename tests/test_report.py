@@ -1,12 +1,13 @@
 """`report`: what it says of runs is what they logged."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from skyformer.report.curves import running_mean
+from skyformer.report.curves import running_mean, training_table
 from skyformer.report.read import find_runs
 from skyformer.report.style import ORDER, place, style_of
 
@@ -43,7 +44,10 @@ def test_report_holds_what_the_runs_logged(runs, tmp_path, main, capsys):
 def test_seconds_a_step_are_the_examples_over_their_rate(runs):
     run = find_runs([runs / "text"])[0]
     assert (run.task, run.backend, run.examples_per_step) == ("text", "linformer", 4)
-    assert (run.curve("speed/examples_per_second").value > 0).all()
+    (row,) = training_table([run], "text")
+    rates = run.curve("speed/examples_per_second").value
+    assert len(rates) == 9
+    assert row["s/step"] == f"{(4 / rates).mean():.2f}"
     assert len(run.curve("no/such").value) == 0
 
 
@@ -62,6 +66,15 @@ def test_damaged_configuration_is_named(text, tmp_path, main, capsys):
     with pytest.raises(SystemExit):
         main(["report", f"--runs=[{tmp_path}]", f"--output={tmp_path}/out"])
     assert f"{tmp_path}/config.yaml is not the configuration of a run" in capsys.readouterr().err
+
+
+def test_picture_without_matplotlib_says_what_to_install(runs, tmp_path, main, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", f"--runs=[{runs}]", f"--output={tmp_path}"])
+    assert stopped.value.code == 1
+    assert "pip install -e '.[report]'" in capsys.readouterr().err
+    assert (tmp_path / "training.md").exists(), "the table needs none"
 
 
 def test_running_mean():

@@ -22,7 +22,8 @@ TEXT, IMAGE = "4x4096", "16x1024"
 
 
 def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
-    """Measure each case in a process of its own, print a table, write `benchmark.json`, `.csv` and `.png`.
+    """Measure each case in a process of its own, print a table, write `benchmark.json` and `.csv`, and `.png`
+    with `--picture true`.
 
     Args:
         args: arguments after `benchmark`.

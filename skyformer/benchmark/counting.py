@@ -52,25 +52,14 @@ def _cholesky(matrix: Shape, *args: Any, **kwargs: Any) -> int:
     return prod(matrix[:-2]) * matrix[-1] ** 3 // 3
 
 
-def _triangular_solve(matrix: Shape, right: Shape, *args: Any, **kwargs: Any) -> int:
-    size, columns = matrix[-1], right[-1] if kwargs.get("left", True) else right[-2]
-    return prod(matrix[:-2]) * size * size * columns
-
-
 def _cholesky_solve(right: Shape, factor: Shape, *args: Any, **kwargs: Any) -> int:
     return prod(factor[:-2]) * 2 * factor[-1] ** 2 * right[-1]
-
-
-def _cholesky_inverse(factor: Shape, *args: Any, **kwargs: Any) -> int:
-    return prod(factor[:-2]) * 2 * factor[-1] ** 3 // 3
 
 
 # What torch's counter does not see.
 _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.linalg_cholesky_ex: _cholesky,
-    _aten.linalg_solve_triangular: _triangular_solve,
     _aten.cholesky_solve: _cholesky_solve,
-    _aten.cholesky_inverse: _cholesky_inverse,
     _aten._scaled_dot_product_flash_attention_for_cpu: _flash,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _flash_backward,
 }

@@ -35,10 +35,8 @@ class _Sdpa(nn.Module):
     def __init__(self, attend: Callable[..., Tensor], case: Case) -> None:
         super().__init__()
         self.attend, self.num_heads = attend, case.num_heads
-        self.inner, self.outer = (
-            nn.Linear(case.embed_dim, 3 * case.embed_dim),
-            nn.Linear(case.embed_dim, case.embed_dim),
-        )
+        self.inner = nn.Linear(case.embed_dim, 3 * case.embed_dim)
+        self.outer = nn.Linear(case.embed_dim, case.embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.inner(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)

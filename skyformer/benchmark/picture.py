@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from skyformer.report.style import place, style_of
+from skyformer.report.style import new_figure, place, style_of
 
 Row = dict[str, Any]
 
@@ -21,10 +21,7 @@ def exponent(rows: Sequence[Row], quantity: str) -> float:
 
 def draw_scaling(rows: Sequence[Row], path: Path) -> None:
     """Two panels: time and memory an example, one line a name and precision, its exponent in the legend."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2)
+    figure, panels = new_figure(2, 10.5, 4.2)
     measured = [row for row in rows if "failed" not in row]
     lines = sorted({(place(row["name"]), row["name"], row["precision"]) for row in measured})
     for panel, quantity, unit in zip(panels, ("seconds", "peak_mb"), ("s", "MB"), strict=True):
@@ -40,5 +37,4 @@ def draw_scaling(rows: Sequence[Row], path: Path) -> None:
             )  # fmt: skip
         panel.set(xlabel="tokens N", ylabel=f"{'time' if unit == 's' else 'peak memory'} an example ({unit})")
         panel.legend(frameon=False, fontsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

@@ -18,8 +18,8 @@ def print_table(rows: Sequence[Row]) -> None:
     for column in ("size", "type", "ms", "fwd ms", "MB", "k tok/s", "Gop", "floor", "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        size, kind = f"{row['batch_size']}x{row['length']}", row["precision"].replace("float", "f")
-        table.add_row(row["name"], size, kind.replace("bf", "bf"), *_cells(row))
+        size = f"{row['batch_size']}x{row['length']}"
+        table.add_row(row["name"], size, row["precision"].replace("float", "f"), *_cells(row))
     console = Console()
     console.print(table)
     measured = [row for row in rows if "failed" not in row]

@@ -6,18 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from skyformer.report.read import Run
-from skyformer.report.style import place, style_of
+from skyformer.report.style import new_figure, place, style_of
 
 WINDOW = 30  # steps
 
 
 def draw_loss_curves(runs: Sequence[Run], path: Path) -> None:
     """One panel a task, one line a run: training loss against step, the mean over the last `WINDOW` logged steps."""
-    from matplotlib.figure import Figure
-
     tasks = sorted({run.task for run in runs})
-    figure = Figure(figsize=(4.6 * len(tasks) + 1.6, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    figure, panels = new_figure(len(tasks), 4.6 * len(tasks) + 1.6, 3.8)
     for panel, task in zip(panels, tasks, strict=True):
         for run in _in_order(runs, task):
             curve, look = run.curve("train/loss"), style_of(run.backend)
@@ -25,7 +22,6 @@ def draw_loss_curves(runs: Sequence[Run], path: Path) -> None:
                 values = running_mean(curve.value, WINDOW)
                 panel.plot(curve.step, values, color=look.color, linestyle=look.linestyle, label=look.label, lw=1.4)
         panel.set(title=task, xlabel="step", ylabel=f"training loss (nats), mean of {WINDOW} steps")
-        panel.spines[["top", "right"]].set_visible(False)
     handles = {
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }

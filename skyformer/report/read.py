@@ -15,11 +15,10 @@ from skyformer.runs import RunError, backend_name, task_name
 
 @dataclass(frozen=True)
 class Curve:
-    """A logged number. `step`, `value`, `time` (seconds since 1970): `(points,)`, in the order of writing."""
+    """A logged number. `step` and `value`: `(points,)`, in the order of writing."""
 
     step: np.ndarray
     value: np.ndarray
-    time: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,7 @@ class Run:
         """The curve of this name, such as `train/loss`; empty where nothing was logged."""
         known = self._events.Tags()["scalars"]
         points = self._events.Scalars(name) if name in known else []
-        steps, values, times = ([getattr(point, field) for point in points] for field in ("step", "value", "wall_time"))
-        return Curve(np.array(steps, dtype=np.int64), np.array(values), np.array(times))
+        return Curve(np.array([p.step for p in points], dtype=np.int64), np.array([p.value for p in points]))
 
     @cached_property
     def _events(self) -> EventAccumulator:

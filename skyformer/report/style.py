@@ -1,6 +1,9 @@
 """How a method looks in every picture: name, colour, line."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from skyformer.runs import RunError
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; where two methods share a hue, the line differs.
 _METHODS = {
@@ -37,3 +40,20 @@ def style_of(backend: str) -> Style:
 def place(backend: str) -> tuple[int, str]:
     """Where a backend stands among others: sort by this."""
     return (ORDER.index(backend) if backend in ORDER else len(ORDER), backend)
+
+
+def new_figure(panels: int, width: float, height: float) -> tuple[Any, Any]:
+    """A figure of this size in inches with its panels side by side.
+
+    Raises:
+        RunError: where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise RunError("pictures need matplotlib: pip install -e '.[report]'") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, axes
