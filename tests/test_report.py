@@ -78,8 +78,22 @@ def test_picture_without_matplotlib_says_what_to_install(runs, tmp_path, main, c
 
 
 def test_running_mean():
-    assert running_mean(np.array([1.0, 2.0, 3.0, 6.0]), 2).tolist() == [1.0, 1.5, 2.5, 4.5]
-    assert running_mean(np.array([4.0]), 30).tolist() == [4.0]
+    assert running_mean(np.arange(4), np.array([1.0, 2.0, 3.0, 6.0]), 2).tolist() == [1.0, 1.5, 2.5, 4.5]
+    assert running_mean(np.arange(1), np.array([4.0]), 30).tolist() == [4.0]
+
+
+def test_steps_are_counted_and_not_what_was_logged():
+    """Every tenth step logged: a mean over 30 steps is one over three numbers."""
+    steps, values = np.arange(9, 60, 10), np.array([6.0, 3.0, 0.0, 3.0, 6.0, 9.0])
+    assert running_mean(steps, values, 30).tolist() == [6.0, 4.5, 3.0, 2.0, 3.0, 6.0]
+
+
+def test_losses_of_a_run_that_logged_every_fifth_step(tmp_path, main, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path), LOGGER, "--trainer.log_every_n_steps=5"])
+    (run,) = find_runs([tmp_path])
+    (row,) = training_table([run], "listops")
+    assert run.curve("train/loss").step.tolist() == [4]
+    assert row["first loss"] == row["last loss"] == f"{run.curve('train/loss').value[0]:.3f}"
 
 
 def test_every_method_looks_like_itself_alone():

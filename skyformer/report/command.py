@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from skyformer.report.curves import WINDOW, draw_loss_curves, training_table
+from skyformer.report.curves import BEGINNING, WINDOW, draw_loss_curves, training_table
 from skyformer.report.markdown import markdown_table
 from skyformer.report.read import find_runs
 
@@ -23,7 +23,9 @@ def run_report(args: list[str]) -> None:
     runs = find_runs(Path(folder) for folder in config.runs)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    parts = [f"Losses: means of the first 10 and of the last {WINDOW} steps. Memory: peak of the process.\n"]
+    parts = [
+        f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps. Memory: peak of the process.\n"
+    ]
     for task in sorted({run.task for run in runs}):
         parts.append(f"## {task}\n\n{markdown_table(training_table(runs, task))}")
     text = "\n".join(parts)

@@ -8,18 +8,18 @@ import numpy as np
 from skyformer.report.read import Run
 from skyformer.report.style import new_figure, place, style_of
 
-WINDOW = 30  # steps
+BEGINNING, WINDOW = 10, 30  # steps
 
 
 def draw_loss_curves(runs: Sequence[Run], path: Path) -> None:
-    """One panel a task, one line a run: training loss against step, the mean over the last `WINDOW` logged steps."""
+    """One panel a task, one line a run: training loss against step, the mean of those logged in the last `WINDOW`."""
     tasks = sorted({run.task for run in runs})
     figure, panels = new_figure(len(tasks), 4.6 * len(tasks) + 1.6, 3.8)
     for panel, task in zip(panels, tasks, strict=True):
         for run in _in_order(runs, task):
             curve, look = run.curve("train/loss"), style_of(run.backend)
             if len(curve.value):
-                values = running_mean(curve.value, WINDOW)
+                values = running_mean(curve.step, curve.value, WINDOW)
                 panel.plot(curve.step, values, color=look.color, linestyle=look.linestyle, label=look.label, lw=1.4)
         panel.set(title=task, xlabel="step", ylabel=f"training loss (nats), mean of {WINDOW} steps")
     handles = {
@@ -29,11 +29,11 @@ def draw_loss_curves(runs: Sequence[Run], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """`(points,)`: at each the mean of it and those before it, `window` of them where there are so many."""
+def running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:
+    """`(points,)`: at each step the mean of what was logged in the `window` steps that end there. Steps ascend."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     end = np.arange(1, len(values) + 1)
-    start = np.maximum(end - window, 0)
+    start = np.searchsorted(steps, steps - window, side="right")
     return (sums[end] - sums[start]) / (end - start)
 
 
@@ -47,8 +47,8 @@ def training_table(runs: Sequence[Run], task: str) -> list[dict[str, str]]:
             {
                 "method": style_of(run.backend).label,
                 "steps": f"{loss.step[-1] + 1:,}" if len(loss.step) else "0",
-                "first loss": _mean(loss.value[:10]),
-                "last loss": _mean(loss.value[-WINDOW:]),
+                "first loss": _mean(loss.value[loss.step < BEGINNING]),
+                "last loss": _mean(loss.value[loss.step > loss.step.max(initial=0) - WINDOW]),
                 "dev accuracy": f"{accuracy.value[-1]:.1%}" if len(accuracy.value) else "-",
                 "s/step": _mean(run.examples_per_step / speed.value, ".2f"),
                 "peak MB": f"{memory.value[-1]:,.0f}" if len(memory.value) else "-",
