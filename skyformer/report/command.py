@@ -23,9 +23,8 @@ def run_report(args: list[str]) -> None:
     runs = find_runs(Path(folder) for folder in config.runs)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    parts = [
-        f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps. Memory: peak of the process.\n"
-    ]
+    losses = f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps."
+    parts = [f"{losses} Memory: peak of the process.\n"]
     for task in sorted({run.task for run in runs}):
         parts.append(f"## {task}\n\n{markdown_table(training_table(runs, task))}")
     text = "\n".join(parts)
