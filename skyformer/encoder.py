@@ -3,7 +3,7 @@
 Shapes: B batch, N tokens, D embedding size, H heads, P = D / H.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -109,12 +109,20 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        heads = self.query_key_value(x).unflatten(-1, (-1, self.backend.num_heads, self.backend.head_dim))
-        query, *keys, value = heads.permute(2, 0, 3, 1, 4).contiguous()  # else each product would copy them anew
+        query, *keys, value = self._heads(self.query_key_value(x))
         key = keys[0] if keys else query
         if self.float32_attention:
             with torch.autocast(x.device.type, enabled=False):
                 mixed = self.backend(query.float(), key.float(), value.float(), mask)
         else:
             mixed = self.backend(query, key, value, mask)
-        return self.output(mixed.transpose(1, 2).flatten(2))
+        return self.output(torch.cat(mixed.unbind(1), dim=-1))
+
+    def _heads(self, projected: Tensor) -> Iterator[Tensor]:
+        """`(B, N, C H P)` → C times `(B, H, N, P)`, contiguous, since each product would copy them anew.
+
+        Pieces are split off and joined, here and for the output, since that is faster than to permute the axes.
+        """
+        heads = self.backend.num_heads
+        pieces = projected.split(self.backend.head_dim, dim=-1)
+        return (torch.stack(pieces[start : start + heads], dim=1) for start in range(0, len(pieces), heads))

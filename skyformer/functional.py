@@ -14,7 +14,8 @@ from torch import Tensor
 from skyformer.blocks import by_query_blocks
 from skyformer.dropout import dropout
 from skyformer.flash import exponential_sum, has_flash
-from skyformer.kernel import at_least_float32, gaussian_kernel, gaussian_product, half_square_parts, product_dtype
+from skyformer.kernel import at_least_float32, gaussian_gram, gaussian_kernel, half_square_parts, product_dtype
+from skyformer.kernel_product import gaussian_product
 from skyformer.linalg import newton_schulz_inverse, solve_positive_definite
 
 __all__ = [
@@ -125,24 +126,22 @@ def nystrom_gaussian_attention(
     _check_inputs(query, key, value, mask)
     _check_landmarks(query, landmarks, landmark_mask, ridge, solver)
     scale = query.shape[-1] ** -0.25 if scale is None else scale
-    summary = gaussian_product(landmarks, key * scale, _without_padding(value, mask))
+    summary = gaussian_product(landmarks, key, _without_padding(value, mask), y_scale=scale)
     if landmark_mask is not None:
         summary = summary * landmark_mask[:, None, :, None]
     system = landmark_system(landmarks, ridge, landmark_mask)
     with torch.autocast(query.device.type, enabled=False):
         solution = _solve(system, summary.to(system.dtype), solver)
-    return gaussian_product(query * scale, landmarks, solution)
+    return gaussian_product(query, landmarks, solution, x_scale=scale)
 
 
 def landmark_system(landmarks: Tensor, ridge: float, landmark_mask: Tensor | None = None) -> Tensor:
     """`M + γI` with `M = κ(W, W)`, `(B, H, D, P)` → `(B, H, D, D)`, float32 (float64 for float64 landmarks).
 
-    Squared distances are taken in float64: in float32 landmarks far from the origin would lose the positive
-    definiteness that the solvers need. Masked landmarks become rows of (1 + γ)I. A γ below D times the machine epsilon
-    (1.5e-5 for D = 128 in float32) is raised to it, for the same reason.
+    Masked landmarks become rows of (1 + γ)I. A γ below D times the machine epsilon (1.5e-5 for D = 128 in float32) is
+    raised to it, so that the matrix stays positive definite.
     """
-    with torch.autocast(landmarks.device.type, enabled=False):
-        kernel = gaussian_kernel(landmarks.double(), landmarks.double()).to(at_least_float32(landmarks))
+    kernel = gaussian_gram(landmarks)
     identity = torch.eye(landmarks.shape[-2], dtype=kernel.dtype, device=kernel.device)
     if landmark_mask is not None:
         kept = landmark_mask[:, None, :, None] & landmark_mask[:, None, None, :]

@@ -6,25 +6,53 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+SMALL = 32  # rows of a matrix that LAPACK is given whole
+
 
 class _SolvePositiveDefinite(torch.autograd.Function):
-    """`A⁻¹ X`. The backward pass reuses the factor; autograd through Cholesky would cost several times D³ more."""
+    """`A⁻¹ X = L⁻ᵀ L⁻¹ X` for `A = L Lᵀ`. The backward pass reuses L⁻¹; autograd through Cholesky would cost several
+    times D³ more.
+
+    Multiplying by L⁻¹ takes half the time of two triangular solves on a CPU. It costs accuracy where the condition is
+    bad: in float32, D = 128, an error of 1.1e-5 instead of 2.4e-6 at a condition of 1,280 (γ = 0.1 and all landmarks
+    alike, the worst there is), none to speak of for landmarks that differ (2.5e-7, 1.7e-7).
+    """
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, right: Tensor) -> Tensor:
-        # The status is left unread: that would make a GPU wait. The matrix is definite by construction (its ridge), so
-        # only non-finite inputs fail, and they show in the loss.
-        factor, _ = torch.linalg.cholesky_ex(matrix)
-        solution = torch.cholesky_solve(right, factor)
-        ctx.save_for_backward(factor, solution)
+        inverse_factor = _inverse_factor(matrix)
+        solution = inverse_factor.mT @ (inverse_factor @ right)
+        ctx.save_for_backward(inverse_factor, solution)
         return solution
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        factor, solution = ctx.saved_tensors
-        grad_right = torch.cholesky_solve(grad, factor)
+        inverse_factor, solution = ctx.saved_tensors
+        grad_right = inverse_factor.mT @ (inverse_factor @ grad)
         return -grad_right @ solution.mT, grad_right
+
+
+def _inverse_factor(matrix: Tensor) -> Tensor:
+    """L⁻¹ of `matrix = L Lᵀ`, `(…, D, D)`, by halves, so that nearly all work is in products of whole batches: LAPACK
+    takes one matrix after the other.
+    """
+    size = matrix.shape[-1]
+    if size <= SMALL or matrix.device.type != "cpu":
+        # The status is left unread: that would make a GPU wait. The matrix is definite by construction (its ridge), so
+        # only non-finite inputs fail, and they show in the loss.
+        factor, _ = torch.linalg.cholesky_ex(matrix)
+        identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+        return torch.linalg.solve_triangular(factor, identity.expand_as(matrix), upper=False)
+    half = size // 2
+    first = _inverse_factor(matrix[..., :half, :half])
+    below = matrix[..., half:, :half] @ first.mT
+    second = _inverse_factor(matrix[..., half:, half:] - below @ below.mT)
+    inverse = torch.zeros_like(matrix)
+    inverse[..., :half, :half] = first
+    inverse[..., half:, half:] = second
+    inverse[..., half:, :half] = -(second @ below) @ first
+    return inverse
 
 
 def solve_positive_definite(matrix: Tensor, right: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from skyformer.benchmark.cases import Case, read_attention, read_size
-from skyformer.benchmark.counting import count
+from skyformer.benchmark.counting import count, count_needed
 from skyformer.benchmark.peers import PEERS
 from skyformer.benchmark.picture import draw_scaling, exponent
 from skyformer.benchmark.results import print_table
@@ -46,8 +47,24 @@ def test_flash_form_of_kernelized_attention_is_counted():
 
 
 def test_solve_is_counted():
+    """The factor, its inverse, and two products with that."""
     matrix, right = torch.eye(6).expand(B, H, 6, 6), torch.randn(B, H, 6, 4)
-    assert count(lambda: solve_positive_definite(matrix, right))[0] == B * H * (6**3 // 3 + 2 * 6 * 6 * 4)
+    expected = B * H * (6**3 // 3 + 6 * 6 * 6 + 2 * 2 * 6 * 6 * 4)
+    assert count(lambda: solve_positive_definite(matrix, right))[0] == expected
+
+
+def test_what_is_formed_anew_is_not_needed():
+    """A product under checkpoint is done four times; three are needed. Without gradients for the left it is two."""
+    left, right = (torch.randn(size, requires_grad=True) for size in ((5, 7), (7, 11)))
+    once = 2 * 5 * 7 * 11
+
+    def again():
+        checkpoint(lambda: (left @ right).square(), use_reentrant=False).sum().backward()
+
+    assert count(again)[0] == 4 * once
+    assert count_needed(lambda: left @ right, again) == (3 * once, 3 * 4 * (5 * 7 + 7 * 11 + 5 * 11))
+    fixed = left.detach()
+    assert count_needed(lambda: fixed @ right, lambda: (fixed @ right).sum().backward())[0] == 2 * once
 
 
 def test_exponent_of_a_power():
@@ -89,7 +106,7 @@ def test_benchmark_measures_a_backend_beside_its_peer(measured):
     ours, peer = rows
     projections = 2 * 2 * 64 * (4 * 64 * 64)
     assert ours["operations"] > 3 * projections - 2 * 2 * 64 * 3 * 64 * 64
-    assert peer["operations"] == 3 * projections + (2 + 5) * 2 * 2 * 2 * 64 * 64 * 32
+    assert peer["operations"] == 3 * (projections + 2 * 2 * 2 * 2 * 64 * 64 * 32), "not the scores anew"
     for row in rows:
         assert row["seconds"] > row["forward_s"] > 0
         assert row["floor_s"] == max(row["operations"] / row["matmul_per_s"], row["bytes"] / row["copy_per_s"])

@@ -23,6 +23,16 @@ def count(work: Callable[[], object]) -> tuple[int, int]:
     return counter.get_total_flops(), moved.bytes
 
 
+def count_needed(forward: Callable[[], object], whole: Callable[[], object]) -> tuple[int, int]:
+    """What `count` finds in `whole`, a forward and a backward pass, but no more than three times the forward pass.
+
+    A product has two of its size in the backward pass. What is done beyond that, such as forming anew what was not
+    kept, is a choice of the implementation, and must not make its floor look higher.
+    """
+    done, once = count(whole), count(forward)
+    return min(done[0], 3 * once[0]), min(done[1], 3 * once[1])
+
+
 class _Bytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
@@ -52,14 +62,14 @@ def _cholesky(matrix: Shape, *args: Any, **kwargs: Any) -> int:
     return prod(matrix[:-2]) * matrix[-1] ** 3 // 3
 
 
-def _cholesky_solve(right: Shape, factor: Shape, *args: Any, **kwargs: Any) -> int:
-    return prod(factor[:-2]) * 2 * factor[-1] ** 2 * right[-1]
+def _solve_triangular(factor: Shape, right: Shape, *args: Any, **kwargs: Any) -> int:
+    return prod(factor[:-2]) * factor[-1] ** 2 * right[-1]
 
 
 # What torch's counter does not see.
 _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.linalg_cholesky_ex: _cholesky,
-    _aten.cholesky_solve: _cholesky_solve,
+    _aten.linalg_solve_triangular: _solve_triangular,
     _aten._scaled_dot_product_flash_attention_for_cpu: _flash,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _flash_backward,
 }

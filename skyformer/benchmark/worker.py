@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from skyformer.benchmark.cases import Case
-from skyformer.benchmark.counting import count
+from skyformer.benchmark.counting import count_needed
 from skyformer.benchmark.machine import copy_rate, matmul_rate, seconds_of
 from skyformer.benchmark.subjects import Work, make_subject
 from skyformer.callbacks.throughput import peak_memory_mb
@@ -24,8 +24,8 @@ def measure(case: Case) -> dict[str, Any]:
     """Seconds, bytes and operations of a case, and the machine's rates at that time.
 
     `forward_s`, `seconds`: medians of a forward pass without gradients, and of all. `peak_mb`: the highest memory above
-    that of the process which holds weights and inputs. `floor_s`: the larger of operations over the rate of products in
-    this precision, and bytes over the rate of copies.
+    that of the process which holds weights and inputs. `operations`, `bytes`: the needed ones, see `count_needed`.
+    `floor_s`: the larger of operations over the rate of products in this precision, and bytes over the rate of copies.
     """
     if case.device == "cpu":
         keep_freed_memory()
@@ -34,7 +34,7 @@ def measure(case: Case) -> dict[str, Any]:
     warm_up = 3 if case.compiled else 1
     seconds = seconds_of(both, case.device, case.repeats, warm_up)
     forward_s = seconds_of(forward, case.device, case.repeats, warm_up)
-    operations, moved = (0, 0) if case.compiled else count(both)
+    operations, moved = (0, 0) if case.compiled else count_needed(forward, both)
     products = matmul_rate(getattr(torch, case.precision), case.device)
     copies = copy_rate(case.device)
     return {

@@ -1,0 +1,87 @@
+"""The product of a Gaussian kernel with values, of which no N × M matrix is kept."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from skyformer.kernel import TO_BASE_TWO, features, gaussian_kernel, power_of_two_, product_dtype
+
+ENTRIES_IN_CACHE = 1 << 19  # 2 MB in float32
+
+
+def gaussian_product(x: Tensor, y: Tensor, value: Tensor, x_scale: float = 1.0, y_scale: float = 1.0) -> Tensor:
+    """`κ(x_scale x, y_scale y) value`, `(…, N, P)`, `(…, M, P)`, `(…, M, V)` → `(…, N, V)`, in the precision of
+    `gaussian_kernel`.
+
+    The same as `gaussian_kernel(x_scale * x, y_scale * y) @ value`, with fewer passes over the N × M numbers, each
+    while the numbers are in the processor's cache, and O(N + M) memory between forward and backward pass, which forms
+    them anew.
+    """
+    low = product_dtype(x)
+    if torch.compiler.is_compiling():
+        return gaussian_kernel(x * x_scale, y * y_scale).to(low) @ value.to(low)
+    with torch.autocast(x.device.type, enabled=False):
+        flat = (tensor.to(low).reshape(-1, *tensor.shape[-2:]).contiguous() for tensor in (x, y, value))
+        return _GaussianProduct.apply(*flat, x_scale, y_scale).reshape(*x.shape[:-1], value.shape[-1])
+
+
+class _GaussianProduct(torch.autograd.Function):
+    """`O = E Z` with `E = κ(X, Y)`, as features whose products are the exponents (`kernel.py`).
+
+    For the incoming gradient G: `∂Z = Eᵀ G`. With `F = (G Zᵀ) ∘ E`, `∂X = F Y − diag(F 1) X` and
+    `∂Y = Fᵀ X − diag(Fᵀ 1) Y`, whose row sums come with the products, from the features that are one.
+
+    E and F are held with the longer of N and M as rows, since products with short rows are slow on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, value: Tensor, x_scale: float, y_scale: float) -> Tensor:
+        left, right = features(x, x_scale * TO_BASE_TWO), features(y, y_scale * TO_BASE_TWO, right=True)
+        out = value.new_empty((*x.shape[:-1], value.shape[-1]))
+        for part in _parts(x, y):
+            torch.bmm(_kernel(left[part], right[part]), value[part], out=out[part])
+        ctx.save_for_backward(left, right, value)
+        ctx.scales = x_scale / TO_BASE_TWO, y_scale / TO_BASE_TWO
+        ctx.width = x.shape[-1]
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        left, right, value = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_x, grad_y = (rows.new_empty((*rows.shape[:-1], ctx.width)) for rows in (left, right))
+        grad_value = torch.empty_like(value)
+        for part in _parts(left, right):
+            kernel = _kernel(left[part], right[part])
+            torch.bmm(kernel.mT, grad[part], out=grad_value[part])
+            weights = _outer(grad[part], value[part]).mul_(kernel)
+            _difference(torch.bmm(weights, right[part]), left[part], ctx.width, grad_x[part])
+            _difference(torch.bmm(weights.mT, left[part]), right[part], -1, grad_y[part])
+        x_scale, y_scale = ctx.scales
+        return grad_x.mul_(x_scale), grad_y.mul_(y_scale), grad_value, None, None
+
+
+def _kernel(left: Tensor, right: Tensor) -> Tensor:
+    return power_of_two_(_outer(left, right))
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """`a bᵀ`, in memory with the longer of its axes first."""
+    return torch.bmm(a, b.mT) if a.shape[1] >= b.shape[1] else torch.bmm(b, a.mT).mT
+
+
+def _difference(products: Tensor, own: Tensor, ones: int, out: Tensor) -> None:
+    """`F Y − diag(F 1) X` from `products`, F with the other side's features, whose column `ones` is one."""
+    width = out.shape[-1]
+    torch.addcmul(products[..., :width], products[..., ones, None], own[..., :width], value=-1, out=out)
+
+
+def _parts(x: Tensor, y: Tensor) -> Iterator[slice]:
+    """Of the first axis: on a CPU as many matrices at a time as its caches hold, elsewhere all."""
+    count, rows = x.shape[:2]
+    step = max(1, ENTRIES_IN_CACHE // max(1, rows * y.shape[1])) if x.device.type == "cpu" else max(1, count)
+    return (slice(start, start + step) for start in range(0, count, step))
