@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,8 +36,8 @@ class Dropout(nn.Module):
 def dropout(x: Tensor, p: float) -> Tensor:
     """`x` with entries zeroed with probability p, the others divided by the probability of staying.
 
-    On a CPU 16 bits of torch's generator decide over an entry, a quarter of one of its draws, so that p is rounded to a
-    multiple of 2⁻¹⁶; the divisor is that of the rounded rate. Elsewhere it is torch's own.
+    On a CPU 16 random bits decide over an entry, so that p is rounded to a multiple of 2⁻¹⁶; the divisor is that of the
+    rounded rate. Elsewhere it is torch's own.
     """
     dropped = round(p * LEVELS)
     if dropped == 0:
@@ -49,9 +50,13 @@ def dropout(x: Tensor, p: float) -> Tensor:
 # An operator of its own, so that torch.compile calls it as it is and a compiled run draws what an eager one does.
 @torch.library.custom_op("skyformer::random_int16", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
 def random_int16(count: int) -> Tensor:
-    """`(count,)` uniform over all int16, from torch's generator of the CPU."""
-    draws = torch.empty(-(-count // _PER_DRAW), dtype=torch.int64).random_(-(1 << 63), None)
-    return draws.view(torch.int16)[:count]
+    """`(count,)` uniform over all int16.
+
+    From NumPy's SFC64, twice as fast as torch's generator of the CPU, of which one draw is the seed: its state decides.
+    """
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    draws = np.random.SFC64(seed).random_raw(-(-count // _PER_DRAW))
+    return torch.from_numpy(draws.view(np.int16))[:count]
 
 
 @random_int16.register_fake
@@ -62,7 +67,8 @@ def _(count: int) -> Tensor:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
-        keep = random_int16(x.numel()).view(x.shape) >= dropped - LEVELS // 2
+        bits = random_int16(x.numel()).view(x.shape)
+        keep = bits.ge_(dropped - LEVELS // 2).to(torch.uint8)  # vector instructions; for truth values there are none
         ctx.save_for_backward(keep)
         ctx.scale = LEVELS / (LEVELS - dropped)
         return _kept(x, keep, ctx.scale)
@@ -75,8 +81,7 @@ class _Dropout(torch.autograd.Function):
 
 
 def _kept(x: Tensor, keep: Tensor, scale: float) -> Tensor:
-    # Bytes become floating numbers in one vector instruction; truth values do not.
-    return (x * keep.view(torch.uint8).to(x.dtype)).mul_(scale)
+    return (x * keep.to(x.dtype)).mul_(scale)
 
 
 def check_probability(name: str, value: float) -> float:

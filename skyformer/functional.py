@@ -82,7 +82,8 @@ def _flash_gaussian_attention(query: Tensor, key: Tensor, value: Tensor, mask: T
     query, key = query.to(low), key.to(low)
     key_norm = half_square_parts(key)
     if mask is not None:
-        key_norm = torch.where(mask[:, None, :, None], key_norm, FAR / key_norm.shape[-1])
+        far = min(FAR, torch.finfo(low).max) / key_norm.shape[-1]
+        key_norm = torch.where(mask[:, None, :, None], key_norm, far)
     left = torch.cat([query, torch.ones_like(key_norm[:, :, :1]).expand(*query.shape[:-1], -1)], dim=-1)
     right = torch.cat([key, -key_norm], dim=-1)
     offset = query.to(at_least_float32(query)).square().sum(dim=-1, keepdim=True) / 2

@@ -18,10 +18,10 @@ def gaussian_product(x: Tensor, y: Tensor, value: Tensor, x_scale: float = 1.0, 
 
     The same as `gaussian_kernel(x_scale * x, y_scale * y) @ value`, with fewer passes over the N × M numbers, each
     while the numbers are in the processor's cache, and O(N + M) memory between forward and backward pass, which forms
-    them anew.
+    them anew. A GPU's compiler fuses the simple form by itself.
     """
     low = product_dtype(x)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and x.device.type != "cpu":
         return gaussian_kernel(x * x_scale, y * y_scale).to(low) @ value.to(low)
     with torch.autocast(x.device.type, enabled=False):
         flat = (tensor.to(low).reshape(-1, *tensor.shape[-2:]).contiguous() for tensor in (x, y, value))
@@ -29,40 +29,68 @@ def gaussian_product(x: Tensor, y: Tensor, value: Tensor, x_scale: float = 1.0, 
 
 
 class _GaussianProduct(torch.autograd.Function):
-    """`O = E Z` with `E = κ(X, Y)`, as features whose products are the exponents (`kernel.py`).
-
-    For the incoming gradient G: `∂Z = Eᵀ G`. With `F = (G Zᵀ) ∘ E`, `∂X = F Y − diag(F 1) X` and
-    `∂Y = Fᵀ X − diag(Fᵀ 1) Y`, whose row sums come with the products, from the features that are one.
-
-    E and F are held with the longer of N and M as rows, since products with short rows are slow on a CPU.
-    """
+    """`O = E Z` with `E = κ(X, Y)`, as features whose products are the exponents (`kernel.py`)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, value: Tensor, x_scale: float, y_scale: float) -> Tensor:
         left, right = features(x, x_scale * TO_BASE_TWO), features(y, y_scale * TO_BASE_TWO, right=True)
-        out = value.new_empty((*x.shape[:-1], value.shape[-1]))
-        for part in _parts(x, y):
-            torch.bmm(_kernel(left[part], right[part]), value[part], out=out[part])
         ctx.save_for_backward(left, right, value)
         ctx.scales = x_scale / TO_BASE_TWO, y_scale / TO_BASE_TWO
         ctx.width = x.shape[-1]
-        return out
+        run = traced_product if torch.compiler.is_compiling() else _product
+        return run(left, right, value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        run = traced_gradients if torch.compiler.is_compiling() else _gradients
         left, right, value = ctx.saved_tensors
-        grad = grad.contiguous()
-        grad_x, grad_y = (rows.new_empty((*rows.shape[:-1], ctx.width)) for rows in (left, right))
-        grad_value = torch.empty_like(value)
-        for part in _parts(left, right):
-            kernel = _kernel(left[part], right[part])
-            torch.bmm(kernel.mT, grad[part], out=grad_value[part])
-            weights = _outer(grad[part], value[part]).mul_(kernel)
-            _difference(torch.bmm(weights, right[part]), left[part], ctx.width, grad_x[part])
-            _difference(torch.bmm(weights.mT, left[part]), right[part], -1, grad_y[part])
+        grad_x, grad_y, grad_value = run(left, right, value, grad.contiguous(), ctx.width)
         x_scale, y_scale = ctx.scales
-        return grad_x.mul_(x_scale), grad_y.mul_(y_scale), grad_value, None, None
+        return grad_x * x_scale, grad_y * y_scale, grad_value, None, None
+
+
+def _product(left: Tensor, right: Tensor, value: Tensor) -> Tensor:
+    """`E Z`, E held with the longer of N and M as rows, since products with short rows are slow on a CPU."""
+    out = _empty(left, value.shape[-1])
+    for part in _parts(left, right):
+        torch.bmm(_kernel(left[part], right[part]), value[part], out=out[part])
+    return out
+
+
+def _gradients(left: Tensor, right: Tensor, value: Tensor, grad: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """∂X and ∂Y, of `width` features, and ∂Z, for the incoming gradient G.
+
+    `∂Z = Eᵀ G`. With `F = (G Zᵀ) ∘ E`, `∂X = F Y − diag(F 1) X` and `∂Y = Fᵀ X − diag(Fᵀ 1) Y`, whose row sums come
+    with the products, from the features that are one.
+    """
+    grad_x, grad_y, grad_value = _empty(left, width), _empty(right, width), torch.empty_like(value)
+    for part in _parts(left, right):
+        kernel = _kernel(left[part], right[part])
+        torch.bmm(kernel.mT, grad[part], out=grad_value[part])
+        weights = _outer(grad[part], value[part]).mul_(kernel)
+        _difference(torch.bmm(weights, right[part]), left[part], width, grad_x[part])
+        _difference(torch.bmm(weights.mT, left[part]), right[part], -1, grad_y[part])
+    return grad_x, grad_y, grad_value
+
+
+# Operators of their own, so that torch.compile leaves their loops alone.
+traced_product = torch.library.custom_op("skyformer::gaussian_product", _product, mutates_args=())
+traced_gradients = torch.library.custom_op("skyformer::gaussian_product_gradients", _gradients, mutates_args=())
+
+
+@traced_product.register_fake
+def _(left: Tensor, right: Tensor, value: Tensor) -> Tensor:
+    return _empty(left, value.shape[-1])
+
+
+@traced_gradients.register_fake
+def _(left: Tensor, right: Tensor, value: Tensor, grad: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty(left, width), _empty(right, width), torch.empty_like(value)
+
+
+def _empty(rows: Tensor, width: int) -> Tensor:
+    return rows.new_empty((*rows.shape[:-1], width))
 
 
 def _kernel(left: Tensor, right: Tensor) -> Tensor:

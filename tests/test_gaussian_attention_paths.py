@@ -4,8 +4,9 @@ import pytest
 import reference_attention as reference
 import torch
 from attention_inputs import draw_mask, draw_qkv, output_and_gradients, relative_error
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from skyformer import blocks, functional
+from skyformer import blocks, flash, functional
 from skyformer.functional import gaussian_attention
 
 
@@ -59,3 +60,20 @@ def test_memory_is_linear_in_the_length():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         gaussian_attention(q, k, v).sum().backward()
     assert max(kept) < 2048 * 40
+
+
+@pytest.mark.parametrize("length", [5, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gpu_kernel_takes_these_shapes(dtype, length):
+    """Shapes and types of both passes, with tensors that hold nothing: that needs no GPU."""
+    with FakeTensorMode():
+        q, k, v = (torch.empty(2, 3, n, 17, device="cuda", dtype=dtype) for n in (length, 9, 9))
+        mask = torch.empty(2, 9, device="cuda", dtype=torch.bool)
+        assert functional.has_flash(q)
+        assert not functional.has_flash(q.double()), "there is none for float64"
+        out = gaussian_attention(q, k, v, mask)
+        assert (out.shape, out.dtype) == (q.shape, torch.float32)
+        wide = [torch.nn.functional.pad(x, (0, 7)) for x in (q, k, v)]
+        mean, log_sum = flash._attend(*wide)
+        gradients = flash._attend_gradients(mean, *wide, torch.zeros_like(mean[:, :, :1]).expand_as(mean), log_sum)
+    assert [(g.shape, g.dtype) for g in gradients] == [(x.shape, dtype) for x in wide]

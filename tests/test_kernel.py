@@ -5,7 +5,7 @@ import torch
 from reference_attention import gaussian_kernel as reference_kernel
 
 from skyformer.kernel import gaussian_kernel
-from skyformer.kernel_product import gaussian_product
+from skyformer.kernel_product import gaussian_product, traced_gradients, traced_product
 
 SHAPES = [((2, 3, 17, 4), (2, 3, 5, 4), 6), ((9, 4), (9, 4), 4), ((1, 1, 1, 1), (1, 1, 3, 1), 2)]
 
@@ -54,3 +54,21 @@ def test_low_precision(scale):
     pairs += zip(*grads, strict=True)
     for ours, theirs in pairs:
         assert (ours.double() - theirs).norm() < 0.05 * theirs.norm()
+
+
+@pytest.mark.parametrize(("x_shape", "y_shape", "width"), SHAPES)
+def test_traced_product_is_the_same(x_shape, y_shape, width):
+    """torch.compile takes both passes as operators, in one graph."""
+    tensors = [draw(x_shape), draw(y_shape), draw((*y_shape[:-1], width))]
+    traced = torch.compile(gaussian_product, backend="aot_eager", fullgraph=True)
+    results = []
+    for product in (gaussian_product, traced):
+        out = product(*tensors, 0.5, 2.0)
+        results.append([out, *torch.autograd.grad(out.square().sum(), tensors)])
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+
+
+def test_traced_operators_say_their_shapes():
+    left, right, value, grad = (torch.randn(2, *shape) for shape in ((7, 5), (9, 5), (9, 4), (7, 4)))
+    torch.library.opcheck(traced_product, (left, right, value))
+    torch.library.opcheck(traced_gradients, (left, right, value, grad, 3))

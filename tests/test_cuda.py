@@ -1,0 +1,69 @@
+"""The same code paths on a GPU; skipped, saying so, where there is none."""
+
+import pytest
+import torch
+from attention_inputs import draw_mask, draw_qkv, output_and_gradients, relative_error
+from test_backends import BACKENDS, inputs
+
+from skyformer.functional import gaussian_attention, has_flash, nystrom_gaussian_attention
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+KERNELS = {"_scaled_dot_product_efficient_attention", "_scaled_dot_product_efficient_attention_backward"}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_kernelized_attention_by_the_flash_kernel(dtype, tolerance, masked):
+    q, k, v = draw_qkv(2, 3, 37, 53, 16)
+    mask = draw_mask(2, 53) if masked else None
+    expected = output_and_gradients(lambda q, k, v: gaussian_attention(q, k, v, mask), [q, k, v], torch.float64)
+    mask = None if mask is None else mask.cuda()
+    tensors = [x.cuda() for x in (q, k, v)]
+    assert has_flash(tensors[0].to(dtype))
+    with torch.profiler.profile() as profile:
+        actual = output_and_gradients(
+            lambda q, k, v: gaussian_attention(q, k, v, mask),
+            tensors,
+            dtype,
+        )
+    assert {f"aten::{name}" for name in KERNELS} <= {event.key for event in profile.key_averages()}
+    assert max(relative_error(a.cpu(), e) for a, e in zip(actual, expected, strict=True)) < tolerance
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "newton_schulz"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_nystrom_attention(dtype, tolerance, solver):
+    q, k, v = draw_qkv(2, 3, 137, 137, 16)
+    mask, landmarks = draw_mask(2, 137), q[:, :, ::11] * 0.5
+
+    def attend(mask):
+        return lambda q, k, v, w: nystrom_gaussian_attention(q, k, v, w, mask, solver=solver)
+
+    expected = output_and_gradients(attend(mask), [q, k, v, landmarks], torch.float64)
+    actual = output_and_gradients(attend(mask.cuda()), [x.cuda() for x in (q, k, v, landmarks)], dtype)
+    assert max(relative_error(a.cpu(), e) for a, e in zip(actual, expected, strict=True)) < tolerance
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_backend_gives_what_it_gives_on_the_cpu(name):
+    backend = BACKENDS[name]().double().eval()
+    tensors, mask = [x.double() for x in inputs(2, 100)], torch.arange(100) < torch.tensor([[100], [60]])
+    expected = backend(*tensors, mask)
+    actual = backend.cuda()(*(x.cuda() for x in tensors), mask.cuda()).cpu()
+    assert relative_error(actual[0], expected[0]) < 1e-9
+    assert relative_error(actual[1, :, :60], expected[1, :, :60]) < 1e-9
+
+
+@pytest.mark.parametrize("overlay", ["trainer/bf16", "trainer/fp16", "trainer/compile"])
+def test_training_run(tmp_path, main, tiny_arguments, overlay):
+    cli = main(["fit", *tiny_arguments("listops", tmp_path, overlay), "--trainer.accelerator=cuda"])
+    assert cli.trainer.global_step == 9
+    assert torch.isfinite(torch.as_tensor(cli.trainer.callback_metrics["train/loss"]))
+
+
+def test_benchmark(tmp_path, main):
+    arguments = ["--device=cuda", "--backends=[skyformer,kernelized]", "--sizes=[2x256]", "--part=layer"]
+    for row in main(["benchmark", *arguments, "--precisions=[float32,bfloat16]", f"--output={tmp_path}"]):
+        assert "failed" not in row
+        assert row["peak_mb"] > 0
+        assert row["operations"] > 0
