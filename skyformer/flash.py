@@ -1,7 +1,8 @@
-"""Exact sums over exponentials of products, in memory linear in the length.
+"""Exact Gaussian-kernel sums in memory linear in the length, by torch's kernels for softmax attention.
 
-The kernels that torch has for softmax attention give `softmax(Q Kᵀ) V` and the logarithm of its normaliser without
-forming `Q Kᵀ`. Multiplied by the normaliser again, that is attention without a normaliser.
+Those give `softmax(s Q Kᵀ + b) V` and the logarithm of its normaliser without forming `Q Kᵀ`. With b the halved squares
+of the keys, multiplied by the normaliser again and by the queries' own squares, that is attention by the Gaussian
+kernel, which has no normaliser.
 
 Shapes: B batch, H heads, L queries, S keys, P features, V size of a value.
 """
@@ -13,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from skyformer.kernel import at_least_float32, half_square_parts
+
 _aten = torch.ops.aten
-
-
 ALIGNED = 8  # features to which a GPU's kernel is given whole multiples
+FAR = 1e30  # half a squared distance at which κ is 0
 
 
 def has_flash(tensor: Tensor) -> bool:
@@ -26,65 +28,110 @@ def has_flash(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and hasattr(_aten, "_scaled_dot_product_flash_attention_for_cpu")
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """`softmax(Q Kᵀ) V` and the log-sum-exp of the rows, `(B, H, L or more)`."""
-    if query.device.type == "cpu":
-        return _aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=1.0)
-    return _aten._scaled_dot_product_efficient_attention(query, key, value, None, True, scale=1.0)[:2]
-
-
-def _attend_gradients(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sum: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """For query, key and value, given what `_attend` returned."""
-    given = grad, query, key, value
-    if query.device.type == "cpu":
-        return _aten._scaled_dot_product_flash_attention_for_cpu_backward(*given, out, log_sum, 0.0, False, scale=1.0)
-    unused = torch.zeros((), dtype=torch.int64)  # the state of a dropout that there is not
-    kernel = _aten._scaled_dot_product_efficient_attention_backward
-    wanted = [True, True, True, False]
-    return kernel(*given, None, out.contiguous(), log_sum, unused, unused, 0.0, wanted, scale=1.0)[:3]
-
-
-class _ExponentialSum(torch.autograd.Function):
-    """`out_i = Σ_j exp(q_i·k_j − o_i) v_j`.
-
-    With P the softmax and l the log-sum-exp of the products, `out_i = w_i (P V)_i` with `w_i = exp(l_i − o_i)`. The
-    gradient for the product (i, j) is `P_ij (w_i ∂out_i)·v_j`: softmax's, for the incoming gradient `w ∂out`, without
-    its correction of each row, which the kernel takes from the softmax output that it is given. Zeros take it out.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, offset: Tensor) -> Tensor:
-        mean, log_sum = _attend(query, key, value)
-        weight = (log_sum[..., : query.shape[2], None] - offset).exp()
-        out = weight * mean
-        ctx.save_for_backward(query, key, value, log_sum, weight, out)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        query, key, value, log_sum, weight, out = ctx.saved_tensors
-        zeros = torch.zeros_like(value[:, :, :1]).expand_as(query)
-        grads = _attend_gradients((weight * grad).to(value.dtype), query, key, value, zeros, log_sum)
-        return *grads, -(grad * out).sum(dim=-1, keepdim=True)
-
-
-def exponential_sum(query: Tensor, key: Tensor, value: Tensor, offset: Tensor) -> Tensor:
-    """`out_i = Σ_j exp(q_i·k_j − o_i) v_j`, O((L + S) P) memory; the caller sees to it that the exponents stay small.
+def gaussian_sum(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """`out_i = Σ_j κ(√scale q_i, √scale k_j) v_j`, O((L + S) P) memory.
 
     Args:
         query: `(B, H, L, P)`.
         key: `(B, H, S, P)`, of the same dtype.
-        value: `(B, H, S, V)`, likewise.
-        offset: `(B, H, L, 1)`, o; float32 at least.
+        value: `(B, H, S, V)`, likewise; finite where masked.
+        mask: `(B, S)` bool; a masked key contributes nothing.
+        scale: factor on squared distances.
 
     Returns:
-        `(B, H, L, V)`, of the dtype of `offset`.
+        `(B, H, L, V)`, float32 at least.
     """
     width = max(query.shape[-1], value.shape[-1])  # the kernel takes one size for all three
-    if query.device.type == "cuda":
-        width = -(-width // ALIGNED) * ALIGNED
-    query, key, padded = (F.pad(x, (0, width - x.shape[-1])) for x in (query, key, value))
-    return _ExponentialSum.apply(query, key, padded, offset)[..., : value.shape[-1]]
+    query, key, padded = (F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x for x in (query, key, value))
+    return _GaussianSum.apply(query, key, padded, mask, scale)[..., : value.shape[-1]]
+
+
+class _GaussianSum(torch.autograd.Function):
+    """With P the softmax and l the log-sum-exp, `out_i = w_i (P V)_i`, `w_i = exp(l_i − scale ‖q_i‖²/2)`.
+
+    The gradient for the exponent (i, j) is `F_ij = w_i P_ij ∂out_i·v_j`: softmax's for the incoming gradient `w ∂out`,
+    without its correction of each row, which the kernel takes from the softmax output that it is given. Zeros take it
+    out. `∂q_i = scale (Σ_j F_ij k_j − q_i Σ_j F_ij)`, for keys likewise, and the sums of F's rows and columns are
+    `∂out_i·out_i` and `∂v_j·v_j`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        mean, log_sum = _attend(query, key, value, mask, scale)
+        weight = (log_sum[..., : query.shape[2], None] - scale * _half_square(query)).exp()
+        out = weight * mean
+        ctx.save_for_backward(query, key, value, mask, log_sum, weight, out)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, mask, log_sum, weight, out = ctx.saved_tensors
+        rows = (grad * out).sum(dim=-1, keepdim=True)
+        weighted = (weight * grad).to(value.dtype)
+        grads = _attend_gradients(weighted, query, key, value, mask, ctx.scale, log_sum)
+        del weighted  # here memory is at its peak
+        columns = (grads[2] * value).sum(dim=-1, keepdim=True)
+        for gradient, own, sums in zip(grads, (query, key), (rows, columns), strict=False):
+            gradient.addcmul_(own, sums.to(own.dtype), value=-ctx.scale)
+        return *grads, None, None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """`softmax(s Q Kᵀ + b) V` and the log-sum-exp of the rows, `(B, H, L or more)`."""
+    if query.device.type == "cpu":
+        bias = _bias(query, key, mask, scale)
+        kernel = _aten._scaled_dot_product_flash_attention_for_cpu
+        return kernel(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
+    left, right, wide = _with_squares(query, key, value, mask)
+    mean, log_sum, *_ = _aten._scaled_dot_product_efficient_attention(left, right, wide, None, True, scale=scale)
+    return mean[..., : value.shape[-1]], log_sum
+
+
+def _attend_gradients(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, log_sum: Tensor
+) -> tuple[Tensor, ...]:
+    """For query, key and value, as if b were constant, and without softmax's correction."""
+    if query.device.type == "cpu":
+        zeros = torch.zeros_like(value[:, :, :1]).expand_as(query)
+        bias = _bias(query, key, mask, scale)
+        kernel = _aten._scaled_dot_product_flash_attention_for_cpu_backward
+        return kernel(grad, query, key, value, zeros, log_sum, 0.0, False, attn_mask=bias, scale=scale)
+    left, right, wide = _with_squares(query, key, value, mask)
+    grad = F.pad(grad, (0, wide.shape[-1] - grad.shape[-1]))
+    unused = torch.zeros((), dtype=torch.int64)  # the state of a dropout that there is not
+    kernel = _aten._scaled_dot_product_efficient_attention_backward
+    wanted = [True, True, True, False]
+    grads = kernel(
+        grad, left, right, wide, None, torch.zeros_like(left), log_sum, unused, unused, 0.0, wanted, scale=scale
+    )
+    return tuple(gradient[..., : query.shape[-1]] for gradient in grads[:3])
+
+
+def _bias(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """b, `(B, H, L, S)`, every row the same memory."""
+    bias = -scale * _half_square(key)
+    if mask is not None:
+        bias = bias.masked_fill(~mask[:, None, :, None], -FAR)
+    return bias.mT.expand(*query.shape[:3], -1)
+
+
+def _with_squares(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys with further features whose product is b / s, and values as wide: a GPU's kernel takes b in the
+    precision of Q only, which is too coarse, and only as a whole.
+    """
+    parts = half_square_parts(key)
+    if mask is not None:
+        far = min(FAR, torch.finfo(key.dtype).max) / parts.shape[-1]
+        parts = torch.where(mask[:, None, :, None], parts, far)
+    width = -(-(query.shape[-1] + parts.shape[-1]) // ALIGNED) * ALIGNED
+    left = torch.cat([query, torch.ones_like(parts[:, :, :1]).expand(*query.shape[:-1], -1)], dim=-1)
+    right = torch.cat([key, -parts], dim=-1)
+    left, right, wide = (F.pad(x, (0, width - x.shape[-1])) for x in (left, right, value))
+    return left, right, wide
+
+
+def _half_square(x: Tensor) -> Tensor:
+    """‖x‖² / 2, `(…, P)` → `(…, 1)`, float32 at least."""
+    return x.to(at_least_float32(x)).square().sum(dim=-1, keepdim=True) / 2

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from skyformer.blocks import by_query_blocks
 from skyformer.dropout import dropout
-from skyformer.flash import exponential_sum, has_flash
-from skyformer.kernel import at_least_float32, gaussian_gram, gaussian_kernel, half_square_parts, product_dtype
+from skyformer.flash import gaussian_sum, has_flash
+from skyformer.kernel import gaussian_gram, gaussian_kernel, product_dtype
 from skyformer.kernel_product import gaussian_product
 from skyformer.linalg import newton_schulz_inverse, solve_positive_definite
 
@@ -26,7 +26,6 @@ __all__ = [
     "nystrom_gaussian_attention",
 ]
 
-FAR = 1e30  # half a squared distance at which κ is 0
 Solver = Literal["cholesky", "newton_schulz"]
 
 
@@ -59,10 +58,12 @@ def gaussian_attention(
     """
     _check_inputs(query, key, value, mask)
     scale = query.shape[-1] ** -0.25 if scale is None else scale
-    query, key = query * scale, key * scale
-    if has_flash(query) and dropout_p == 0:
-        return _flash_gaussian_attention(query, key, value, mask)
     value = _without_padding(value, mask)
+    low = product_dtype(query)
+    if has_flash(query.to(low)) and dropout_p == 0:
+        with torch.autocast(query.device.type, enabled=False):
+            return gaussian_sum(query.to(low), key.to(low), value.to(low), mask, scale**2)
+    query, key = query * scale, key * scale
 
     def attend(block: Tensor) -> Tensor:
         if dropout_p == 0:
@@ -71,24 +72,6 @@ def gaussian_attention(
         return kernel @ value.to(kernel.dtype)
 
     return by_query_blocks(attend, query, key.shape[2])
-
-
-def _flash_gaussian_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """κ(q, k) = exp(q·k − ‖k‖²/2 − ‖q‖²/2): the keys' norms ride along as further features, the queries' are offsets.
-
-    A masked key's norm becomes so large that its weight is 0, which needs no mask in the kernel.
-    """
-    low = product_dtype(query)
-    query, key = query.to(low), key.to(low)
-    key_norm = half_square_parts(key)
-    if mask is not None:
-        far = min(FAR, torch.finfo(low).max) / key_norm.shape[-1]
-        key_norm = torch.where(mask[:, None, :, None], key_norm, far)
-    left = torch.cat([query, torch.ones_like(key_norm[:, :, :1]).expand(*query.shape[:-1], -1)], dim=-1)
-    right = torch.cat([key, -key_norm], dim=-1)
-    offset = query.to(at_least_float32(query)).square().sum(dim=-1, keepdim=True) / 2
-    with torch.autocast(query.device.type, enabled=False):
-        return exponential_sum(left, right, _without_padding(value, mask).to(low), offset)
 
 
 def nystrom_gaussian_attention(

@@ -42,8 +42,7 @@ def test_flash_attention_is_counted():
 
 def test_flash_form_of_kernelized_attention_is_counted():
     query, key, value = (torch.randn(B, H, N, P) for _ in range(3))
-    width = P + 1  # the kernel takes one size for features and values
-    assert count(lambda: gaussian_attention(query, key, value))[0] == 2 * 2 * B * H * N * N * width
+    assert count(lambda: gaussian_attention(query, key, value))[0] == 2 * 2 * B * H * N * N * P
 
 
 def test_solve_is_counted():

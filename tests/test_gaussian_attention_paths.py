@@ -73,7 +73,19 @@ def test_gpu_kernel_takes_these_shapes(dtype, length):
         assert not functional.has_flash(q.double()), "there is none for float64"
         out = gaussian_attention(q, k, v, mask)
         assert (out.shape, out.dtype) == (q.shape, torch.float32)
-        wide = [torch.nn.functional.pad(x, (0, 7)) for x in (q, k, v)]
-        mean, log_sum = flash._attend(*wide)
-        gradients = flash._attend_gradients(mean, *wide, torch.zeros_like(mean[:, :, :1]).expand_as(mean), log_sum)
-    assert [(g.shape, g.dtype) for g in gradients] == [(x.shape, dtype) for x in wide]
+        mean, log_sum = flash._attend(q, k, v, mask, 1.0)
+        gradients = flash._attend_gradients(mean, q, k, v, mask, 1.0, log_sum)
+    assert [(g.shape, g.dtype) for g in gradients] == [(x.shape, dtype) for x in (q, k, v)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_that_stand_for_the_bias_on_a_gpu(dtype):
+    """Their product is s Q Kᵀ + b, far below zero for masked keys, with b as exact as float32."""
+    q, k, v = draw_qkv(2, 3, 5, 9, 17, dtype=dtype)
+    mask = draw_mask(2, 9)
+    left, right, wide = (x.double() for x in flash._with_squares(q, k, v, mask))
+    assert left.shape[-1] == right.shape[-1] == wide.shape[-1] == 24
+    kept = mask[:, None, None, :].expand(2, 3, 5, 9)
+    expected = q.double() @ k.double().mT - k.double().square().sum(dim=-1)[:, :, None] / 2
+    torch.testing.assert_close((left @ right.mT)[kept], expected[kept], rtol=1e-5, atol=1e-5)
+    assert (left @ right.mT)[~kept].max() < -1e29
