@@ -7,6 +7,7 @@ from torch import Tensor
 
 from skyformer.attention.base import Attention
 from skyformer.functional import check_mask
+from skyformer.random_features import key_features, query_features
 
 
 class PerformerAttention(Attention):
@@ -67,29 +68,28 @@ class PerformerAttention(Attention):
         with torch.autocast(query.device.type, enabled=False):
             exact = torch.promote_types(query.dtype, torch.float32)
             query, key, value = query.to(exact), key.to(exact), value.to(exact)
-            real = None if mask is None else mask[:, None, :, None]
-            query_features = self._features(query, None, (-1,))
-            key_features = self._features(key, real, (-2, -1))
-            summary = key_features.mT @ value
-            normaliser = query_features @ key_features.sum(dim=-2)[..., None]
-            # An example without a single token gives nothing, over one.
-            out = query_features @ summary / torch.where(normaliser > 0, normaliser, 1)
+            scale = self.head_dim**-0.25
+            if mask is not None:
+                key, value = (x.masked_fill(~mask[:, None, :, None], 0) for x in (key, value))
+            out = self._attend(*self._features(query * scale, key * scale, mask), value, mask)
         return out.to(dtype)
 
-    def _features(self, x: Tensor, real: Tensor | None, stabilised_over: tuple[int, ...]) -> Tensor:
-        """φ, `(B, H, N, m)`; zero for padding."""
-        x = x * self.head_dim**-0.25
-        projected = x @ self.projection.to(x.dtype).mT
+    def _features(self, query: Tensor, key: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """φ − ε of queries and of keys, `(B, H, N, m)`; zero for padding."""
+        omega = self.projection.to(query.dtype)
         if self.kernel == "relu":
-            features = projected.relu() + self.eps
-        else:
-            seen = projected if real is None else projected.masked_fill(~real, torch.finfo(x.dtype).min)
-            largest = seen.amax(dim=stabilised_over, keepdim=True)
-            exponent = projected - x.square().sum(dim=-1, keepdim=True) / 2 - largest
-            # Before exp, whose gradient padding could make infinite.
-            exponent = exponent if real is None else exponent.masked_fill(~real, 0)
-            features = exponent.exp() + self.eps
-        return features if real is None else features.masked_fill(~real, 0)
+            return (query @ omega.mT).relu(), (key @ omega.mT).relu()
+        return query_features(query, omega), key_features(key, omega, mask)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """`(φ(Q) φ(K)ᵀ V) / (φ(Q) φ(K)ᵀ 1)`, ε added to what it is multiplied with, not to each feature."""
+        count = value.shape[2] if mask is None else mask.sum(dim=-1)[:, None, None, None]
+        summary = key.mT @ value + self.eps * value.sum(dim=2, keepdim=True)
+        total = key.sum(dim=2)[..., None] + self.eps * count
+        normaliser = query @ total + self.eps * total.sum(dim=2, keepdim=True)
+        # An example without a single token gives nothing, over one.
+        normaliser = torch.where(normaliser > 0, normaliser, 1)
+        return (query @ summary + self.eps * summary.sum(dim=2, keepdim=True)) / normaliser
 
     def _draw(self, generator: torch.Generator | None) -> Tensor:
         """ω, `(m, P)`: orthogonal within each block of P rows, with the lengths of independent Gaussian rows."""
