@@ -1,5 +1,7 @@
 """Reformer: softmax attention within buckets of similar tokens."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -63,20 +65,22 @@ class ReformerAttention(Attention):
         tokens = query.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
         pad = -length % self.chunk_length
         query, value = (F.pad(x, (0, 0, 0, pad)) for x in (query, value))
-        orders, codes = self._sort(query, F.pad(tokens, (0, pad)))
+        key = F.normalize(query, dim=-1)
+        orders, ranks, codes = self._sort(query, F.pad(tokens, (0, pad)))
         outs, normalisers = [], []
-        for order, own_codes in zip(orders, codes, strict=True):
-            out, normaliser = self._attend(query, value, order, own_codes, codes)
-            back = order.argsort(dim=-1)
-            outs.append(out.gather(2, back[..., None].expand_as(out)))
-            normalisers.append(normaliser.gather(2, back))
+        for own, (order, rank) in enumerate(zip(orders, ranks, strict=True)):
+            # Of all the rounds, this one first.
+            out, normaliser = self._attend(query, key, value, order, [codes[own], *codes[:own], *codes[own + 1 :]])
+            outs.append(out.gather(2, rank[..., None].expand_as(out)))
+            normalisers.append(normaliser.gather(2, rank))
         weights = torch.stack(normalisers).softmax(dim=0)[..., None]
         return (torch.stack(outs) * weights).sum(dim=0)[:, :, :length].to(value.dtype)
 
     @torch.no_grad()
-    def _sort(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """For each round the places in the order of their buckets, `(R, B, H, N)`, and each token's bucket and chunk,
-        `(R, B, H, N, 2)`; padding has a bucket of its own behind all others.
+    def _sort(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For each round `(R, B, H, N)`: the places in the order of their buckets, each token's rank in that order, and
+        a code such that two tokens meet where the query's is the key's, or one more; padding has a bucket of its own
+        behind all others.
         """
         rotations = torch.randn_like(self.eval_rotations) if self.training else self.eval_rotations
         with torch.autocast(query.device.type, enabled=False):
@@ -84,33 +88,36 @@ class ReformerAttention(Attention):
         bucket = torch.cat([projected, -projected], dim=-1).argmax(dim=-1)
         bucket = bucket.masked_fill(~tokens[None, :, None], self.num_buckets)
         order = bucket.argsort(dim=-1, stable=True)
-        chunk = order.argsort(dim=-1) // self.chunk_length
-        return order, torch.stack([bucket, chunk], dim=-1)
+        places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
+        rank = torch.empty_like(order).scatter_(-1, order, places)
+        chunks = order.shape[-1] // self.chunk_length
+        # A step between buckets that no two chunks bridge. Whole numbers, in a type whose arithmetic is fast.
+        code = bucket * (chunks + 2) + rank // self.chunk_length
+        return order, rank, code[..., None].to(torch.promote_types(query.dtype, torch.float32))
 
     def _attend(
-        self, query: Tensor, value: Tensor, order: Tensor, own_codes: Tensor, codes: Tensor
+        self, query: Tensor, key: Tensor, value: Tensor, order: Tensor, codes: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Output `(B, H, N, P)` and log-normaliser `(B, H, N)` of one round, in its sorted order."""
-        keys, values = (_with_previous(self._chunks(x, order)) for x in (F.normalize(query, dim=-1), value))
+        """Output `(B, H, N, P)` and log-normaliser `(B, H, N)` of one round, in its sorted order; its code is first."""
+        keys, values = (_with_previous(self._chunks(x, order)) for x in (key, value))
         logits = (self._chunks(query, order) @ keys.mT) * self.head_dim**-0.5
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        meetings = torch.stack([self._meet(other, order) for other in codes]).sum(dim=0)
-        places = self._chunks(torch.arange(order.shape[2], device=order.device).expand_as(order)[..., None], order)
-        itself = places == _with_previous(places, fill=-1).mT
-        logits = logits - meetings.clamp(min=1).to(logits.dtype).log() - ITSELF * itself
+        own, *others = (self._meet(code, order) for code in codes)
         # Padding sees padding, so that its softmax is finite too.
-        logits = logits.masked_fill(~self._meet(own_codes, order), float("-inf"))
+        bias = torch.where(own, 0.0, float("-inf")).to(logits.dtype)
+        for meetings in others[:1]:
+            bias -= sum(others[1:], meetings.to(bias.dtype)).log1p_()
+        bias.diagonal(self.chunk_length, -2, -1).sub_(ITSELF)  # a chunk's own tokens are its last keys
+        logits = logits + bias
         normaliser = logits.logsumexp(dim=-1, keepdim=True)
         out = (logits - normaliser).exp().to(values.dtype) @ values
         return out.flatten(2, 3), normaliser.flatten(2)
 
-    def _meet(self, codes: Tensor, order: Tensor) -> Tensor:
-        """Whether a query and a key of the sorted chunks, `(B, H, N / c, c, 2 c)`, meet in the round of these codes."""
-        chunks = self._chunks(codes, order)
-        bucket, chunk = chunks[..., :1], chunks[..., 1:]
-        other_bucket, other_chunk = _with_previous(bucket, fill=-1).mT, _with_previous(chunk, fill=-1).mT
-        back = chunk - other_chunk
-        return (bucket == other_bucket) & (back >= 0) & (back <= 1)
+    def _meet(self, code: Tensor, order: Tensor) -> Tensor:
+        """Whether a query and a key of the sorted chunks, `(B, H, N / c, c, 2 c)`, meet in the round of this code."""
+        chunks = self._chunks(code, order)
+        more = chunks - _with_previous(chunks, fill=-2).mT
+        return more.sub_(0.5).abs_() < 1
 
     def _chunks(self, x: Tensor, order: Tensor) -> Tensor:
         """`(B, H, N, E)` in this order, in chunks: `(B, H, N / c, c, E)`."""
