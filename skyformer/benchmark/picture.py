@@ -28,7 +28,7 @@ def draw_scaling(rows: Sequence[Row], path: Path) -> None:
         for _, name, precision in lines:
             chosen = [row for row in measured if (row["name"], row["precision"]) == (name, precision)]
             look = style_of(name)
-            label = f"{look.label}, {precision}: N^{exponent(chosen, quantity):.2f}"
+            label = f"{look.label}, {precision}: $N^{{{exponent(chosen, quantity):.2f}}}$"
             values = [row[quantity] / row["batch_size"] for row in chosen]
             marker = "o" if precision == "float32" else "x"
             panel.loglog(
