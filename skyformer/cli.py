@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from skyformer import callbacks
 from skyformer.checkpoint_io import AtomicCheckpointIO
 from skyformer.loggers import CSVLogger, TensorBoardLogger
-from skyformer.memory import ReturnFreedMemory, keep_freed_memory
+from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, check_same_run, find_checkpoint, read_checkpoint, run_folder
 
@@ -101,7 +101,6 @@ class SkyformerCLI(LightningCLI):
                 "callbacks": [
                     callbacks.StepSeed(),
                     callbacks.Throughput(),
-                    ReturnFreedMemory(),
                     callbacks.LandmarkHealth(),
                     callbacks.ImageSheet(),
                     callbacks.TestResult(),

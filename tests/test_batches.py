@@ -231,3 +231,14 @@ def test_zeros_are_left_out_and_the_others_keep_their_places():
     assert batch.position.tolist() == [[0, 1, 3, 0], [1, 3, 0, 0], [0] * 4]
     assert batch.mask.tolist() == [[True] * 3 + [False], [True] * 2 + [False] * 2, [False] * 4]
     assert dataset.__getitems__([1]).tokens.shape == (1, 4)
+
+
+def test_widths_are_few():
+    """Eight between powers of two, multiples of 32, none beyond what the longest example needs."""
+    batches = SplitBatches(split_of([1, 3000, 1999]))
+    widths = [batches.width(longest) for longest in range(1, 3001)]
+    assert all(width >= longest for longest, width in enumerate(widths, 1))
+    assert [batches.width(longest) for longest in (1, 33, 513, 1025, 1999, 2049, 2900)] == [
+        32, 64, 576, 1152, 2048, 2304, 3008,
+    ]  # fmt: skip
+    assert len(set(widths)) == 16 + 8 + 8 + 4
