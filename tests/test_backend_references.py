@@ -26,7 +26,9 @@ def test_output_and_gradients(name, kind):
     actual = output_and_gradients(backend, weights, mask)
     expected = output_and_gradients(lambda *inputs: case.reference(backend, *inputs), weights, mask)
     for found, wanted in zip(actual, expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+        # Its matrix is nearly singular for these inputs.
+        tolerance = 1e-6 if name == "nystromformer, exact" else 1e-9
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance / 100)
 
 
 def in_turn(count: int) -> Tensor:

@@ -83,7 +83,7 @@ class PerformerAttention(Attention):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """`(φ(Q) φ(K)ᵀ V) / (φ(Q) φ(K)ᵀ 1)`, ε added to what it is multiplied with, not to each feature."""
-        count = value.shape[2] if mask is None else mask.sum(dim=-1)[:, None, None, None]
+        count = value.shape[2] if mask is None else mask.sum(dim=-1, dtype=value.dtype)[:, None, None, None]
         summary = key.mT @ value + self.eps * value.sum(dim=2, keepdim=True)
         total = key.sum(dim=2)[..., None] + self.eps * count
         normaliser = query @ total + self.eps * total.sum(dim=2, keepdim=True)
