@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from skyformer.kernel import at_least_float32, half_square_parts
+from skyformer.kernel import half_square, half_square_parts
 
 _aten = torch.ops.aten
 ALIGNED = 8  # features to which a GPU's kernel is given whole multiples
@@ -58,7 +58,7 @@ class _GaussianSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         mean, log_sum = _attend(query, key, value, mask, scale)
-        weight = (log_sum[..., : query.shape[2], None] - scale * _half_square(query)).exp()
+        weight = (log_sum[..., : query.shape[2], None] - scale * half_square(query)).exp()
         out = weight * mean
         ctx.save_for_backward(query, key, value, mask, log_sum, weight, out)
         ctx.scale = scale
@@ -111,7 +111,7 @@ def _attend_gradients(
 
 def _bias(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """b, `(B, H, L, S)`, every row the same memory."""
-    bias = -scale * _half_square(key)
+    bias = -scale * half_square(key)
     if mask is not None:
         bias = bias.masked_fill(~mask[:, None, :, None], -FAR)
     return bias.mT.expand(*query.shape[:3], -1)
@@ -130,8 +130,3 @@ def _with_squares(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     right = torch.cat([key, -parts], dim=-1)
     left, right, wide = (F.pad(x, (0, width - x.shape[-1])) for x in (left, right, value))
     return left, right, wide
-
-
-def _half_square(x: Tensor) -> Tensor:
-    """‖x‖² / 2, `(…, P)` → `(…, 1)`, float32 at least."""
-    return x.to(at_least_float32(x)).square().sum(dim=-1, keepdim=True) / 2

@@ -59,10 +59,11 @@ def gaussian_attention(
     _check_inputs(query, key, value, mask)
     scale = query.shape[-1] ** -0.25 if scale is None else scale
     value = _without_padding(value, mask)
-    low = product_dtype(query)
-    if has_flash(query.to(low)) and dropout_p == 0:
-        with torch.autocast(query.device.type, enabled=False):
-            return gaussian_sum(query.to(low), key.to(low), value.to(low), mask, scale**2)
+    if dropout_p == 0:
+        low_query, low_key, low_value = (x.to(product_dtype(query)) for x in (query, key, value))
+        if has_flash(low_query):
+            with torch.autocast(query.device.type, enabled=False):
+                return gaussian_sum(low_query, low_key, low_value, mask, scale**2)
     query, key = query * scale, key * scale
 
     def attend(block: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-TO_BASE_TWO = math.sqrt(math.log2(math.e))  # factor on x and y
+LOG2_E = math.log2(math.e)  # e^z = 2^(LOG2_E z)
+TO_BASE_TWO = math.sqrt(LOG2_E)  # factor on x and y
 
 
 def gaussian_kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -103,12 +104,17 @@ def features(x: Tensor, scale: float, right: bool = False) -> Tensor:
     return torch.cat([x, ones, -norm] if right else [x, -norm, ones], dim=-1)
 
 
+def half_square(x: Tensor) -> Tensor:
+    """‖x‖² / 2, `(…, P)` → `(…, 1)`, float32 at least."""
+    return x.to(at_least_float32(x)).square().sum(dim=-1, keepdim=True) / 2
+
+
 def half_square_parts(x: Tensor) -> Tensor:
     """‖x‖² / 2 in the dtype of `x`, `(…, N, P)` → `(…, N, 1)`, or `(…, N, 3)` for low precision, to be summed.
 
     Three numbers of eight bits hold what one of 24 does. The gradient goes through the first alone.
     """
-    exact = x.to(at_least_float32(x)).square().sum(dim=-1, keepdim=True) / 2
+    exact = half_square(x)
     first = exact.to(x.dtype)
     if exact.dtype == x.dtype:
         return first

@@ -1,13 +1,12 @@
 """Positive random features, exp(ω x − ‖x‖²/2 − c), with their gradient."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_LOG2_E = math.log2(math.e)
+from skyformer.kernel import LOG2_E, half_square
 
 
 def query_features(x: Tensor, omega: Tensor) -> Tensor:
@@ -32,13 +31,13 @@ class _Features(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, omega: Tensor, mask: Tensor | None, whole: bool) -> Tensor:
-        exponent = (x * _LOG2_E) @ omega.mT
+        exponent = (x * LOG2_E) @ omega.mT
         if mask is not None:
             exponent.masked_fill_(~mask[:, None, :, None], -torch.inf)
         flat = exponent.flatten(2)[:, :, None] if whole else exponent
         largest, place = flat.max(dim=-1, keepdim=True)
         largest = largest.nan_to_num(neginf=0.0)  # an example without a token
-        features = exponent.sub_(x.square().sum(dim=-1, keepdim=True) * (_LOG2_E / 2) + largest).exp2_()
+        features = exponent.sub_(half_square(x) * LOG2_E + largest).exp2_()
         ctx.save_for_backward(x, omega, features, place)
         ctx.whole = whole
         return features

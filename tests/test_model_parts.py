@@ -1,12 +1,9 @@
 """Pooling and the head for two documents, against values worked out by hand."""
 
-from functools import partial
-
 import pytest
 import torch
 
-from skyformer.attention import SkyformerAttention, SoftmaxAttention
-from skyformer.encoder import Encoder
+from skyformer.attention import SoftmaxAttention
 from skyformer.head import ClassificationHead, pool
 from skyformer.model import SequenceClassifier
 
@@ -61,23 +58,3 @@ def test_pair_is_two_documents_through_one_encoder():
 def test_other_numbers_of_documents_are_refused():
     with pytest.raises(ValueError, match="num_documents=3 must be 1 or 2"):
         ClassificationHead(2, 8, 2, num_documents=3)
-
-
-def test_bucketed_lengths_compile_a_bounded_number_of_graphs():
-    """The first length, any length, any batch size; and one more for evaluation."""
-    graphs = []
-
-    def keep(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    encoder = Encoder(16, 128, partial(SkyformerAttention, num_landmarks=8), embed_dim=16, hidden_dim=16).train()
-    encoder.compile(backend=keep)
-    sizes = [(8, 100), (8, 90), (8, 128), (8, 33), (8, 60), (8, 9), (3, 60), (5, 44)]
-    for batch, length in sizes:
-        encoder(torch.zeros(batch, length, dtype=torch.int64), torch.ones(batch, length, dtype=torch.bool))
-    assert len(graphs) <= 3
-    encoder.eval()
-    for batch, length in sizes:
-        encoder(torch.zeros(batch, length, dtype=torch.int64), torch.ones(batch, length, dtype=torch.bool))
-    assert len(graphs) <= 5

@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -170,3 +171,23 @@ def test_one_cycle_refuses(total, warmup):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(ValueError, match=re.escape("steps")):
         LinearOneCycle(optimizer, total, warmup)
+
+
+def test_bucketed_lengths_compile_a_bounded_number_of_graphs():
+    """The first length, any length, any batch size; and one more for evaluation."""
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    encoder = Encoder(16, 128, partial(SkyformerAttention, num_landmarks=8), embed_dim=16, hidden_dim=16).train()
+    encoder.compile(backend=keep)
+    sizes = [(8, 100), (8, 90), (8, 128), (8, 33), (8, 60), (8, 9), (3, 60), (5, 44)]
+    for batch, length in sizes:
+        encoder(torch.zeros(batch, length, dtype=torch.int64), torch.ones(batch, length, dtype=torch.bool))
+    assert len(graphs) <= 3
+    encoder.eval()
+    for batch, length in sizes:
+        encoder(torch.zeros(batch, length, dtype=torch.int64), torch.ones(batch, length, dtype=torch.bool))
+    assert len(graphs) <= 5

@@ -105,8 +105,11 @@ class ReformerAttention(Attention):
         own, *others = (self._meet(code, order) for code in codes)
         # Padding sees padding, so that its softmax is finite too.
         bias = torch.where(own, 0.0, float("-inf")).to(logits.dtype)
-        for meetings in others[:1]:
-            bias -= sum(others[1:], meetings.to(bias.dtype)).log1p_()
+        if others:
+            meetings = others[0].to(bias.dtype)
+            for more in others[1:]:
+                meetings += more
+            bias -= meetings.log1p_()
         bias.diagonal(self.chunk_length, -2, -1).sub_(ITSELF)  # a chunk's own tokens are its last keys
         logits = logits + bias
         normaliser = logits.logsumexp(dim=-1, keepdim=True)
