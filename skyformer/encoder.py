@@ -12,6 +12,8 @@ from skyformer.attention import Attention
 from skyformer.dropout import Dropout, check_probability
 
 AttentionFactory = Callable[[int, int, int], Attention]
+# For torch.compile, which by itself draws landmarks from a generator of its own: another run than the eager one.
+COMPILE_OPTIONS = {"fallback_random": True}
 
 
 class Encoder(nn.Module):

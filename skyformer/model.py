@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from skyformer.encoder import AttentionFactory, Encoder
+from skyformer.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder
 from skyformer.head import ClassificationHead, Pooling
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -98,7 +98,7 @@ class SequenceClassifier(LightningModule):
     def configure_model(self) -> None:
         # In place, so that parameter names stay as they are; called again on a later stage, it does nothing new.
         if self.compile_encoder and self.encoder._compiled_call_impl is None:
-            self.encoder.compile()
+            self.encoder.compile(options=COMPILE_OPTIONS)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """Class scores `(B, classes)`.

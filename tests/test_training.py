@@ -95,7 +95,7 @@ def test_curves_hold_the_step_that_they_name(tmp_path, main, tiny_arguments):
 
 
 def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_arguments, monkeypatch):
-    monkeypatch.setattr(Encoder, "compile", lambda self: nn.Module.compile(self, backend="eager"))
+    monkeypatch.setattr(Encoder, "compile", lambda self, options: nn.Module.compile(self, backend="eager"))
     main(["fit", *tiny_arguments("listops", tmp_path, "trainer/compile")])
     with (tmp_path / "metrics.csv").open(newline="") as file:
         errors = [row["spectral_error/layer1"] for row in csv.DictReader(file) if row["val/loss"]]
@@ -104,12 +104,24 @@ def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_argum
 
 
 def test_compiled_run_trains_alike_and_its_checkpoint_fits_both(tmp_path, main, tiny_arguments, monkeypatch):
-    monkeypatch.setattr(Encoder, "compile", lambda self: nn.Module.compile(self, backend="eager"))
+    monkeypatch.setattr(Encoder, "compile", lambda self, options: nn.Module.compile(self, backend="eager"))
     compiled = main(["fit", *tiny_arguments("listops", tmp_path / "compiled", "trainer/compile")])
     eager = main(["fit", *tiny_arguments("listops", tmp_path / "eager")])
     for name, weight in eager.model.state_dict().items():
         torch.testing.assert_close(compiled.model.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
     main(["test", *tiny_arguments("listops", tmp_path / "compiled")])
+
+
+@pytest.mark.long
+def test_compiled_run_draws_what_an_eager_one_does(tmp_path, main, tiny_arguments):
+    """With the real compiler, landmarks and dropout included: every loss, to what sums in another order may differ."""
+    losses = []
+    for name, overlays in (("compiled", ["trainer/compile"]), ("eager", [])):
+        main(["fit", *tiny_arguments("listops", tmp_path / name, *overlays)])
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+    assert len(losses[0]) == 9
+    assert losses[0] == pytest.approx(losses[1], rel=2e-6)
 
 
 def test_progress_bar_in_a_terminal(tmp_path, main, tiny_arguments, monkeypatch):

@@ -12,7 +12,7 @@ from torch import Tensor
 from skyformer.attention import Attention
 from skyformer.benchmark.cases import Case
 from skyformer.benchmark.peers import make_peer
-from skyformer.encoder import Encoder, MultiHeadAttention
+from skyformer.encoder import COMPILE_OPTIONS, Encoder, MultiHeadAttention
 from skyformer.head import ClassificationHead
 
 VOCAB_SIZE, CLASSES = 256, 10
@@ -79,7 +79,7 @@ def _attention(case: Case) -> Attention:
 def _placed(module: Any, case: Case) -> Any:
     module = module.to(case.device).train()
     if case.compiled:
-        module.compile()
+        module.compile(options=COMPILE_OPTIONS)
     return module
 
 
