@@ -9,7 +9,8 @@ from datamodules.batches import BatchSizeError
 from datamodules.prepare_command import run_prepare
 from datamodules.prepared import PreparedDataError
 from skyformer.benchmark.command import run_benchmark
-from skyformer.cli import SkyformerCLI, say_errors
+from skyformer.cli import SkyformerCLI
+from skyformer.errors import say_errors
 from skyformer.report.command import run_report
 
 COMMANDS = {"prepare": run_prepare, "report": run_report, "benchmark": run_benchmark}  # beside LightningCLI's own

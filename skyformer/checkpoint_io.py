@@ -1,29 +1,86 @@
-"""Checkpoints that are whole or absent."""
+"""Checkpoints that are whole or absent, and that run no code."""
 
-import os
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from skyformer.files import write_whole
+
+LAST = "checkpoints/last.ckpt"
+PREVIOUS = "checkpoints/previous.ckpt"
+BEST = "checkpoints/best.ckpt"
+_FIELDS = {"config": str, "global_step": int, "state_dict": dict}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message names it and what to do."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames, so a crash or a full disk leaves the former file as it was.
+    """Writes beside the target and renames, so a crash or a full disk leaves the former file as it was; of `last.ckpt`
+    the former one is kept as `previous.ckpt`.
 
     Lightning's own writes to the system's temporary folder and moves from there, which across file systems is a copy
     that can be cut short.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        # In memory first: these models are a few MB, and torch's own writer does not say that a disk is full.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with open(partial, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        former = target.parent / Path(PREVIOUS).name if target.name == Path(LAST).name else None
+        write_whole(target, content.getbuffer(), former)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents, on the CPU; every byte is held against the checksums in it, and nothing is executed.
+
+    Raises:
+        CheckpointError: for a damaged file or one that this project did not write.
+    """
+    try:
+        _check_archive(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage shows in many ways: zip, pickle, end of file, memory
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read: {reason}. It is damaged or none; name another one with --ckpt_path "
+            "(last falls back by itself to the one before)."
+        ) from error
+    _check_contents(path, checkpoint)
+    return checkpoint
+
+
+def _check_archive(path: Path) -> None:
+    """torch reads a checkpoint without comparing the checksums that it wrote."""
+    with zipfile.ZipFile(path) as archive:
+        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+            raise ValueError("it holds compressed records, which torch does not write")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+
+
+def _check_contents(path: Path, checkpoint: Any) -> None:
+    def is_whole() -> bool:
+        return (
+            isinstance(checkpoint, dict)
+            and all(isinstance(checkpoint.get(name), kind) for name, kind in _FIELDS.items())
+            and all(isinstance(weight, torch.Tensor) for weight in checkpoint["state_dict"].values())
+            and isinstance(yaml.safe_load(checkpoint["config"]), dict)
+        )
+
+    try:
+        whole = is_whole()
+    except (yaml.YAMLError, RecursionError):
+        whole = False
+    if not whole:
+        raise CheckpointError(
+            f"checkpoint {path} was not written by this project's runs: it lacks a configuration, a step or weights. "
+            "Name another one with --ckpt_path."
+        )

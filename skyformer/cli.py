@@ -1,11 +1,8 @@
 """`fit`, `validate`, `test`, `predict`: LightningCLI with its traps closed."""
 
 import logging
-import signal
-import sys
+import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +10,16 @@ import yaml
 from jsonargparse import Namespace
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.plugins.io import CheckpointIO
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from skyformer import callbacks
-from skyformer.checkpoint_io import AtomicCheckpointIO
+from skyformer.checkpoint_io import AtomicCheckpointIO, CheckpointError
 from skyformer.loggers import CSVLogger, TensorBoardLogger
 from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
-from skyformer.runs import RunError, check_same_run, find_checkpoint, read_checkpoint, run_folder
-
-
-@contextmanager
-def say_errors(*errors: type[Exception]) -> Iterator[None]:
-    """Turn what stops a command into a message and an exit status.
-
-    Args:
-        errors: types of error, beside this package's, that a user can mend.
-
-    Raises:
-        SystemExit: 2 for a wrong argument, 1 for an error that a user can mend (both said on stderr), 130 and 143
-            after Ctrl-C and SIGTERM.
-    """
-    expected: tuple[type[Exception], ...] = (RunError, MisconfigurationException, *errors)
-    try:
-        yield
-    except expected as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    except SIGTERMException as error:  # outside training, where LastCheckpoint sees to it
-        raise SystemExit(128 + signal.SIGTERM) from error
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise SystemExit(128 + signal.SIGINT) from error
-        raise
-    except KeyboardInterrupt as error:
-        raise SystemExit(128 + signal.SIGINT) from error
+from skyformer.runs import RunError, check_same_run, find_checkpoint, read_or_fall_back, run_folder
 
 
 def _quieten() -> None:
@@ -121,6 +89,7 @@ class SkyformerCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(callbacks.LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(callbacks.BestCheckpoint, "best_checkpoint")
+        parser.add_lightning_class_args(callbacks.NonFiniteLoss, "non_finite_loss")
         parser.add_lightning_class_args(callbacks.PredictionWriter, "predictions")
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint after fit.")
         for size in ("vocab_size", "num_classes", "max_length", "num_documents"):
@@ -147,18 +116,32 @@ class SkyformerCLI(LightningCLI):
         if "verbose" in config:
             config.verbose = False  # TestResult and the progress bar say it in one line
         path = find_checkpoint(config.ckpt_path, folder, self.subcommand)
-        self.resume_step = 0
+        self.checkpoint: dict[str, Any] = {}
         if path is not None:
-            checkpoint = read_checkpoint(path)
-            check_same_run(path, checkpoint, plain, self.subcommand)
-            config.ckpt_path = str(path)
-            self.resume_step = checkpoint["global_step"]
+            path, self.checkpoint = read_or_fall_back(path, config.ckpt_path)
+            check_same_run(path, self.checkpoint, plain, self.subcommand)
+        config.ckpt_path = path and str(path)
 
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
         except ValueError as error:  # an argument of the right type whose value makes no sense
             raise RunError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except (RunError, CheckpointError):
+            raise
+        except Exception as error:
+            frames = traceback.walk_tb(error.__traceback__)
+            if not any(frame.f_code.co_name.startswith(("resume_", "restore_", "_restore_")) for frame, _ in frames):
+                raise
+            reason = " ".join(str(error).split())[:500]
+            raise CheckpointError(
+                f"checkpoint {self.config[subcommand].ckpt_path} does not fit this run ({type(error).__name__}: "
+                f"{reason}). Name another one with --ckpt_path, or start without one in another folder."
+            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         plugins = self._get(self.config_init, "trainer").get("plugins") or []
@@ -174,7 +157,8 @@ class SkyformerCLI(LightningCLI):
         if self.subcommand == "fit" and trainer.is_global_zero:
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger | CSVLogger):
-                    logger.start_at(self.resume_step)
+                    state = self.checkpoint.get("callbacks", {}).get("LastCheckpoint", {})
+                    logger.start_at(self.checkpoint.get("global_step", 0), state.get("evaluation_is_due", False))
         return trainer
 
     def before_fit(self) -> None:

@@ -4,12 +4,15 @@ The command line fills in `save_dir`; any other Lightning logger works too.
 """
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from skyformer.files import next_free, write_whole
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
@@ -26,7 +29,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         """Without the epoch, which Lightning adds to everything: runs are counted in steps."""
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
-    def start_at(self, step: int) -> None:
+    def start_at(self, step: int, evaluates_first: bool = False) -> None:
         """Hide what was logged from this step on: a resumed run logs it anew, a new run starts from nothing."""
         self._kwargs["purge_step"] = step
 
@@ -42,11 +45,24 @@ class CSVLogger(loggers.CSVLogger):
         super().__init__(save_dir, name="", version="")
         self._experiment: ExperimentWriter | None = None
 
-    def start_at(self, step: int) -> None:
-        """Set aside, as `metrics.<k>.csv`, what a run without a checkpoint logged, if this one starts from nothing."""
+    def start_at(self, step: int, evaluates_first: bool = False) -> None:
+        """Leave out what a run that resumes at this step logs anew, and a row that was cut short. What a run without a
+        checkpoint logged is set aside, as `metrics.<k>.csv`, if this one starts from nothing.
+
+        Args:
+            step: optimiser steps that are done.
+            evaluates_first: whether the dev evaluation after the last of them comes anew.
+        """
         path = Path(self.log_dir, "metrics.csv")
-        if step == 0 and path.exists():
-            path.rename(path.with_name(f"metrics.{1 + len(list(path.parent.glob('metrics.*.csv')))}.csv"))
+        if not path.exists():
+            return
+        if step == 0:
+            path.rename(next_free(path.parent, "metrics", ".csv"))
+            return
+        header, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) or [""]
+        names = next(csv.reader([header]), [])
+        kept = [line for line in lines if _stays(line, names, step, evaluates_first)]
+        write_whole(path, "".join([header, *kept]))
 
     @property
     @rank_zero_experiment
@@ -56,6 +72,15 @@ class CSVLogger(loggers.CSVLogger):
         return self._experiment
 
 
+def _stays(line: str, names: list[str], step: int, evaluates_first: bool) -> bool:
+    row = dict(zip(names, next(csv.reader([line]), []), strict=False))
+    if not line.endswith("\n") or len(row) != len(names) or not row.get("step", "").isdigit():
+        return False
+    if int(row["step"]) == step - 1:  # the step's own row is in the checkpoint
+        return not row.get("train/loss") and not (evaluates_first and row.get("val/loss"))
+    return int(row["step"]) < step
+
+
 class _AppendingWriter(ExperimentWriter):
     def _check_log_dir_exists(self) -> None:
         """Keep what is there, and its columns."""
@@ -63,3 +88,13 @@ class _AppendingWriter(ExperimentWriter):
         if path.exists():
             with path.open(newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Whole or not at all; Lightning's own would lose the log if it were killed here."""
+        path = Path(self.metrics_file_path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=fieldnames)
+        writer.writeheader()
+        with path.open(newline="") as file:
+            writer.writerows(csv.DictReader(file))
+        write_whole(path, text.getvalue())

@@ -38,7 +38,7 @@ class Prediction(NamedTuple):
 class SequenceClassifier(LightningModule):
     """Classifies token sequences with one encoder, whatever the attention.
 
-    Curves named `train/…` are of this process's share of the batch, `val/…` and `test/…` of all examples.
+    Curves named `train/…` are of a step's batch on all processes, `val/…` and `test/…` of all examples.
 
     A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64, and `position
     (B, N)` int64 or None. Where an example is two documents, tokens and mask are `(B, 2, N)`.
@@ -119,8 +119,9 @@ class SequenceClassifier(LightningModule):
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         scores = self._scores(batch)
         loss = F.cross_entropy(scores, batch.label)
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/accuracy", (scores.argmax(dim=-1) == batch.label).float().mean())
+        # Each process has the same number of examples, so the mean of their means is that of all.
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("train/accuracy", (scores.argmax(dim=-1) == batch.label).float().mean(), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Any, batch_index: int) -> Tensor:

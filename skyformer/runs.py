@@ -3,14 +3,17 @@
 A run lives in `runs/<task>/<backend>/seed<k>` unless the user names another folder.
 """
 
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from skyformer.callbacks.checkpoints import BEST, LAST
+from skyformer.checkpoint_io import BEST, LAST, PREVIOUS, CheckpointError, read_checkpoint
+from skyformer.files import next_free
 
 
 class RunError(RuntimeError):
@@ -29,6 +32,7 @@ FREE_ON_RESUME = (
     "data.init_args.eval_batch_size",
     "last_checkpoint",
     "best_checkpoint",
+    "non_finite_loss",
     "predictions",
     "model.compile",
     "trainer.accelerator",
@@ -76,7 +80,7 @@ def run_folder(config: Mapping[str, Any]) -> Path:
     """The folder of a run with this configuration (that of a subcommand, as plain dicts)."""
     named = config["trainer"].get("default_root_dir")
     if named:
-        return Path(named)
+        return Path(named).expanduser()
     return Path("runs", task_name(config), backend_name(config), f"seed{config['seed_everything']}")
 
 
@@ -92,15 +96,23 @@ def backend_name(config: Mapping[str, Any]) -> str:
 
 
 def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | None:
-    """The file that `--ckpt_path` means: a path, `last` or `best` of the run's folder; `best` by default but for fit.
+    """The file that `--ckpt_path` means; None to start from nothing.
+
+    A path; `last` or `best` of the run's folder, `best` by default but for fit; `auto`, for fit: `last` where there is
+    a run, so that one command starts it and goes on with it.
 
     Raises:
         RunError: when it is not there, or when a new fit would write over a run.
     """
+    has_run = any((folder / name).exists() for name in (LAST, PREVIOUS, BEST))
     if subcommand == "fit":
-        _check_not_written_over(named, folder)
+        if named == "auto":
+            named = "last" if has_run else None
+        _check_not_written_over(named, folder, has_run)
         if named is None:
             return None
+    if named == "last" and not (folder / LAST).exists() and (folder / PREVIOUS).exists():
+        return folder / PREVIOUS  # stopped while one took the other's place
     path = {None: folder / BEST, "best": folder / BEST, "last": folder / LAST}.get(named, Path(named or ""))
     if path.is_file():
         return path
@@ -110,31 +122,39 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
     raise RunError(f"no checkpoint {path}. {fix}")
 
 
-def _check_not_written_over(named: str | None, folder: Path) -> None:
-    """Refuse to start in the folder of a run, from nothing or from another run's checkpoint."""
-    held = [path for path in (folder / LAST, folder / BEST) if path.exists()]
-    checkpoints = (folder / LAST).parent.resolve()
-    own = named in ("last", "best") or (named is not None and Path(named).resolve().parent == checkpoints)
-    if held and not own:
-        raise RunError(
-            f"{folder} already holds a run ({held[0]}). Add --ckpt_path last to go on with it, or "
-            "--trainer.default_root_dir <folder> to start another."
-        )
+def read_or_fall_back(path: Path, named: str | None) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint at `path`, or, where `--ckpt_path last` or `auto` named it and it is damaged, the one before.
 
+    A damaged one is set aside as `last.damaged.<k>.ckpt`, lest it take the place of the one before.
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents, on the CPU; nothing in it is executed.
+    Returns:
+        Where it was read from, and its contents.
 
     Raises:
-        RunError: for a damaged file or one that this project did not write.
+        CheckpointError: when none can be read.
     """
+    previous = path.parent / Path(PREVIOUS).name
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows in many ways: zip, pickle, end of file, memory
-        raise RunError(f"checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(checkpoint, dict) or "config" not in checkpoint:
-        raise RunError(f"checkpoint {path} was not written by this project's runs: it holds no configuration")
-    return checkpoint
+        return path, read_checkpoint(path)
+    except CheckpointError as error:
+        if named not in ("last", "auto") or path == previous or not previous.exists():
+            raise
+        checkpoint = read_checkpoint(previous)
+        with suppress(FileNotFoundError):  # another process of this run was first
+            os.replace(path, next_free(path.parent, "last.damaged", ".ckpt"))
+        print(f"{error}\nGoing on from the one before, {previous}, step {checkpoint['global_step']:,}.", flush=True)
+        return previous, checkpoint
+
+
+def _check_not_written_over(named: str | None, folder: Path, has_run: bool) -> None:
+    """Refuse to start in the folder of a run, from nothing or from another run's checkpoint."""
+    checkpoints = (folder / LAST).parent
+    own = named in ("last", "best") or (named is not None and Path(named).resolve().parent == checkpoints.resolve())
+    if has_run and not own:
+        raise RunError(
+            f"{folder} already holds a run ({checkpoints}). Add --ckpt_path last to go on with it, or "
+            "--trainer.default_root_dir <folder> to start another."
+        )
 
 
 def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[str, Any], subcommand: str) -> None:
@@ -159,6 +179,35 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
             else "Use the configuration that the run was trained with: its folder holds config.yaml."
         )
         raise RunError("\n".join([f"checkpoint {path} belongs to another configuration:", *lines, fix]))
+
+
+def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_processes: int, fits: bool) -> None:
+    """Refuse to go on with other data or another number of processes; warn of other data in an evaluation.
+
+    Args:
+        checkpoint: contents of the checkpoint.
+        data_hash: of the prepared data at hand; None where it has none.
+        num_processes: of this run.
+        fits: whether the run goes on training.
+
+    Raises:
+        RunError: with both values.
+    """
+    before, processes = checkpoint.get("data_hash"), checkpoint.get("num_processes")
+    if before != data_hash:
+        text = f"the data differs from what the checkpoint was trained on: hash {data_hash} now, {before} then"
+        if fits:
+            raise RunError(f"{text}. Set data.data_dir or data.source as they were, or start another run.")
+        rank_zero_warn(f"{text}; the result is of the data at hand.", category=DataWarning)
+    if fits and processes != num_processes:
+        raise RunError(
+            f"the checkpoint is of a run of {processes} process(es), this one has {num_processes}: batches and random "
+            "numbers would differ. Use as many (trainer.devices, trainer.num_nodes), or start another run."
+        )
+
+
+class DataWarning(UserWarning):
+    """An evaluation on other data than a user may think."""
 
 
 def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:

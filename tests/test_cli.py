@@ -31,7 +31,7 @@ def trained(tmp_path_factory, main, tiny_arguments) -> Path:
 
 def test_run_folder_holds_everything(trained):
     assert {path.name for path in trained.iterdir()} >= {"config.yaml", "result.json", "checkpoints", "metrics.csv"}
-    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     result = json.loads((trained / "result.json").read_text())
     assert result["test/examples"] == 13
     assert 0 < result["chance"] < 1

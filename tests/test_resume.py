@@ -146,7 +146,9 @@ def test_moved_run_remembers_its_best_score(tmp_path, main, tiny_arguments):
     (tmp_path / "here").rename(tmp_path / "there")
     path = tmp_path / "there/checkpoints/last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["callbacks"]["BestCheckpoint"]["best_model_score"] = torch.tensor(2.0)
+    state = checkpoint["callbacks"]["BestCheckpoint"]
+    state["best_model_score"] = torch.tensor(2.0)
+    state["best_k_models"] = dict.fromkeys(state["best_k_models"], torch.tensor(2.0))
     torch.save(checkpoint, path)
     best = (tmp_path / "there/checkpoints/best.ckpt").read_bytes()
     main(["fit", *tiny_arguments("listops", tmp_path / "there"), "--ckpt_path=last"])

@@ -1,8 +1,9 @@
 """What every run does beside training: checkpoints, seeds, records, curves, pictures."""
 
-from skyformer.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from skyformer.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, TopCheckpoints
 from skyformer.callbacks.health import LandmarkHealth
 from skyformer.callbacks.images import ImageSheet
+from skyformer.callbacks.non_finite import NonFiniteLoss
 from skyformer.callbacks.predictions import PredictionWriter
 from skyformer.callbacks.progress import StepProgressBar
 from skyformer.callbacks.records import RunConfig, TestResult
@@ -14,10 +15,12 @@ __all__ = [
     "ImageSheet",
     "LandmarkHealth",
     "LastCheckpoint",
+    "NonFiniteLoss",
     "PredictionWriter",
     "RunConfig",
     "StepProgressBar",
     "StepSeed",
     "TestResult",
     "Throughput",
+    "TopCheckpoints",
 ]

@@ -1,7 +1,8 @@
-"""The two checkpoints of a run: the last one, to resume from, and the best one, to test."""
+"""The checkpoints of a run: the last one, to resume from, and the best ones, to test."""
 
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -10,9 +11,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-LAST = "checkpoints/last.ckpt"
-BEST = "checkpoints/best.ckpt"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from skyformer import slurm
+from skyformer.checkpoint_io import BEST, LAST
 
 
 class LastCheckpoint(Checkpoint):
@@ -20,33 +20,44 @@ class LastCheckpoint(Checkpoint):
 
     It is written every so many optimiser steps, before each dev evaluation, at the end of training, and after the step
     during which Ctrl-C or SIGTERM came; the program then exits with 130 or 143, the codes by which a scheduler knows. A
-    second Ctrl-C stops at once, without a checkpoint. A run that stopped before an evaluation was over resumes with it.
+    second Ctrl-C stops at once, without a checkpoint. In a SLURM job, SIGUSR1 does the same and queues the job again. A
+    run that stopped before an evaluation was over resumes with it.
 
     Args:
         every_n_train_steps: optimiser steps between checkpoints, positive.
+        every_n_minutes: minutes between checkpoints, in addition; by the first process's clock.
     """
 
-    def __init__(self, every_n_train_steps: int = 500) -> None:
+    def __init__(self, every_n_train_steps: int = 500, every_n_minutes: float | None = None) -> None:
         if every_n_train_steps < 1:
             raise ValueError(f"last_checkpoint.every_n_train_steps={every_n_train_steps} must be at least 1")
+        if every_n_minutes is not None and not every_n_minutes > 0:
+            raise ValueError(f"last_checkpoint.every_n_minutes={every_n_minutes} must be above 0")
         self.every_n_train_steps = every_n_train_steps
+        self.every_n_minutes = every_n_minutes
         self.signal: int | None = None
         self._saved_step = 0
+        self._saved_at = time.monotonic()
         self._evaluation_is_due = False
+        self._to_log: dict[str, float] = {}
         self._former: dict[int, Any] = {}  # signal handlers to restore; filled while training
 
     def state_dict(self) -> dict[str, Any]:
-        return {"evaluation_is_due": self._evaluation_is_due}
+        return {"evaluation_is_due": self._evaluation_is_due, "to_log": self._to_log}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._evaluation_is_due = state_dict["evaluation_is_due"]
+        self._to_log = state_dict["to_log"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+            numbers = [signal.SIGINT, signal.SIGTERM, *slurm.requeue_signals()]
+            self._former = {number: signal.signal(number, self._receive) for number in numbers}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers if self._to_log else []:
+            logger.log_metrics(self._to_log, step=trainer.global_step - 1)
         if self._evaluation_is_due:
             # As Lightning's loop does after a step; on a resume it would go on to the next step.
             self._evaluation_is_due = False
@@ -66,8 +77,12 @@ class LastCheckpoint(Checkpoint):
         stop = self._must_stop(trainer)
         self._evaluation_is_due = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
         enough = trainer.global_step - self._saved_step >= self.every_n_train_steps
-        enough = enough or trainer.global_step == trainer.max_steps
+        enough = enough or trainer.global_step == trainer.max_steps or self._minutes_are_over(trainer)
         if stop or enough or self._evaluation_is_due:
+            # The loggers get this step's numbers after the callbacks, so a run that is killed in between has lost them.
+            connector = trainer._logger_connector
+            numbers = connector.metrics["log"] if connector.should_update_logs else {}
+            self._to_log = {name: float(value) for name, value in numbers.items()}
             self._save(trainer)
         self._evaluation_is_due = False
         if stop:
@@ -101,8 +116,17 @@ class LastCheckpoint(Checkpoint):
         """Whether a signal came, to this process or another one of the run."""
         return trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
 
+    def _minutes_are_over(self, trainer: Trainer) -> bool:
+        if self.every_n_minutes is None:
+            return False
+        over = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+        return trainer.strategy.broadcast(over)  # clocks of several processes differ
+
     def _save(self, trainer: Trainer) -> None:
         self._saved_step = trainer.global_step
+        self._saved_at = time.monotonic()
+        for logger in trainer.loggers:
+            logger.save()  # what they still hold would be lost with the process
         # "weights_only" here means: leave the optimiser and the loops out.
         trainer.save_checkpoint(f"{trainer.default_root_dir}/{LAST}", weights_only=False)
 
@@ -110,6 +134,8 @@ class LastCheckpoint(Checkpoint):
         number = self.signal or signal.SIGTERM
         path = f"{trainer.default_root_dir}/{LAST}"
         _say(f"Stopped at step {self._saved_step:,}. Go on with --ckpt_path last; it is in\n{path}")
+        if number in slurm.requeue_signals() and trainer.is_global_zero:
+            _say(slurm.requeue())
         raise SystemExit(128 + number)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -125,7 +151,35 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class _InRunFolder(ModelCheckpoint):
+    """Files with names of their own in `checkpoints/` of the run's folder, wherever that is moved."""
+
+    def __init__(self, monitor: str, mode: str, filename: str, save_top_k: int) -> None:
+        super().__init__(
+            monitor=monitor, mode=mode, filename=filename, save_top_k=save_top_k, enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )  # fmt: skip
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = str(Path(trainer.default_root_dir, BEST).parent)
+        super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best scores also where the run's folder has moved; Lightning would forget them."""
+        moved = {name: self._here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path")}
+        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": scores})
+
+    def _here(self, path: str) -> str:
+        return path and str(Path(self.dirpath, Path(path).name))
+
+    @property
+    def state_key(self) -> str:
+        """The same whatever the settings, so that a resumed run finds its best scores so far."""
+        return type(self).__name__
+
+
+class BestCheckpoint(_InRunFolder):
     """Keeps `checkpoints/best.ckpt` in the run's folder: the one with the best metric on the dev set.
 
     Args:
@@ -136,23 +190,23 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(
         self, monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy", mode: Literal["max", "min"] = "max"
     ) -> None:
-        super().__init__(
-            monitor=monitor, mode=mode, filename="best", save_top_k=1, enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )  # fmt: skip
+        super().__init__(monitor, mode, filename="best", save_top_k=1)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.dirpath = str(Path(trainer.default_root_dir, BEST).parent)
-        super().setup(trainer, pl_module, stage)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best score also where the run's folder has moved; Lightning would forget it."""
-        best = str(Path(self.dirpath, Path(BEST).name))
-        here = {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
-        scores = dict.fromkeys(state_dict["best_k_models"] and [best], state_dict["best_model_score"])
-        super().load_state_dict({**state_dict, **here, "best_k_models": scores})
+class TopCheckpoints(_InRunFolder):
+    """Keeps `checkpoints/top-step<n>.ckpt` of the dev evaluations with the best metric, beside `best.ckpt`.
 
-    @property
-    def state_key(self) -> str:
-        """The same whatever the settings, so that a resumed run finds its best score so far."""
-        return "BestCheckpoint"
+    Args:
+        save_top_k: how many, at least 1.
+        monitor, mode: as in `BestCheckpoint`.
+    """
+
+    def __init__(
+        self,
+        save_top_k: int,
+        monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy",
+        mode: Literal["max", "min"] = "max",
+    ) -> None:
+        if save_top_k < 1:
+            raise ValueError(f"save_top_k={save_top_k} must be at least 1")
+        super().__init__(monitor, mode, filename="top-step{step}", save_top_k=save_top_k)

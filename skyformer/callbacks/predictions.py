@@ -1,6 +1,7 @@
 """Writes what `predict` finds."""
 
 import csv
+import io
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+
+from skyformer.files import write_whole
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -35,10 +38,8 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         share = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = Path(trainer.default_root_dir, f"predictions{share}.{self.format}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         columns = _columns(predictions, trainer.datamodule)
-        write = _write_csv if self.format == "csv" else _write_parquet
-        write(path, columns)
+        write_whole(path, _as_csv(columns) if self.format == "csv" else _as_parquet(columns))
         print(f"Wrote {path}")
 
 
@@ -55,16 +56,19 @@ def _columns(predictions: Sequence[Any], datamodule: Any) -> dict[str, list[Any]
     }
 
 
-def _write_csv(path: Path, columns: dict[str, list[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            writer.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in row)
+def _as_csv(columns: dict[str, list[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        writer.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in row)
+    return text.getvalue()
 
 
-def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
+def _as_parquet(columns: dict[str, list[Any]]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    content = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), content)
+    return content.getvalue()

@@ -1,6 +1,7 @@
-"""What remains of a run: its configuration, final metrics beside hyper-parameters, the result."""
+"""What remains of a run: its configuration, what it was made with, final metrics, the result."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import yaml
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from skyformer.callbacks.checkpoints import LAST
+from skyformer.checkpoint_io import LAST, PREVIOUS
+from skyformer.files import next_free, write_whole
 from skyformer.loggers import TensorBoardLogger
+from skyformer.record import make_record
+from skyformer.runs import check_same_data
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes `config.yaml` into the run's folder when training starts, the same into every checkpoint, and
-    TensorBoard's hyper-parameters with the final metrics after training.
+    """Writes `config.yaml` and `record.json` into the run's folder when training starts, configuration, data hash and
+    number of processes into every checkpoint, and TensorBoard's hyper-parameters with the final metrics after training.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -23,17 +27,24 @@ class RunConfig(SaveConfigCallback):
         config = self.config.clone()
         config.ckpt_path = None
         self.text = self.parser.dump(config, skip_unset=False, skip_validation=True)
+        self.data_hash = getattr(trainer.datamodule, "data_hash", None)
         if stage == "fit" and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / self.config_filename
-            if path.exists() and (folder / LAST).exists():  # a resumed run: what it began with stays beside
-                number = 1 + len(list(folder.glob("config.*.yaml")))
-                path.rename(folder / f"config.{number}.yaml")
-            path.write_text(self.text)
+            resumed = (folder / LAST).exists() or (folder / PREVIOUS).exists()
+            _write_config(folder / self.config_filename, self.text, resumed)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            record = make_record(self.config.seed_everything, self.data_hash, trainer.world_size, trainer.global_step)
+            _add_record(Path(trainer.default_root_dir, "record.json"), record)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.text
+        checkpoint["data_hash"] = self.data_hash
+        checkpoint["num_processes"] = trainer.world_size
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        check_same_data(checkpoint, self.data_hash, trainer.world_size, trainer.state.fn == "fit")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         config = yaml.safe_load(self.text)
@@ -50,6 +61,24 @@ class RunConfig(SaveConfigCallback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and metrics:
                 logger.log_hyperparams(hparams, metrics, trainer.global_step)
+
+
+def _write_config(path: Path, text: str, resumed: bool) -> None:
+    """What a resumed run began with, if it was something else, stays beside as `config.1.yaml`."""
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text and resumed:
+        path.rename(next_free(path.parent, path.stem, path.suffix))
+    write_whole(path, text)
+
+
+def _add_record(path: Path, record: dict[str, Any]) -> None:
+    """One record for each time that the run was started or resumed, in their order."""
+    records = []
+    with suppress(OSError, ValueError):  # none yet, or damaged: then it stays beside
+        records = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(records, list) or (path.exists() and not records):
+        path.rename(next_free(path.parent, path.stem, path.suffix))
+        records = []
+    write_whole(path, json.dumps([*records, record], indent=2) + "\n")
 
 
 class TestResult(Callback):
@@ -88,6 +117,4 @@ class TestResult(Callback):
                 f"Test accuracy {accuracy:.2%} on {examples:,} examples; "
                 f"always guessing the most frequent label gives {result['chance']:.2%}."
             )
-            path = Path(trainer.default_root_dir, "result.json")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(result, indent=2) + "\n")
+            write_whole(Path(trainer.default_root_dir, "result.json"), json.dumps(result, indent=2) + "\n")

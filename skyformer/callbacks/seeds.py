@@ -16,6 +16,11 @@ class StepSeed(Callback):
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        sequence = np.random.SeedSequence([seed, trainer.current_epoch, batch_idx, trainer.global_rank])
-        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+        seed_step(trainer, batch_idx)
+
+
+def seed_step(trainer: Trainer, batch_idx: int) -> None:
+    """Seed torch for this batch of the epoch under way."""
+    seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+    sequence = np.random.SeedSequence([seed, trainer.current_epoch, batch_idx, trainer.global_rank])
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
