@@ -14,7 +14,7 @@ from skyformer.files import write_whole
 LAST = "checkpoints/last.ckpt"
 PREVIOUS = "checkpoints/previous.ckpt"
 BEST = "checkpoints/best.ckpt"
-_FIELDS = {"config": str, "global_step": int, "state_dict": dict}
+_FIELDS = {"config": str, "global_step": int, "state_dict": dict, "loops": dict, "callbacks": dict}
 
 
 class CheckpointError(RuntimeError):
@@ -72,6 +72,8 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
             isinstance(checkpoint, dict)
             and all(isinstance(checkpoint.get(name), kind) for name, kind in _FIELDS.items())
             and all(isinstance(weight, torch.Tensor) for weight in checkpoint["state_dict"].values())
+            and isinstance(checkpoint["callbacks"].get("LastCheckpoint"), dict)
+            and {"evaluation_is_due", "to_log"} <= checkpoint["callbacks"]["LastCheckpoint"].keys()
             and isinstance(yaml.safe_load(checkpoint["config"]), dict)
         )
 
@@ -81,6 +83,6 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
         whole = False
     if not whole:
         raise CheckpointError(
-            f"checkpoint {path} was not written by this project's runs: it lacks a configuration, a step or weights. "
-            "Name another one with --ckpt_path."
+            f"checkpoint {path} was not written by this project's runs: it lacks configuration, step, weights or "
+            "state. Name another one with --ckpt_path."
         )

@@ -157,8 +157,11 @@ class SkyformerCLI(LightningCLI):
         if self.subcommand == "fit" and trainer.is_global_zero:
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger | CSVLogger):
-                    state = self.checkpoint.get("callbacks", {}).get("LastCheckpoint", {})
-                    logger.start_at(self.checkpoint.get("global_step", 0), state.get("evaluation_is_due", False))
+                    if self.checkpoint:
+                        state = self.checkpoint["callbacks"]["LastCheckpoint"]
+                        logger.start_at(self.checkpoint["global_step"], state["evaluation_is_due"])
+                    else:
+                        logger.start_at(0)
         return trainer
 
     def before_fit(self) -> None:

@@ -1,6 +1,8 @@
 """Files that are whole or absent."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -17,6 +19,11 @@ def write_whole(path: Path, content: bytes | memoryview | str, former: Path | No
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
+    with naming(path):
+        _write_and_rename(partial, path, content, former)
+
+
+def _write_and_rename(partial: Path, path: Path, content: bytes | memoryview | str, former: Path | None) -> None:
     try:
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -25,11 +32,18 @@ def write_whole(path: Path, content: bytes | memoryview | str, former: Path | No
         if former and path.exists():
             os.replace(path, former)
         os.replace(partial, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a failed write does not say where
-        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system name this file: a write that fails does not say where."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def next_free(folder: Path, stem: str, suffix: str) -> Path:

@@ -12,7 +12,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from skyformer.files import next_free, write_whole
+from skyformer.files import naming, next_free, write_whole
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
@@ -88,6 +88,10 @@ class _AppendingWriter(ExperimentWriter):
         if path.exists():
             with path.open(newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])
+
+    def save(self) -> None:
+        with naming(Path(self.metrics_file_path)):
+            super().save()
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """Whole or not at all; Lightning's own would lose the log if it were killed here."""

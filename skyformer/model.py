@@ -1,6 +1,7 @@
 """The LightningModule: encoder, head, loss, metrics, optimiser and schedule."""
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -94,6 +95,16 @@ class SequenceClassifier(LightningModule):
         self.scheduler_factory = lr_scheduler
         self.compile_encoder = compile
         self.metrics = nn.ModuleDict({split: _metrics(num_classes) for split in ("val", "test")})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SequenceClassifier":
+        """For callbacks that average weights. The factories, which hold no state, are shared: those that come from YAML
+        cannot be copied.
+        """
+        memo |= {id(factory): factory for factory in (self.optimizer_factory, self.scheduler_factory)}
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        state: Any = self.__getstate__()
+        copied.__dict__.update(deepcopy(state, memo))
+        return copied
 
     def configure_model(self) -> None:
         # In place, so that parameter names stay as they are; called again on a later stage, it does nothing new.

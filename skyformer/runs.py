@@ -104,11 +104,13 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
     Raises:
         RunError: when it is not there, or when a new fit would write over a run.
     """
-    has_run = any((folder / name).exists() for name in (LAST, PREVIOUS, BEST))
+    goes_on = any((folder / name).exists() for name in (LAST, PREVIOUS))
     if subcommand == "fit":
         if named == "auto":
-            named = "last" if has_run else None
-        _check_not_written_over(named, folder, has_run)
+            if not goes_on:  # best.ckpt may be there, from before the first one to resume from; it will come anew
+                return None
+            named = "last"
+        _check_not_written_over(named, folder, goes_on or (folder / BEST).exists())
         if named is None:
             return None
     if named == "last" and not (folder / LAST).exists() and (folder / PREVIOUS).exists():

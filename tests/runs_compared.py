@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-NOT_OF_THE_RUN = ("config", "hyper_parameters", "datamodule_hyper_parameters")  # hold its folder and its loaders
+# The first three hold the run's folder and its loaders; the loops count what was begun, not only what was done.
+NOT_OF_THE_RUN = ("config", "hyper_parameters", "datamodule_hyper_parameters", "loops")
 
-# Evaluations that were begun, which a repeated one adds to, and a score that the next evaluation sets: neither is read.
-NOT_READ = (".val_loop.batch_progress.", "Checkpoint.current_score", "Checkpoints.current_score")
+NOT_READ = ("Checkpoint.current_score", "Checkpoints.current_score")  # set by an evaluation before it is read
 
 
 def rows(folder: Path) -> list[str]:

@@ -14,10 +14,12 @@ class StopAt(Callback):
         step: number of finished optimiser steps.
         name: of the signal.
         in_evaluation: whether to wait for the second batch of the evaluation.
+        rank: of the process that it comes to.
     """
 
-    def __init__(self, step: int, name: str = "SIGKILL", in_evaluation: bool = False) -> None:
+    def __init__(self, step: int, name: str = "SIGKILL", in_evaluation: bool = False, rank: int = 0) -> None:
         self.step = step
+        self.rank = rank
         self.name = name
         self.in_evaluation = in_evaluation
 
@@ -30,7 +32,7 @@ class StopAt(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self.step and not self.in_evaluation:
+        if trainer.global_step == self.step and not self.in_evaluation and trainer.global_rank == self.rank:
             os.kill(os.getpid(), signal.Signals[self.name])
 
 

@@ -155,6 +155,18 @@ def test_moved_run_remembers_its_best_score(tmp_path, main, tiny_arguments):
     assert (tmp_path / "there/checkpoints/best.ckpt").read_bytes() == best
 
 
+def test_best_checkpoint_of_a_repeated_evaluation_goes_on_alike(tmp_path, main, tiny_arguments):
+    """SIGKILL in the evaluation after step 3; both runs then go on from their best checkpoint, that of step 3."""
+    extra = ["--trainer.max_steps=5", "--trainer.val_check_interval=3"]
+    killed, whole = ([*tiny_arguments("listops", tmp_path / name), *extra] for name in ("killed", "whole"))
+    assert run_process([*killed, STOP, "--trainer.callbacks.step=3", "--trainer.callbacks.in_evaluation=true"]) == -9
+    main(["fit", *killed, "--ckpt_path=last"])
+    main(["fit", *whole])
+    for arguments in (killed, whole):
+        main(["fit", *arguments, "--ckpt_path=best"])
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", from_step=3)
+
+
 def test_resumed_run_s_configuration_tests_the_best_checkpoint(tmp_path, main, tiny_arguments):
     stop = ["--trainer.callbacks.step=4", "--trainer.callbacks.name=SIGTERM"]
     with pytest.raises(SystemExit):

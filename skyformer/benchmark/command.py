@@ -16,6 +16,7 @@ from skyformer.benchmark.cases import Case, Part, Precision, cases_of
 from skyformer.benchmark.peers import PEER_OF
 from skyformer.benchmark.results import print_table, write_csv
 from skyformer.benchmark.worker import ERROR
+from skyformer.files import write_whole
 from skyformer.runs import RunError
 
 TEXT, IMAGE = "4x4096", "16x1024"
@@ -76,7 +77,7 @@ def _write(rows: list[dict[str, Any]], output: Path) -> None:
     if torch.cuda.is_available():
         machine["gpu"] = torch.cuda.get_device_name()
     text = json.dumps({"machine": machine, "rows": rows}, indent=1)
-    (output / "benchmark.json").write_text(text + "\n", encoding="utf-8")
+    write_whole(output / "benchmark.json", text + "\n")
     write_csv(rows, output / "benchmark.csv")
 
 

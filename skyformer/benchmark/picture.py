@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from skyformer.report.style import new_figure, place, style_of
+from skyformer.report.style import new_figure, place, save_picture, style_of
 
 Row = dict[str, Any]
 
@@ -37,4 +37,4 @@ def draw_scaling(rows: Sequence[Row], path: Path) -> None:
             )  # fmt: skip
         panel.set(xlabel="tokens N", ylabel=f"{'time' if unit == 's' else 'peak memory'} an example ({unit})")
         panel.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_picture(figure, path)

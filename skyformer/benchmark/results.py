@@ -1,12 +1,15 @@
 """The rows of a benchmark as a table on the screen and as CSV."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from skyformer.files import write_whole
 
 Row = dict[str, Any]
 
@@ -46,7 +49,8 @@ def _cells(row: Row) -> list[str]:
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """All fields of all rows."""
     fields = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fields)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())

@@ -2,8 +2,8 @@
 
 import signal
 import threading
-import time
 from pathlib import Path
+from time import monotonic
 from types import FrameType
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_minutes = every_n_minutes
         self.signal: int | None = None
         self._saved_step = 0
-        self._saved_at = time.monotonic()
+        self._saved_at = monotonic()
         self._evaluation_is_due = False
         self._to_log: dict[str, float] = {}
         self._former: dict[int, Any] = {}  # signal handlers to restore; filled while training
@@ -119,12 +119,12 @@ class LastCheckpoint(Checkpoint):
     def _minutes_are_over(self, trainer: Trainer) -> bool:
         if self.every_n_minutes is None:
             return False
-        over = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
+        over = monotonic() - self._saved_at >= 60 * self.every_n_minutes
         return trainer.strategy.broadcast(over)  # clocks of several processes differ
 
     def _save(self, trainer: Trainer) -> None:
         self._saved_step = trainer.global_step
-        self._saved_at = time.monotonic()
+        self._saved_at = monotonic()
         for logger in trainer.loggers:
             logger.save()  # what they still hold would be lost with the process
         # "weights_only" here means: leave the optimiser and the loops out.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from skyformer.files import write_whole
 from skyformer.report.curves import BEGINNING, WINDOW, draw_loss_curves, training_table
 from skyformer.report.markdown import markdown_table
 from skyformer.report.read import find_runs
@@ -22,14 +23,13 @@ def run_report(args: list[str]) -> None:
     config = _parser().parse_args(args)
     runs = find_runs(Path(folder) for folder in config.runs)
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
     losses = f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps."
     parts = [f"{losses} Memory: peak of the process.\n"]
     for task in sorted({run.task for run in runs}):
         parts.append(f"## {task}\n\n{markdown_table(training_table(runs, task))}")
     text = "\n".join(parts)
     print(text)
-    (output / "training.md").write_text(text, encoding="utf-8")
+    write_whole(output / "training.md", text)
     draw_loss_curves(runs, output / "loss_curves.png")
     print(f"{output}/training.md, {output}/loss_curves.png")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from skyformer.report.read import Run
-from skyformer.report.style import new_figure, place, style_of
+from skyformer.report.style import new_figure, place, save_picture, style_of
 
 BEGINNING, WINDOW = 10, 30  # steps
 
@@ -26,7 +26,7 @@ def draw_loss_curves(runs: Sequence[Run], path: Path) -> None:
         label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
-    figure.savefig(path, dpi=150)
+    save_picture(figure, path)
 
 
 def running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:

@@ -1,8 +1,11 @@
 """How a method looks in every picture: name, colour, line."""
 
+import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from skyformer.files import write_whole
 from skyformer.runs import RunError
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; where two methods share a hue, the line differs.
@@ -57,3 +60,10 @@ def new_figure(panels: int, width: float, height: float) -> tuple[Any, Any]:
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def save_picture(figure: Any, path: Path) -> None:
+    """As PNG, at 150 dots an inch."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_whole(path, content.getvalue())
