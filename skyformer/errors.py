@@ -27,7 +27,8 @@ _FIXES = {
     errno.EEXIST: "Name a folder; a part of this path is a file",
     errno.EISDIR: "Name a file; this is a folder",
 }
-# What gloo and NCCL say when the process at the other end is gone.
+# What gloo and NCCL say when a process cannot be reached, and when it is gone.
+_UNREACHABLE = ("connectFullMesh", "timed out connecting", "Connection refused")
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Timed out waiting")
 
 
@@ -78,6 +79,11 @@ def _say_system_error(error: OSError) -> str:
 
 def _say_unknown(error: Exception) -> str:
     said = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and any(text in said for text in _UNREACHABLE):
+        return (
+            f"the processes of this run do not reach each other ({said[:200]}). Between machines, set "
+            "GLOO_SOCKET_IFNAME, or NCCL_SOCKET_IFNAME for GPUs, to the network interface that joins them."
+        )
     if isinstance(error, RuntimeError) and any(text in said for text in _LOST_PEER):
         return f"another process of this run is gone ({said[:200]}); see what it said. {GO_ON}"
     if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:

@@ -52,7 +52,7 @@ def _leaves(value: Any, place: str, folder: str) -> Iterator[tuple[str, Any]]:
 
 def assert_same_run(one: Path, other: Path) -> None:
     """Logs, last and best checkpoint."""
-    assert rows(one) == rows(other)
+    assert rows(one) == rows(other), sorted(set(rows(one)) ^ set(rows(other)))
     for name in ("last.ckpt", "best.ckpt"):
         mine, theirs = contents(one, name), contents(other, name)
         assert mine.keys() == theirs.keys()

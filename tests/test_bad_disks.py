@@ -126,11 +126,11 @@ def test_spaces_and_letters_of_other_alphabets(whole, tmp_path, main, tiny_argum
     with pytest.raises(SystemExit):
         main(["fit", *arguments, *stop])
     main(["fit", *arguments, "--ckpt_path=last"])
+    assert_same_run(folder, whole[0])
     main(["test", f"--config={folder}/config.yaml"])
     main(["predict", f"--config={folder}/config.yaml"])
     assert (folder / "predictions.csv").exists()
     assert (folder / "result.json").exists()
-    assert_same_run(folder, whole[0])
 
 
 def test_picture_that_cannot_be_written(tmp_path, main, capsys, tiny_arguments):

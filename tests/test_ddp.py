@@ -74,6 +74,14 @@ def test_process_that_dies_ends_the_run_with_a_message(tmp_path, tiny_arguments)
     assert not list((tmp_path / "run").rglob("*.partial"))
 
 
+def test_error_in_the_first_process_alone_ends_all(tmp_path, tiny_arguments):
+    """Only it prepares data; the others wait for it."""
+    missing = [f"--data.init_args.data_dir={tmp_path}/data", f"--data.init_args.source={tmp_path}/nothing"]
+    done = run_processes("text", 2, tmp_path / "run", tiny_arguments, *missing)
+    assert done.returncode == 1
+    assert f"error: {tmp_path}/nothing" in done.stderr
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_infinite_loss_in_one_process_stops_all(rank, tmp_path, tiny_arguments):
     poisoned = [
@@ -115,7 +123,7 @@ def test_resume_with_another_number_of_processes_is_refused(tmp_path, main, caps
 
 def test_two_nodes_as_the_readme_says(tmp_path, main, tiny_arguments):
     """Two torchrun agents on this machine, with the README's command and a tiny task in place of the whole one."""
-    (line,) = re.findall(r"^torchrun --nnodes.*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    (line,) = re.findall(r"^torchrun --nnodes.*\\\n.*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         variables = {"MAIN_NODE": "127.0.0.1", "PORT": str(free.getsockname()[1])}
