@@ -60,6 +60,9 @@ class CSVLogger(loggers.CSVLogger):
             path.rename(next_free(path.parent, "metrics", ".csv"))
             return
         header, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) or [""]
+        if not header.endswith("\n"):  # killed while it was written
+            path.unlink()
+            return
         names = next(csv.reader([header]), [])
         kept = [line for line in lines if _stays(line, names, step, evaluates_first)]
         write_whole(path, "".join([header, *kept]))
