@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from datamodules.batches import Batch, EvalBatches, TrainBatches
 from datamodules.collate import DroppedZeroBatches, SplitBatches
 from datamodules.examples import as_it_is
-from datamodules.prepared import PreparedDataError, folder_name, load
+from datamodules.layout import Layout
+from datamodules.prepared import PreparedDataError, data_hash, folder_name, load, verify
 from datamodules.protocol import Protocol
 from datamodules.writing import RawSplits, prepare
 
@@ -64,7 +65,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         for name, (value, least) in minima.items():
             if value < least:
                 raise ValueError(f"data.{name}={value} must be at least {least}")
-        self.data_dir = Path(data_dir).expanduser()
+        self.data_dir = _usable(data_dir)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
@@ -98,12 +99,40 @@ class SequenceDataModule(LightningDataModule, ABC):
         """Where the prepared arrays lie."""
         return self.data_dir / folder_name(self.task, self.settings)
 
+    @property
+    def layout(self) -> Layout:
+        """What the arrays of this task, with these settings, can hold."""
+        is_image = self.image_side > 0
+        return Layout(
+            num_documents=self.num_documents,
+            num_classes=self.num_classes,
+            max_length=self.max_length,
+            fixed_length=is_image,
+            lowest_token=0 if is_image or self.first_id else 1,  # 0 is padding then
+            highest_token=self.vocab_size - 1 - self.first_id,
+        )
+
+    @property
+    def data_hash(self) -> str:
+        """16 hexadecimal digits that name what the prepared folder holds, the same wherever it lies.
+
+        Raises:
+            PreparedDataError: when it is not prepared.
+        """
+        return data_hash(self.folder)
+
     def prepare_data(self) -> None:
+        """Prepare the folder unless it is there, and compare its checksums.
+
+        Raises:
+            PreparedDataError: when it cannot be made, or when what is there has changed since.
+        """
         try:
             source = self.source_sizes()
         except (PreparedDataError, OSError):  # nothing is there; if the folder isn't either, reading says so
             source = {}
         prepare(self.data_dir, self.task, self.settings, self.raw_splits, self.expected_bytes, source)
+        verify(self.folder)
 
     def setup(self, stage: str) -> None:
         for split in ("train", "dev", "test"):
@@ -111,7 +140,7 @@ class SequenceDataModule(LightningDataModule, ABC):
                 self.splits[split] = self._load(split)
 
     def _load(self, split: str) -> SplitBatches:
-        arrays = load(self.folder, self.settings, self.dev_split if split == "dev" else split)
+        arrays = load(self.folder, self.settings, self.dev_split if split == "dev" else split, self.layout)
         if self.image_side and self.protocol.zero_is_padding:
             return DroppedZeroBatches(arrays)
         return SplitBatches(
@@ -149,7 +178,12 @@ class SequenceDataModule(LightningDataModule, ABC):
         return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.resume_at = (state_dict["epoch"], state_dict["batch"])
+        """Raises ValueError for a place that these batches do not have."""
+        epoch, batch = state_dict["epoch"], state_dict["batch"]
+        count = len(TrainBatches(self.splits["train"].lengths, self.batch_size, 0, *self._rank()))
+        if not (isinstance(epoch, int) and isinstance(batch, int) and epoch >= 0 and 0 <= batch <= count):
+            raise ValueError(f"batch {batch!r} of epoch {epoch!r} is none of the {count:,} of an epoch")
+        self.resume_at = (epoch, batch)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         size = self.published_dev_size if self.protocol.published_dev_size else None
@@ -182,3 +216,13 @@ class SequenceDataModule(LightningDataModule, ABC):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+
+def _usable(data_dir: str) -> Path:
+    try:
+        path = Path(data_dir).expanduser()
+        if b"\0" in os.fsencode(path):
+            raise ValueError("a NUL in it")
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"data.data_dir={data_dir!r} can be no folder ({error}); name another one") from error
+    return path

@@ -177,7 +177,7 @@ def _with_progress(
 def progress_bar(counter: ProgressColumn) -> Progress:
     """Description, bar, what is done of how much, time gone and left."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # it can hold the name of a file
         BarColumn(),
         counter,
         TimeElapsedColumn(),

@@ -17,7 +17,7 @@ from datamodules.grey import GREY, Grey
 from datamodules.pictures import read_picture
 from datamodules.prepared import PreparedDataError
 from datamodules.protocol import OURS, Protocol
-from datamodules.sources import cut_dev, reading, sizes_of, source_name, source_path
+from datamodules.sources import cut_dev, damaged, reading, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
 
 SIDE = 32
@@ -117,10 +117,13 @@ class Image(SequenceDataModule):
         """torchvision's data set, fetched unless it is named; its checksums are compared before anything is read."""
         root = self.data_dir / "downloads" if self.source is None else source_path(self.source)
         try:
-            return CIFAR10(root, train=split == "train")
+            with reading(root):
+                return CIFAR10(root, train=split == "train")
+        except PreparedDataError:
+            raise
         except RuntimeError as error:
             if self.source is not None:
-                raise PreparedDataError(f"{root / CIFAR10.base_folder} is incomplete or damaged: {error}") from error
+                raise damaged(root / CIFAR10.base_folder, f"incomplete or damaged ({error})") from error
         fetch(CIFAR10.url, root / CIFAR10.filename, "md5", CIFAR10.tgz_md5)
         with FileLock(root / f".{CIFAR10.base_folder}.lock"):  # another setting may unpack it too
             return CIFAR10(root, train=split == "train", download=True)
@@ -128,7 +131,8 @@ class Image(SequenceDataModule):
 
 def _list_files(folder: Path) -> list[tuple[Path, int]]:
     """Every picture below `folder` with its class."""
-    classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    with reading(folder):
+        classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
     names = [path.name for path in classes]
     if names not in (list(Image.class_names), [str(label) for label in range(Image.num_classes)]):
         raise PreparedDataError(
@@ -139,7 +143,7 @@ def _list_files(folder: Path) -> list[tuple[Path, int]]:
     for label, kind in enumerate(classes):
         found = [(path, label) for path in sorted(kind.glob("[!.]*")) if path.suffix.lower() in FILES]
         if not found:
-            raise PreparedDataError(f"{kind} has no picture ({', '.join(FILES)})")
+            raise damaged(kind, f"no picture ({', '.join(FILES)})")
         pictures += found
     return pictures
 

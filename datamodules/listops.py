@@ -11,9 +11,8 @@ from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, packed
 from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression, longest_expression
-from datamodules.prepared import PreparedDataError
 from datamodules.protocol import OURS, Protocol
-from datamodules.sources import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
+from datamodules.sources import damaged, find_in_release, read_label, read_rows, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
 
 HEADER = [b"Source", b"Target"]
@@ -128,9 +127,8 @@ class ListOps(SequenceDataModule):
         for where, (source, target) in read_rows(path, 2, f"Reading ListOps, {split:>5}", header=HEADER):
             tokens = self._with_or_without_brackets(tokenize(where, source))
             if not 0 < len(tokens) < self.bounds["max_length"]:
-                raise PreparedDataError(
-                    f"{where}: {len(tokens)} tokens, expected 1 ... {self.bounds['max_length'] - 1} (data.max_length)"
-                )
+                expected = f"1 ... {self.bounds['max_length'] - 1} (data.max_length)"
+                raise damaged(where, f"{len(tokens)} tokens, expected {expected}")
             yield Example((tokens,), read_label(where, target, self.num_classes), where.rpartition("/")[2])
 
     def _with_or_without_brackets(self, tokens: np.ndarray) -> np.ndarray:
@@ -146,4 +144,5 @@ def tokenize(where: str, source: bytes) -> np.ndarray:
     try:
         return np.array([_IDS[word] for word in source.split() if word not in (b"(", b")")], dtype=np.uint8)
     except KeyError as error:
-        raise PreparedDataError(f"{where}: {error.args[0].decode(errors='backslashreplace')!r} is no token") from error
+        word = error.args[0][:100].decode(errors="backslashreplace")
+        raise damaged(where, f"{word!r} is no token") from error

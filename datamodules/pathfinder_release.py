@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -9,11 +10,13 @@ import numpy as np
 import torch
 
 from datamodules.examples import Example, Skipped
+from datamodules.files import PreparedDataError, read_whole
 from datamodules.pictures import read_picture
-from datamodules.prepared import PreparedDataError
-from datamodules.sources import read_label, reading
+from datamodules.sources import damaged, read_label, reading
 
 FOLDER = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
+LIMIT = 1 << 26  # bytes of a metadata file; the release's have some 100,000
+LONGEST_NAME = 1_000  # letters
 SplitRule = Literal["lra", "s4"]
 
 
@@ -32,39 +35,42 @@ def list_pictures(folder: Path) -> list[Listed]:
     """
     files = sorted((folder / "metadata").glob("[!.]*.npy"), key=lambda path: path.stem.zfill(9))  # 2 before 10
     if not files:
-        raise PreparedDataError(f"{folder / 'metadata'} has no .npy file; is data.level right?")
+        raise PreparedDataError(f"{folder / 'metadata'} has no .npy file; is data.level right, and data.source?")
     return [picture for path in files for picture in _read_metadata(path)]
 
 
 def _read_metadata(path: Path) -> Iterator[Listed]:
     """Columns: folder, file, number, label, then how it was drawn; as text (the release) or as an array of strings."""
     with reading(path):
-        data = path.read_bytes()
+        data = read_whole(path, LIMIT)
     is_array = data.startswith(b"\x93NUMPY")
-    rows = _array_rows(path) if is_array else [line.split() for line in data.decode(errors="replace").splitlines()]
+    lines = [] if is_array else data.decode(errors="replace").splitlines()
+    rows = _array_rows(path, data) if is_array else [line.split() for line in lines]
     if not any(rows):
-        raise PreparedDataError(f"{path} lists no picture")
+        raise damaged(path, "it lists no picture")
     for number, row in enumerate(rows, start=1):
         where = f"{path}:{number}"
         if not row:
             continue
         if len(row) < 4:
-            raise PreparedDataError(f"{where}: {len(row)} columns, expected folder, file, number and label at least")
+            raise damaged(where, f"{len(row)} columns, expected folder, file, number and label at least")
         name = PurePosixPath(row[0], row[1])
+        if not name.parts or len(str(name)) > LONGEST_NAME:
+            raise damaged(where, f"no name of a picture: {str(name)[:100]!r}")
         if name.is_absolute() or ".." in name.parts:
-            raise PreparedDataError(f"{where}: {name} lies outside {path.parent.parent}")
+            raise damaged(where, f"{name} lies outside {path.parent.parent}")
         yield Listed(str(name), read_label(where, row[3], 2))
 
 
-def _array_rows(path: Path) -> list[list[str]]:
+def _array_rows(path: Path, data: bytes) -> list[list[str]]:
     try:
-        array = np.load(path, allow_pickle=False).astype(str)
+        array = np.load(BytesIO(data), allow_pickle=False).astype(str)
         if array.itemsize and (np.ascontiguousarray(array).view(np.uint32) > sys.maxunicode).any():
             raise ValueError("not Unicode")  # Python would break on it much later
     except Exception as error:  # damage shows in many ways; an array of objects is refused
-        raise PreparedDataError(f"{path}: not an array of strings or numbers ({type(error).__name__})") from error
+        raise damaged(path, f"not an array of strings or numbers ({type(error).__name__})") from error
     if array.ndim != 2:
-        raise PreparedDataError(f"{path}: an array of shape {array.shape}, expected a row a picture")
+        raise damaged(path, f"an array of shape {array.shape}, expected a row a picture")
     return array.tolist()
 
 

@@ -8,9 +8,11 @@ import numpy as np
 from PIL import Image
 
 from datamodules.examples import Skipped
-from datamodules.prepared import PreparedDataError
-from datamodules.sources import reading
+from datamodules.files import PreparedDataError, read_whole
+from datamodules.sources import damaged, reading
 
+FORMATS = ("PNG", "JPEG")  # alone: Pillow runs Ghostscript on what is PostScript inside, whatever its name
+LIMIT = 1 << 24  # bytes of a file, far more than so few pixels take
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow cuts off what is deeper
 
 
@@ -22,7 +24,7 @@ def read_picture(path: Path, side: int, mode: Literal["L", "RGB"]) -> np.ndarray
     """
     try:
         with reading(path):
-            data = path.read_bytes()
+            data = read_whole(path, LIMIT)
     except PreparedDataError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise  # a moment's trouble must not leave it out for good
@@ -32,10 +34,10 @@ def read_picture(path: Path, side: int, mode: Literal["L", "RGB"]) -> np.ndarray
     if not data:
         return Skipped(f"{path}: empty file")
     try:
-        with Image.open(BytesIO(data)) as picture:
+        with Image.open(BytesIO(data), formats=FORMATS) as picture:
             if picture.size != (side, side):
                 width, height = picture.size
-                raise PreparedDataError(f"{path}: a picture of {width}×{height} pixels, expected {side}×{side}")
+                raise damaged(path, f"a picture of {width}×{height} pixels, expected {side}×{side}")
             if picture.mode not in EIGHT_BITS:
                 return Skipped(f"{path}: pixels of kind {picture.mode}, expected eight bits")
             return np.asarray(picture.convert(mode))

@@ -1,5 +1,6 @@
 """`python run.py prepare --config configs/<task>.yaml`: make a task's data without training."""
 
+import os
 import time
 from typing import Any
 
@@ -15,6 +16,7 @@ _OTHERS = (
     "ckpt_path",
     "last_checkpoint",
     "model",
+    "non_finite_loss",
     "predictions",
     "seed_everything",
     "test_after_fit",
@@ -40,7 +42,7 @@ def run_prepare(args: list[str]) -> SequenceDataModule:
         data: SequenceDataModule = parser.instantiate(config).data
     except ValueError as error:  # an argument of the right type whose value makes no sense
         raise PreparedDataError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
-    there = (data.folder / "meta.json").exists()
+    there = os.path.exists(data.folder / "meta.json")  # Path's own raises where it may not look
     start = time.perf_counter()
     data.prepare_data()
     seconds = time.perf_counter() - start

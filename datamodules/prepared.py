@@ -7,64 +7,22 @@ Its name carries a hash of the settings, so two settings never share a folder. `
 
 import hashlib
 import json
+import os
+import reprlib
+import stat
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from datamodules.files import REMAKE, PreparedDataError, read_whole, unreadable
+from datamodules.layout import Layout, layout_fault
+from datamodules.meta import DTYPES, check_meta, parse_meta
+from datamodules.split import Split, map_split
 
 FORMAT_VERSION = 2
-DTYPES = {"tokens": "uint8", "offsets": "int64", "labels": "uint8"}
-REMAKE = "Remove the folder; the next run makes it anew."
-
-
-class PreparedDataError(RuntimeError):
-    """Data cannot be prepared or used; the message names the file and what to do."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split, memory-mapped.
-
-    Attributes:
-        tokens: `(total,)` uint8.
-        offsets: `(documents + 1,)` int64; document i is `tokens[offsets[i]:offsets[i + 1]]`.
-        labels: `(examples,)` uint8; an example has one document, or two that follow each other.
-        names_path: the examples' names, a line each; None where their place in the split is their name.
-    """
-
-    tokens: np.ndarray
-    offsets: np.ndarray
-    labels: np.ndarray
-    names_path: Path | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def num_documents(self) -> int:
-        """Documents an example."""
-        return (len(self.offsets) - 1) // len(self.labels)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """`(examples, num_documents)` int64."""
-        return np.diff(self.offsets).reshape(len(self), self.num_documents)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Another process maps the files again, in place of a copy of what is in them."""
-        arrays = (self.tokens, self.offsets, self.labels)
-        paths = [array.filename for array in arrays if isinstance(array, np.memmap)]
-        return (_map, (paths, self.names_path)) if paths else (Split, (*arrays, self.names_path))
-
-    def names(self) -> list[str]:
-        """What each example is called, after its place in the source."""
-        if self.names_path is None:
-            return [str(number) for number in range(len(self))]
-        return self.names_path.read_text(encoding="utf-8").splitlines()
+META_LIMIT = 1 << 26  # bytes; thousands of skipped examples have less
 
 
 def folder_name(task: str, settings: Mapping[str, Any]) -> str:
@@ -73,44 +31,51 @@ def folder_name(task: str, settings: Mapping[str, Any]) -> str:
     return f"{task}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def load(folder: Path, settings: Mapping[str, Any], split: str) -> Split:
-    """Map one split of a prepared folder; the files' sizes are checked, not their checksums (see `verify`).
+def load(folder: Path, settings: Mapping[str, Any], split: str, layout: Layout) -> Split:
+    """Map one split of a prepared folder; what a task cannot have written is refused, whoever made the folder.
+
+    Checksums are not compared (see `verify`).
 
     Raises:
-        PreparedDataError: for a folder that is missing, of another version or settings, or with a file cut short.
+        PreparedDataError: for a folder that is missing, of another version or settings, with a file cut short, or with
+            arrays that do not fit each other or the task.
     """
     meta = read_meta(folder)
     if meta["settings"] != json.loads(json.dumps(settings)):
-        raise PreparedDataError(f"{folder / 'meta.json'} was made with other settings: {meta['settings']}. {REMAKE}")
+        found = reprlib.repr(meta["settings"])
+        raise PreparedDataError(f"{folder / 'meta.json'} was made with other settings: {found}. {REMAKE}")
     files = meta["splits"].get(split)
-    if files is None or not DTYPES.keys() <= files.keys():
+    if files is None:
         raise PreparedDataError(f"{folder / 'meta.json'} does not describe split {split!r}. {REMAKE}")
     for name, expected in files.items():
-        _check_size(_path(folder, split, name), expected["bytes"])
+        _check_file(folder, _path(folder, split, name), expected["bytes"])
     paths = [_path(folder, split, name) for name in DTYPES]
-    return _map(paths, _path(folder, split, "names") if "names" in files else None)
-
-
-def _map(paths: list[Any], names_path: Path | None) -> Split:
-    """From the paths of tokens, offsets and labels."""
-    tokens, offsets, labels = (np.memmap(path, dtype, "r") for path, dtype in zip(paths, DTYPES.values(), strict=True))
-    return Split(tokens, offsets, labels, names_path)
+    loaded = map_split(paths, _path(folder, split, "names") if "names" in files else None)
+    loaded.refuse(layout_fault(loaded.tokens, loaded.offsets, loaded.labels, layout))
+    loaded.names()
+    return loaded
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The folder's `meta.json`, checked for its version.
+    """The folder's `meta.json`, checked for its version and its fields.
 
     Raises:
-        PreparedDataError: when it is missing, damaged or of another version.
+        PreparedDataError: when it is missing, damaged, of another version, or says what none of this version can say.
     """
     path = folder / "meta.json"
     try:
-        meta = json.loads(path.read_text())
+        _check_inside(folder, path)
+        meta = parse_meta(read_whole(path, META_LIMIT))
     except (OSError, ValueError) as error:
-        raise PreparedDataError(f"{path} cannot be read ({error}). {REMAKE}") from error
+        raise unreadable(path, error) from error
     version = meta.get("format") if isinstance(meta, dict) else None
-    if version != FORMAT_VERSION or not {"settings", "source", "splits", "skipped"} <= meta.keys():
-        raise PreparedDataError(f"{path} has format {version!r}, this version reads {FORMAT_VERSION}. {REMAKE}")
+    if type(version) is not int or version != FORMAT_VERSION:
+        found = reprlib.repr(version)
+        raise PreparedDataError(f"{path} has format {found}, this version reads {FORMAT_VERSION}. {REMAKE}")
+    try:
+        check_meta(meta)
+    except ValueError as error:
+        raise PreparedDataError(f"{path}: {error}. {REMAKE}") from error
     return meta
 
 
@@ -125,18 +90,33 @@ def verify(folder: Path) -> int:
     """
     files = list(_files(folder, read_meta(folder)))
     for path, expected in files:
-        _check_size(path, expected["bytes"])
+        _check_file(folder, path, expected["bytes"])
     with ThreadPoolExecutor() as pool:
         digests = pool.map(lambda file: sha256_of(file[0]), files)
         for (path, expected), digest in zip(files, digests, strict=True):
             if digest != expected["sha256"]:
-                raise PreparedDataError(f"{path} has sha256 {digest}, it was {expected['sha256']} when made. {REMAKE}")
+                before = f"{expected['sha256']} when made (see meta.json)"
+                raise PreparedDataError(f"{path} has sha256 {digest}, it was {before}. {REMAKE}")
     return len(files)
 
 
+def data_hash(folder: Path) -> str:
+    """16 hexadecimal digits that name what the splits hold, the same wherever the folder lies; from `meta.json` alone.
+
+    Raises:
+        PreparedDataError: as `read_meta`.
+    """
+    splits = read_meta(folder)["splits"]
+    lines = (f"{split} {name} {file['sha256']}\n" for split, files in splits.items() for name, file in files.items())
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _files(folder: Path, meta: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -154,10 +134,21 @@ def _path(folder: Path, split: str, name: str) -> Path:
     return folder / split / file_name(name)
 
 
-def _check_size(path: Path, expected: int) -> None:
+def _check_file(folder: Path, path: Path, expected: int) -> None:
+    """Refuse what is no regular file of this size, and a link that leads out of the folder."""
     found = None
-    with suppress(OSError):
-        found = path.stat().st_size
+    try:
+        _check_inside(folder, path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            status = path.stat()
+            found = status.st_size if stat.S_ISREG(status.st_mode) else None
+    except OSError as error:
+        raise unreadable(path, error) from error
     if found != expected:
         what = "nothing" if found is None else f"{found:,} bytes"
-        raise PreparedDataError(f"{path} should have {expected:,} bytes, found {what}. {REMAKE}")
+        raise PreparedDataError(f"{path} should have {expected:,} bytes, found {what} (see meta.json). {REMAKE}")
+
+
+def _check_inside(folder: Path, path: Path) -> None:
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise PreparedDataError(f"{path} is a link to a place outside the folder. {REMAKE}")

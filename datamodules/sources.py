@@ -9,9 +9,10 @@ import numpy as np
 from rich.progress import DownloadColumn
 
 from datamodules.examples import progress_bar
-from datamodules.prepared import PreparedDataError
+from datamodules.files import PreparedDataError, open_regular, printable
 
 _LABEL = re.compile(r"([0-9]{1,9})(?:\.0*)?")
+LONGEST_LINE = 1 << 26  # bytes; a row of Retrieval holds two whole papers
 RELEASE = "the Long Range Arena release (https://storage.googleapis.com/long-range-arena/lra_release.gz)"
 
 
@@ -24,9 +25,17 @@ def source_path(source: str) -> Path:
     try:
         path = Path(source).expanduser().resolve()
         path.exists()  # refuses a name that is too long, or a folder that may not be read
-    except (RuntimeError, OSError) as error:
-        raise PreparedDataError(f"data.source={source}: {getattr(error, 'strerror', None) or error}") from error
+    except (RuntimeError, OSError, ValueError) as error:  # the last for a NUL, or half a character
+        reason = getattr(error, "strerror", None) or error
+        raise PreparedDataError(f"data.source={source}: {reason}. Name a file or folder that can be read.") from error
     return path
+
+
+def damaged(where: Path | str, what: str) -> PreparedDataError:
+    """The error that says where a source is not what it should be, and what to do."""
+    return PreparedDataError(
+        f"{where}: {printable(what)}. Fetch or unpack it anew, or set data.source to a whole copy."
+    )
 
 
 def source_name(source: str | None) -> str | None:
@@ -76,24 +85,27 @@ def read_rows(
     Raises:
         PreparedDataError: for a row with another number of columns, another header, or a file that cannot be read.
     """
-    with reading(path), path.open("rb") as file, progress_bar(DownloadColumn()) as progress:
+    with reading(path), open_regular(path) as file, progress_bar(DownloadColumn()) as progress:
         bar = progress.add_task(description, total=path.stat().st_size)
         number, line = 0, b"\n"
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
             progress.update(bar, advance=len(line))
             columns = line.rstrip(b"\r\n").split(b"\t")
             where = f"{path}:{number}"
+            if len(line) > LONGEST_LINE:
+                raise damaged(where, f"more than {LONGEST_LINE:,} bytes in a line")
             if header and number == 1:
                 if columns != header:
-                    raise PreparedDataError(f"{where}: expected the header {b' '.join(header).decode()}")
+                    raise damaged(where, f"expected the header {b' '.join(header).decode()}")
                 continue
             if len(columns) != num_columns:
-                raise PreparedDataError(f"{where}: {len(columns)} tab-separated columns, expected {num_columns}")
+                raise damaged(where, f"{len(columns)} tab-separated columns, expected {num_columns}")
             yield where, columns
         if number <= (1 if header else 0):
-            raise PreparedDataError(f"{path} has no example")
+            raise damaged(path, "no example")
         if not line.endswith(b"\n"):
-            progress.console.print(f"{path}:{number}: the last row has no line end; is the file whole?", soft_wrap=True)
+            said = f"{path}:{number}: the last row has no line end; is the file whole?"
+            progress.console.print(said, soft_wrap=True, markup=False, emoji=False)
 
 
 def read_label(where: str, text: str | bytes, num_classes: int) -> int:
@@ -105,7 +117,7 @@ def read_label(where: str, text: str | bytes, num_classes: int) -> int:
     shown = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
     found = _LABEL.fullmatch(shown)
     if not found or int(found[1]) >= num_classes:
-        raise PreparedDataError(f"{where}: label {shown!r} is none of 0 ... {num_classes - 1}")
+        raise damaged(where, f"label {shown[:100]!r} is none of 0 ... {num_classes - 1}")
     return int(found[1])
 
 

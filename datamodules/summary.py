@@ -17,7 +17,7 @@ def print_summary(data: SequenceDataModule, seconds: float | None) -> None:
         data: the task.
         seconds: that preparing took; None where it was there already.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # a path is no markup
     files = [file for split in read_meta(data.folder)["splits"].values() for file in split.values()]
     size = sum(file["bytes"] for file in files) / 1e6
     how = "was there already" if seconds is None else f"made in {seconds:,.1f} s"

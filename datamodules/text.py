@@ -2,10 +2,8 @@
 
 import re
 import tarfile
-import zlib
 from collections.abc import Callable
 from functools import partial
-from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,16 @@ from rich.progress import DownloadColumn
 from datamodules.base import SequenceDataModule
 from datamodules.download import fetch
 from datamodules.examples import Example, Skipped, make_examples, progress_bar
+from datamodules.files import PreparedDataError, open_regular
 from datamodules.generate import check_at_least_one, check_seed
-from datamodules.prepared import PreparedDataError
 from datamodules.protocol import OURS, Protocol
-from datamodules.sources import cut_dev, reading, sizes_of, source_name, source_path
+from datamodules.sources import cut_dev, damaged, reading, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 CLASSES = ("neg", "pos")
-_REVIEW = re.compile(r"(?:^|/)((?:train|test)/(?:neg|pos)/[^/.][^/]*\.txt)$")
+_REVIEW = re.compile(r"(?:^|/)((?:train|test)/(?:neg|pos)/[^/.][^/]*\.txt)\Z")
 Read = Callable[[str], bytes]
 
 
@@ -96,7 +94,7 @@ class Text(SequenceDataModule):
 
     def raw_splits(self) -> RawSplits:
         names, read = self._open_reviews()
-        make = partial(_make_example, read, self.max_bytes)
+        make = partial(_make_example, read)
         train = [name for name in names if name.startswith("train/")]
         parts = {"train": train}
         if self.dev_size:
@@ -111,11 +109,12 @@ class Text(SequenceDataModule):
             source = fetch(URL, self.data_dir / "downloads" / URL.rpartition("/")[2], "sha256", SHA256)
         else:
             source = source_path(self.source)
-        names, read = _open_archive(source) if source.is_file() else _open_folder(source)
+        names, read = (_open_archive if source.is_file() else _open_folder)(source, self.max_bytes)
         for split in ("train", "test"):
             for kind in CLASSES:
                 if not any(name.startswith(f"{split}/{kind}/") for name in names):
-                    raise PreparedDataError(f"{source} has no review {split}/{kind}/*.txt; it should be aclImdb, whole")
+                    what = f"{source} has no review {split}/{kind}/*.txt"
+                    raise PreparedDataError(f"{what}; data.source={self.source} should be aclImdb, whole")
         return sorted(names, key=_order), read
 
 
@@ -123,38 +122,44 @@ def _root(folder: Path) -> Path:
     return folder / "aclImdb" if (folder / "aclImdb").is_dir() else folder
 
 
-def _open_folder(folder: Path) -> tuple[list[str], Read]:
+def _open_folder(folder: Path, max_bytes: int) -> tuple[list[str], Read]:
     root = _root(folder)
 
     def read(name: str) -> bytes:
-        with reading(root / name):
-            return (root / name).read_bytes()
+        with reading(root / name), open_regular(root / name) as file:
+            return file.read(max_bytes)
 
     names = (path.relative_to(root).as_posix() for path in root.glob("t*/*/*.txt"))
     return [name for name in names if _REVIEW.search(name)], read
 
 
-def _open_archive(path: Path) -> tuple[list[str], Read]:
-    """All reviews in memory (65 MB): a compressed archive is read from front to back. Nothing is unpacked to disk."""
+def _open_archive(path: Path, max_bytes: int) -> tuple[list[str], Read]:
+    """All reviews in memory (65 MB): a compressed archive is read from front to back. Nothing is unpacked to disk.
+
+    Of each review only the first `max_bytes` are read, since an archive can claim, or hold, any number.
+    """
     reviews = {}
     try:
         with reading(path), path.open("rb") as file, progress_bar(DownloadColumn()) as progress:
             bar = progress.add_task(f"Reading {path.name}", total=path.stat().st_size)
             with tarfile.open(fileobj=file, mode="r:*") as archive:
                 for member in archive:
+                    if member.size < 0:  # the next one would be one before, for ever
+                        raise tarfile.ReadError(f"a size of {member.size}")
                     found = _REVIEW.search(member.name)
                     is_review = found and (member.isfile() or member.islnk())  # a link to an equal one before it
                     content = archive.extractfile(member) if is_review else None
                     if found and content:
                         if found[1] in reviews:
-                            raise PreparedDataError(f"{path} holds two reviews {found[1]}")
-                        reviews[found[1]] = content.read()
+                            raise damaged(path, f"two reviews {found[1]}")
+                        reviews[found[1]] = content.read(max_bytes)
                         progress.update(bar, completed=file.tell())
                 _check_end(archive)
-    except (tarfile.TarError, EOFError, LZMAError, zlib.error) as error:
-        raise PreparedDataError(
-            f"{path} is damaged or no tar archive ({error}). Fetch it again, or set data.source to a folder."
-        ) from error
+    except PreparedDataError:
+        raise
+    except Exception as error:  # damage shows in many ways
+        reason = str(error) or type(error).__name__
+        raise damaged(path, f"damaged, or no tar archive ({reason})") from error
     return list(reviews), reviews.__getitem__
 
 
@@ -180,8 +185,8 @@ def _label(name: str) -> int:
     return CLASSES.index(name.split("/")[1])
 
 
-def _make_example(read: Read, max_bytes: int, name: str) -> Example | Skipped:
-    content = read(name)[:max_bytes]
+def _make_example(read: Read, name: str) -> Example | Skipped:
+    content = read(name)
     if not content:
         return Skipped(f"{name}: an empty review")
     return Example((np.frombuffer(content, dtype=np.uint8),), _label(name), name)

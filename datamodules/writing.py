@@ -1,7 +1,9 @@
 """Writes a prepared folder, whole or not at all, once for all processes."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +14,24 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from datamodules.examples import Chunk
-from datamodules.prepared import DTYPES, FORMAT_VERSION, REMAKE, PreparedDataError, file_name, folder_name, read_meta
+from datamodules.files import REMAKE, PreparedDataError, printable
+from datamodules.meta import DTYPES
+from datamodules.prepared import FORMAT_VERSION, file_name, folder_name, read_meta
 
 SHOWN = 5  # names of what was skipped
 FEW = 5  # examples that any split may lack; else one in a hundred
 RawSplits = Mapping[str, Iterable[Chunk]]
+_NO_FOLDER = "a part of this path is a file, or a link to nothing; set data.data_dir to a folder"
+_FORBIDDEN = "set data.data_dir to a folder that you may read and write, or change its permissions"
+_FIXES = {
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: "set data.data_dir to a folder that can be written to",
+    errno.ENAMETOOLONG: "set data.data_dir to a shorter path",
+    errno.ELOOP: _NO_FOLDER,
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+}  # of all else that a disk can have, too little room is the likeliest
 
 
 def prepare(
@@ -45,29 +60,35 @@ def prepare(
             but was made from files of other sizes; nothing half-made is left.
     """
     folder = root / folder_name(task, settings)
-    if not (folder / "meta.json").exists():
-        try:
+    try:
+        if not (folder / "meta.json").exists():
             root.mkdir(parents=True, exist_ok=True)
             with _waiting_lock(root / f".{folder.name}.lock"):
                 if not (folder / "meta.json").exists():
-                    if folder.exists():
-                        raise PreparedDataError(f"{folder} has no meta.json. {REMAKE}")
-                    _check_space(root, expected_bytes())
+                    _check_room(folder, expected_bytes())
                     meta = {"format": FORMAT_VERSION, "task": task, "settings": settings, "source": source or {}}
                     _write_and_rename(folder, meta, raw_splits())
-        except OSError as error:
-            raise PreparedDataError(
-                f"cannot prepare {folder}: {error.strerror or error}. Nothing was kept; free some space or set "
-                f"data.data_dir to a folder with room for about {expected_bytes() / 1e6:,.0f} MB."
-            ) from error
+    except OSError as error:
+        raise _not_prepared(folder, error, expected_bytes) from error
     _check_source(folder, source or {})
     return folder
+
+
+def _not_prepared(folder: Path, error: OSError, expected_bytes: Callable[[], int]) -> PreparedDataError:
+    """Which of the paths failed, why, and what helps."""
+    fix = _FIXES.get(error.errno or 0)
+    if fix is None:
+        room = f"{expected_bytes() / 1e6:,.0f} MB"
+        fix = f"free some space or set data.data_dir to a folder with room for about {room}"
+    reason = error.strerror or error
+    where = f"{error.filename}: " if error.filename else ""
+    return PreparedDataError(f"cannot prepare {folder}: {where}{reason}. Nothing was kept; {fix}.")
 
 
 def _say_skipped(skipped: Mapping[str, list[str]]) -> None:
     for split, reasons in skipped.items():
         if reasons:
-            shown = "\n  ".join(reasons[:SHOWN])
+            shown = "\n  ".join(map(printable, reasons[:SHOWN]))
             print(f"{split}: {len(reasons):,} skipped, all named in meta.json. The first:\n  {shown}", flush=True)
 
 
@@ -76,7 +97,9 @@ def _check_source(folder: Path, source: Mapping[str, int]) -> None:
     for name, size in source.items():
         if made_from.get(name) != size:
             before = f"of size {made_from[name]:,}" if name in made_from else "that was not there"
-            raise PreparedDataError(f"{folder} was made from {name} {before}; now its size is {size:,}. {REMAKE}")
+            raise PreparedDataError(
+                f"{folder} was made from {name} {before} (see meta.json); now its size is {size:,}. {REMAKE}"
+            )
 
 
 @contextmanager
@@ -94,21 +117,26 @@ def _waiting_lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_space(root: Path, expected_bytes: int) -> None:
-    free = shutil.disk_usage(root).free
+def _check_room(folder: Path, expected_bytes: int) -> None:
+    if os.path.lexists(folder):
+        raise PreparedDataError(f"{folder} has no meta.json. {REMAKE}")
+    free = shutil.disk_usage(folder.parent).free
     if free < expected_bytes:
-        raise OSError(f"{free / 1e6:,.0f} MB are free and about {expected_bytes / 1e6:,.0f} MB are needed")
+        message = f"{free / 1e6:,.0f} MB are free and about {expected_bytes / 1e6:,.0f} MB are needed"
+        raise OSError(errno.ENOSPC, message)
 
 
 def _write_and_rename(folder: Path, meta: dict[str, Any], splits: RawSplits) -> None:
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+    _remove(partial)  # left by a process that was killed
     try:
         partial.mkdir()
         meta |= {"splits": {}, "skipped": {}}
         for split, chunks in splits.items():
             (partial / split).mkdir()
-            meta["splits"][split], meta["skipped"][split] = _write_split(partial / split, chunks)
+            meta["splits"][split], meta["skipped"][split] = _write_split(
+                partial / split, chunks, meta["settings"].get("source")
+            )
         (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
         partial.rename(folder)
         _say_skipped(meta["skipped"])
@@ -117,7 +145,15 @@ def _write_and_rename(folder: Path, meta: dict[str, Any], splits: RawSplits) -> 
         raise
 
 
-def _write_split(folder: Path, chunks: Iterable[Chunk]) -> tuple[dict[str, Any], list[str]]:
+def _remove(path: Path) -> None:
+    """A folder with all that is in it, or what else has its name; of a link only the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)  # rmtree would open a pipe, and wait
+
+
+def _write_split(folder: Path, chunks: Iterable[Chunk], source: str | None) -> tuple[dict[str, Any], list[str]]:
     """Write the files of a split; returns what `meta.json` says of them, and what was skipped."""
     files = _Files(folder)
     lengths = [np.zeros(1, dtype=np.int64)]
@@ -132,10 +168,11 @@ def _write_split(folder: Path, chunks: Iterable[Chunk]) -> tuple[dict[str, Any],
     offsets = np.cumsum(np.concatenate(lengths), dtype=DTYPES["offsets"])
     examples = len(offsets) - 1
     if examples == 0 or len(skipped) > max(FEW, (examples + len(skipped)) // 100):
-        first = f"; the first: {skipped[0]}" if skipped else ""
+        first = f"; the first: {printable(skipped[0])}" if skipped else ""
         count = f"{examples:,} examples" if examples else "no example"
         raise PreparedDataError(
-            f"split {folder.name!r} has {count}; {len(skipped):,} skipped{first}. Is the source whole?"
+            f"split {folder.name!r} has {count}; {len(skipped):,} skipped{first}. Is the source whole? Set data.source "
+            f"to a copy that is{f', in place of {source}' if source else ''}."
         )
     files.append("offsets", offsets.tobytes())
     return files.description, skipped

@@ -133,8 +133,8 @@ def test_the_command_verifies(source, prepared_dir, prepare_listops, capsys):
     content[3] ^= 1
     tokens.write_bytes(content)
     capsys.readouterr()
-    prepare_listops()
-    with pytest.raises(SystemExit) as stopped:
-        prepare_listops("--verify")
-    assert stopped.value.code == 1
-    assert_one_line(capsys.readouterr().err, str(tokens))
+    for more in ([], ["--verify"]):
+        with pytest.raises(SystemExit) as stopped:
+            prepare_listops(*more)
+        assert stopped.value.code == 1
+        assert_one_line(capsys.readouterr().err, str(tokens))

@@ -133,10 +133,10 @@ def test_a_full_disk_ends_the_processes_that_read(source, prepared_dir, started,
 def test_a_disk_that_fails_is_no_broken_picture(tmp_path, monkeypatch):
     """Else a moment's trouble would leave pictures out for good."""
 
-    def fail(path: Path) -> bytes:
+    def fail(path: Path, limit: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr("datamodules.pictures.read_whole", fail)
     with pytest.raises(PreparedDataError, match=r"x.png.*Input/output error"):
         read_picture(tmp_path / "x.png", 32, "L")
 

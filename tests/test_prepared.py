@@ -16,12 +16,18 @@ import pytest
 
 from datamodules import prepared, writing
 from datamodules.examples import Chunk, Example, Skipped, packed
-from datamodules.prepared import PreparedDataError, Split, folder_name, load, read_meta, verify
+from datamodules.layout import Layout
+from datamodules.prepared import PreparedDataError, Split, folder_name, read_meta, verify
 from datamodules.writing import prepare
 
 SETTINGS = {"bounds": {"min_length": 1}, "sizes": [3, 2], "margins": (1, 2)}  # JSON gives the tuple back as a list
 SEQUENCES = {"train": [[1, 2, 3], [255], [4, 0, 6, 7]], "dev": [[8], [9, 9]]}
 LABELS = {"train": [0, 1, 9], "dev": [3, 2]}
+LAYOUT = Layout(1, 10, 4, fixed_length=False, lowest_token=0, highest_token=255)
+
+
+def load(folder: Path, settings: dict[str, Any], split: str) -> Split:
+    return prepared.load(folder, settings, split, LAYOUT)
 
 
 def chunk(sequences: list[list[int]], labels: list[int]) -> Chunk:
@@ -110,7 +116,7 @@ DAMAGE = {
     "other version": (lambda f: change_meta(f, format=0), r"meta.json has format 0, this version reads 2"),
     "other settings": (lambda f: change_meta(f, settings={"sizes": 1}), r"meta.json was made with other settings"),
     "no split": (lambda f: change_meta(f, splits={}), r"does not describe split 'train'"),
-    "no files": (lambda f: change_meta(f, splits={"train": {}}), r"does not describe split 'train'"),
+    "no files": (lambda f: change_meta(f, splits={"train": {}}), r"meta.json: splits.train is {}, expected the files"),
 }
 
 
@@ -125,6 +131,22 @@ def test_damage_is_named_and_the_advice_helps(damage, tmp_path):
     assert "Remove the folder; the next run makes it anew." in str(caught.value)
     shutil.rmtree(folder)
     assert_whole(make(tmp_path))
+
+
+OTHER_LAYOUTS = {
+    "two documents an example": ({"num_documents": 2}, r"offsets.bin has 3 documents, expected 2 for each of the 3"),
+    "nine classes": ({"num_classes": 9}, r"labels.bin has label 9, none of 0 ... 8"),
+    "three tokens at most": ({"max_length": 3}, r"offsets.bin has documents of 1 to 4 tokens, expected 1 to 3"),
+    "four tokens each": ({"fixed_length": True}, r"offsets.bin has documents of 1 to 4 tokens, expected 4 to 4"),
+    "0 is padding": ({"lowest_token": 1}, r"tokens.bin has tokens 0 to 255 from place 0, expected 1 to 255"),
+    "few tokens": ({"highest_token": 254}, r"tokens.bin has tokens 0 to 255 from place 0, expected 0 to 254"),
+}
+
+
+@pytest.mark.parametrize(("other", "message"), OTHER_LAYOUTS.values(), ids=OTHER_LAYOUTS)
+def test_what_another_task_wrote_is_refused(other, message, tmp_path):
+    with pytest.raises(PreparedDataError, match=message):
+        prepared.load(make(tmp_path), SETTINGS, "train", LAYOUT._replace(**other))
 
 
 def test_folder_without_meta_is_named_before_the_work(tmp_path):

@@ -1,0 +1,49 @@
+"""Opens files that somebody else may have put there: regular ones alone, and none larger than it can be."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+REMAKE = "Remove the folder; the next run makes it anew."
+PERMIT = "Change its permissions, or set data.data_dir to a folder that you may read."
+
+
+class PreparedDataError(RuntimeError):
+    """Data cannot be prepared or used; the message names the file and what to do."""
+
+
+def printable(text: str) -> str:
+    """The text in one line, without the characters that would steer a terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, open to be read.
+
+    Raises:
+        OSError: when it is missing or may not be read; and for a pipe or a device, which would never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path.open("rb")
+
+
+def read_whole(path: Path, limit: int) -> bytes:
+    """All of a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: as `open_regular`, and for a larger file, before it fills the memory.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, expected at most {limit:,}", str(path))
+        return file.read()
+
+
+def unreadable(path: Path, error: Exception) -> PreparedDataError:
+    """The error that says why a prepared file cannot be read."""
+    forbidden = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM)
+    return PreparedDataError(f"{path} cannot be read ({error}). {PERMIT if forbidden else REMAKE}")

@@ -1,0 +1,71 @@
+"""Which arrays a task can have written; any others are refused before a batch is made of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+BLOCK = 1 << 22  # tokens looked at together: few enough to stay in the cache
+
+
+class Layout(NamedTuple):
+    """What a task's arrays hold.
+
+    Attributes:
+        num_documents: an example.
+        num_classes: labels are below it.
+        max_length: tokens of the longest document that a batch can hold; of every one where `fixed_length`.
+        fixed_length: whether all documents have `max_length` tokens, as images do.
+        lowest_token, highest_token: of those that are stored.
+    """
+
+    num_documents: int
+    num_classes: int
+    max_length: int
+    fixed_length: bool
+    lowest_token: int
+    highest_token: int
+
+
+class Fault(NamedTuple):
+    """The array that is wrong, and how."""
+
+    array: str
+    what: str
+
+
+def structure_fault(tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray) -> Fault | None:
+    """Whether these are documents end to end, the same number for each label; shapes as in `Split`."""
+    if not len(labels):
+        return Fault("labels", "holds no example")
+    count = len(offsets) - 1
+    if count < 1 or count % len(labels):
+        return Fault("offsets", f"has {count:,} documents, which {len(labels):,} examples (labels.bin) cannot share")
+    if offsets[0] != 0 or offsets[-1] != len(tokens):
+        found = f"{offsets[0]:,} to {offsets[-1]:,}"
+        return Fault("offsets", f"goes from {found}, expected 0 to {len(tokens):,}, the size of tokens.bin")
+    if (falls := offsets[1:] < offsets[:-1]).any():
+        return Fault("offsets", f"falls after offset {int(falls.argmax()):,}")
+    return None
+
+
+def layout_fault(tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray, layout: Layout) -> Fault | None:
+    """Whether arrays without a fault of structure are those of the task; one look at the tokens where ids are few."""
+    if len(offsets) - 1 != layout.num_documents * len(labels):
+        expected = f"{layout.num_documents} for each of the {len(labels):,} examples of labels.bin"
+        return Fault("offsets", f"has {len(offsets) - 1:,} documents, expected {expected}")
+    if (label := labels.max()) >= layout.num_classes:
+        return Fault("labels", f"has label {label}, none of 0 ... {layout.num_classes - 1}")
+    lengths = np.diff(offsets)
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    least = layout.max_length if layout.fixed_length else 1
+    if shortest < least or longest > layout.max_length:
+        found, expected = f"{shortest:,} to {longest:,} tokens", f"{least:,} to {layout.max_length:,}"
+        return Fault("offsets", f"has documents of {found}, expected {expected}")
+    lowest, highest = layout.lowest_token, layout.highest_token
+    if lowest > 0 or highest < np.iinfo(np.uint8).max:
+        for start in range(0, len(tokens), BLOCK):
+            block = tokens[start : start + BLOCK]
+            if block.min() < lowest or block.max() > highest:
+                found = f"{block.min()} to {block.max()}"
+                return Fault("tokens", f"has tokens {found} from place {start:,}, expected {lowest} to {highest}")
+    return None
