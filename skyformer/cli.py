@@ -13,6 +13,7 @@ from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import distributed
 
 from skyformer import callbacks
 from skyformer.checkpoint_io import AtomicCheckpointIO, CheckpointError
@@ -46,6 +47,12 @@ _NOISE = ("litlogger", "litmodels", "TPU available: False", "`Trainer.fit` stopp
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in _NOISE)
+
+
+def _was_restoring(error: Exception) -> bool:
+    """Whether it came up while Lightning took up a checkpoint's contents."""
+    names = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.startswith(("resume_", "restore_", "_restore_")) for name in names)
 
 
 class SkyformerCLI(LightningCLI):
@@ -131,17 +138,22 @@ class SkyformerCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.barrier()  # a process that ends first would take the others' connections away
         except (RunError, CheckpointError):
             raise
         except Exception as error:
-            frames = traceback.walk_tb(error.__traceback__)
-            if not any(frame.f_code.co_name.startswith(("resume_", "restore_", "_restore_")) for frame, _ in frames):
+            if not _was_restoring(error):
                 raise
             reason = " ".join(str(error).split())[:500]
             raise CheckpointError(
                 f"checkpoint {self.config[subcommand].ckpt_path} does not fit this run ({type(error).__name__}: "
                 f"{reason}). Name another one with --ckpt_path, or start without one in another folder."
             ) from error
+        finally:
+            # Else gloo's threads abort now and then at the end of a process, which fails a run that was right.
+            if distributed.is_available() and distributed.is_initialized():
+                distributed.destroy_process_group()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         plugins = self._get(self.config_init, "trainer").get("plugins") or []

@@ -17,6 +17,7 @@ from conftest import ROOT
 
 PLAIN = ["--model.attention.init_args.dropout=0", "--model.dropout=0", "--trainer.max_steps=6", "--test_after_fit=true"]
 EXAMPLES = {"listops": 13, "retrieval": 7}
+TOTAL = {"listops": 32, "retrieval": 8, "text": 8}  # examples a batch, of all processes
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
 # With torchrun, processes are started by it, and each is told its place.
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -30,10 +31,10 @@ def losses(folder: Path) -> list[float]:
 def run_processes(
     task: str, processes: int, folder: Path, tiny_arguments, *extra: str, torchrun: bool = False
 ) -> subprocess.CompletedProcess:
-    """Fit with softmax and a total batch of 8."""
+    """Fit with softmax, the batch shared out."""
     arguments = tiny_arguments(task, folder, "attention/softmax", "trainer/ddp")
     launcher = [*TORCHRUN, f"--nproc-per-node={processes}"] if torchrun else [sys.executable]
-    settings = [f"--trainer.devices={processes}", f"--data.init_args.batch_size={8 // processes}", *PLAIN]
+    settings = [f"--trainer.devices={processes}", f"--data.init_args.batch_size={TOTAL[task] // processes}", *PLAIN]
     command = [*launcher, str(ROOT / "run.py"), "fit", *arguments, *settings, *extra]
     return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
@@ -44,8 +45,8 @@ def run_processes(
      pytest.param("retrieval", 4, False, marks=pytest.mark.long)],
 )  # fmt: skip
 def test_processes_train_as_one_with_the_whole_batch(task, processes, torchrun, tmp_path, main, tiny_arguments):
-    one = [*tiny_arguments(task, tmp_path / "one", "attention/softmax"), *PLAIN, "--data.init_args.batch_size=8"]
-    main(["fit", *one])
+    one = [*tiny_arguments(task, tmp_path / "one", "attention/softmax"), *PLAIN]
+    main(["fit", *one, f"--data.init_args.batch_size={TOTAL[task]}"])
     see = ["--trainer.callbacks+=poison.MetricsOfRank", f"--trainer.callbacks.folder={tmp_path}"]
     done = run_processes(task, processes, tmp_path / "many", tiny_arguments, *see, torchrun=torchrun)
     assert done.returncode == 0, done.stderr
@@ -86,13 +87,13 @@ def test_error_in_the_first_process_alone_ends_all(tmp_path, tiny_arguments):
 def test_infinite_loss_in_one_process_stops_all(rank, tmp_path, tiny_arguments):
     poisoned = [
         "--trainer.callbacks+=poison.PoisonStep",
-        "--trainer.callbacks.batch=4",
+        "--trainer.callbacks.batch=2",
         f"--trainer.callbacks.rank={rank}",
     ]
     backend = ["--model.attention.class_path=poison.PoisonedAttention"]
     done = run_processes("listops", 2, tmp_path / "run", tiny_arguments, *backend, *poisoned)
     assert done.returncode == 1
-    assert "the loss of step 4 is nan" in done.stderr
+    assert "the loss of step 2 is nan" in done.stderr
     records = [json.loads((tmp_path / f"run/non_finite.{r}.json").read_text()) for r in (0, 1)]
     assert records[rank]["loss"] == "nan"
     assert records[1 - rank]["loss"] == "finite on this process"
