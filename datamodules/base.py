@@ -71,7 +71,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.protocol = protocol
         self.splits: dict[str, SplitBatches] = {}
-        self.resume_at = (0, 0)
+        self.resume_at: tuple[int, int] | None = None
 
     @property
     @abstractmethod
@@ -163,27 +163,43 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        batches = TrainBatches(self.splits["train"].lengths, self.batch_size, seed, *self._rank())
-        epoch, batch = self.resume_at
-        batches.set_epoch(epoch)
-        batches.start_at(batch)
-        self.resume_at = (0, 0)
-        return self._loader("train", batches)
+        lengths = self.splits["train"].lengths
+        return self._loader("train", TrainBatches(lengths, self.batch_size, seed, *self._rank(), self._place))
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands in the data: the next batch, as (epoch, batch of the epoch)."""
         assert self.trainer is not None
-        taken = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        epoch, batch = divmod(taken, int(self.trainer.num_training_batches))
+        epoch, batch = divmod(self._taken, int(self.trainer.num_training_batches))
         return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError for a place that these batches do not have."""
-        epoch, batch = state_dict["epoch"], state_dict["batch"]
-        count = len(TrainBatches(self.splits["train"].lengths, self.batch_size, 0, *self._rank()))
-        if not (isinstance(epoch, int) and isinstance(batch, int) and epoch >= 0 and 0 <= batch <= count):
-            raise ValueError(f"batch {batch!r} of epoch {epoch!r} is none of the {count:,} of an epoch")
-        self.resume_at = (epoch, batch)
+        self.resume_at = state_dict["epoch"], state_dict["batch"]
+
+    @property
+    def _taken(self) -> int:
+        """Batches that training has taken, over all epochs."""
+        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+
+    def _place(self, batches: int) -> tuple[int, int]:
+        """The epoch and the batch of it that come next, where so many can be made.
+
+        From the number of batches that training has taken: Lightning's count of epochs is one behind after a resume
+        from the end of an epoch to the end of the next.
+
+        Raises:
+            PreparedDataError: for a checkpoint whose own counts differ.
+        """
+        # Lightning's own number of batches an epoch is not known yet when it begins the first.
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        batches = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+        place = divmod(self._taken, batches)
+        expected, self.resume_at = self.resume_at, None
+        if expected not in (None, place):
+            raise PreparedDataError(
+                f"the checkpoint is at batch {expected[1]} of epoch {expected[0]} and has taken {self._taken} batches "
+                f"of {batches} an epoch; it was not written by this run. Name another one with --ckpt_path."
+            )
+        return place
 
     def val_dataloader(self) -> DataLoader[Batch]:
         size = self.published_dev_size if self.protocol.published_dev_size else None

@@ -3,7 +3,7 @@
 `collate.py` makes the tensors. Shapes: B batch, N tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -47,19 +47,27 @@ class TrainBatches(Sampler[list[int]]):
         batch_size: examples a rank.
         seed: of the order.
         rank, world_size: which share, of how many.
+        place: gives the epoch, and the batch of it, that an iteration begins with, from the number of batches.
 
     Raises:
         BatchSizeError: for a batch size that leaves no batch.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        place: Callable[[int], tuple[int, int]] = lambda batches: (0, 0),
+    ) -> None:
         self.lengths = lengths
         self.global_batch = batch_size * world_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
-        self.start = 0
+        self.place = place
         if batch_size < 1:
             raise BatchSizeError(f"data.batch_size={batch_size} must be at least 1")
         if len(self) == 0:
@@ -68,29 +76,17 @@ class TrainBatches(Sampler[list[int]]):
                 f"examples, there are {len(lengths)}"
             )
 
-    @property
-    def sampler(self) -> "TrainBatches":
-        """Lightning announces the epoch to `batch_sampler.sampler`; there is none but this object."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def start_at(self, batch: int) -> None:
-        """Let the next iteration, and only that one, begin at this batch of the epoch."""
-        self.start = batch
-
     def __len__(self) -> int:
         return len(self.lengths) // self.global_batch
 
     def __iter__(self) -> Iterator[list[int]]:
-        start, self.start = self.start, 0
-        for batch in self._epoch_order()[start:]:
+        epoch, start = self.place(len(self))
+        for batch in self._order(epoch)[start:]:
             yield batch[self.rank :: self.world_size].tolist()
 
-    def _epoch_order(self) -> np.ndarray:
+    def _order(self, epoch: int) -> np.ndarray:
         """All batches of the epoch, `(batches, global batch)`."""
-        rng = np.random.default_rng([self.seed, self.epoch])
+        rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.lengths))[: len(self) * self.global_batch]
         if (self.lengths == self.lengths[0]).all():
             return order.reshape(-1, self.global_batch)

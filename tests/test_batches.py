@@ -46,10 +46,8 @@ def test_epoch_gives_each_rank_full_batches_of_its_own(kind, world_size, lengths
 @pytest.mark.parametrize("kind", ["spread", "equal"])
 def test_two_ranks_take_the_steps_of_one_with_twice_the_batch(kind, lengths):
     lengths = lengths if kind == "spread" else np.full(len(lengths), 1024)
-    alone = TrainBatches(lengths, 32, 5)
-    pair = [TrainBatches(lengths, 16, 5, rank, 2) for rank in range(2)]
-    for batches in (alone, *pair):
-        batches.set_epoch(3)
+    alone = TrainBatches(lengths, 32, 5, place=lambda _: (3, 0))
+    pair = [TrainBatches(lengths, 16, 5, rank, 2, place=lambda _: (3, 0)) for rank in range(2)]
     steps = list(zip(alone, *pair, strict=True))
     assert len(steps) == 312
     assert all(set(whole) == set(first) | set(second) for whole, first, second in steps)
@@ -67,12 +65,11 @@ def test_order_depends_on_seed_and_epoch_alone(kind, lengths):
     lengths = lengths[:500] if kind == "spread" else np.full(500, 1024)
 
     def order(seed: int, epoch: int, before: int = 0) -> list[list[int]]:
-        batches = TrainBatches(lengths, 8, seed)
-        batches.sampler.set_epoch(before)
+        places = iter([(before, 0), (epoch, 0)])
+        batches = TrainBatches(lengths, 8, seed, place=lambda _: next(places))
         list(batches)
         np.random.rand(before)  # nothing else that draws numbers may matter
         torch.manual_seed(before)
-        batches.sampler.set_epoch(epoch)
         return list(batches)
 
     assert order(1, 2) == order(1, 2, before=7)
@@ -81,22 +78,20 @@ def test_order_depends_on_seed_and_epoch_alone(kind, lengths):
     assert order(0, 1) != order(1, 0)
 
 
-def test_start_at_continues_exactly_and_only_once(lengths):
-    batches = TrainBatches(lengths[:500], 8, 0)
-    batches.set_epoch(2)
-    whole = list(batches)
-    batches.start_at(17)
-    assert list(batches) == whole[17:]
-    assert list(batches) == whole
-    batches.start_at(len(batches))
-    assert list(batches) == []
+def test_place_within_an_epoch_continues_exactly(lengths):
+    def batches(start: int) -> list[list[int]]:
+        return list(TrainBatches(lengths[:500], 8, 0, place=lambda _: (2, start)))
+
+    whole = batches(0)
+    assert batches(17) == whole[17:]
+    assert batches(len(whole)) == []
 
 
 def test_every_epoch_leaves_out_other_examples(lengths):
-    batches = TrainBatches(lengths[:103], 8, 0)
+    epochs = iter(range(200))
+    batches = TrainBatches(lengths[:103], 8, 0, place=lambda _: (next(epochs), 0))
     left_out = []
-    for epoch in range(200):
-        batches.set_epoch(epoch)
+    for _ in range(200):
         left_out.append(frozenset(range(103)) - frozenset(np.concatenate(list(batches)).tolist()))
     assert {len(missing) for missing in left_out} == {7}
     assert len(set(left_out)) == 200

@@ -102,6 +102,19 @@ def test_stopped_run_resumes_to_the_last_bit(step, tmp_path, main, tiny_argument
     assert_same_run(tmp_path / "stopped", tmp_path / "whole", from_step=step)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_run_that_goes_from_the_end_of_an_epoch_to_the_end_of_the_next(workers, tmp_path, main, tiny_arguments):
+    """Epochs of twelve batches; the run ends by their number."""
+    extra = ["--trainer.max_steps=50", "--trainer.max_epochs=3", f"--data.init_args.num_workers={workers}"]
+    arguments = [*tiny_arguments("listops", tmp_path / "stopped"), *extra, "--ckpt_path=auto"]
+    for step in (12, 24):
+        with pytest.raises(SystemExit):
+            main(["fit", *arguments, STOP, f"--trainer.callbacks.step={step}", "--trainer.callbacks.name=SIGTERM"])
+    assert main(["fit", *arguments]).trainer.global_step == 36
+    main(["fit", *tiny_arguments("listops", tmp_path / "whole"), *extra])
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole", from_step=1)
+
+
 @pytest.mark.parametrize(
     ("name", "overlays", "extra"),
     [
@@ -157,7 +170,7 @@ def test_moved_run_remembers_its_best_score(tmp_path, main, tiny_arguments):
 
 def test_best_checkpoint_of_a_repeated_evaluation_goes_on_alike(tmp_path, main, tiny_arguments):
     """SIGKILL in the evaluation after step 3; both runs then go on from their best checkpoint, that of step 3."""
-    extra = ["--trainer.max_steps=5", "--trainer.val_check_interval=3"]
+    extra = ["--trainer.max_steps=8", "--trainer.val_check_interval=3"]
     killed, whole = ([*tiny_arguments("listops", tmp_path / name), *extra] for name in ("killed", "whole"))
     assert run_process([*killed, STOP, "--trainer.callbacks.step=3", "--trainer.callbacks.in_evaluation=true"]) == -9
     main(["fit", *killed, "--ckpt_path=last"])

@@ -49,13 +49,27 @@ class LastCheckpoint(Checkpoint):
         self._evaluation_is_due = state_dict["evaluation_is_due"]
         self._to_log = state_dict["to_log"]
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Mend Lightning's count of epochs, which falls one behind where a run goes on from the end of an epoch to the
+        end of the next.
+        """
+        loop = checkpoint["loops"]["fit_loop"]
+        epoch = (loop["epoch_loop.batch_progress"]["total"]["ready"] - 1) // int(trainer.num_training_batches)
+        if loop["epoch_progress"]["total"]["processed"] <= epoch:  # it is under way
+            counts = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
+            loop["epoch_progress"] = {"total": counts, "current": dict(counts)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_step = trainer.global_step
+        # In place of Lightning's handler, which waits for the other processes while they wait for this one.
         if threading.current_thread() is threading.main_thread():
             numbers = [signal.SIGINT, signal.SIGTERM, *slurm.requeue_signals()]
             self._former = {number: signal.signal(number, self._receive) for number in numbers}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._make_up(trainer)
+
+    def _make_up(self, trainer: Trainer) -> None:
+        """What the step before a resume would have done after its checkpoint: its row of the log, its evaluation."""
         for logger in trainer.loggers if self._to_log else []:
             logger.log_metrics(self._to_log, step=trainer.global_step - 1)
         if self._evaluation_is_due:

@@ -72,7 +72,7 @@ class NonFiniteLoss(Callback):
     def _write(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> Path:
         examples = self._batch.example.tolist()
         names = trainer.datamodule.example_names("train") if hasattr(trainer.datamodule, "example_names") else None
-        seed_step(trainer, self._batch_idx)  # the same dropout and landmarks as in the step
+        seed_step(trainer)  # the same dropout and landmarks as in the step
         record = {
             "step": trainer.global_step,
             "epoch": trainer.current_epoch,

@@ -16,11 +16,14 @@ class StepSeed(Callback):
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        seed_step(trainer, batch_idx)
+        seed_step(trainer)
 
 
-def seed_step(trainer: Trainer, batch_idx: int) -> None:
-    """Seed torch for this batch of the epoch under way."""
+def seed_step(trainer: Trainer) -> None:
+    """Seed torch for the batch under way."""
     seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-    sequence = np.random.SeedSequence([seed, trainer.current_epoch, batch_idx, trainer.global_rank])
+    # By the number of batches taken: Lightning's count of epochs is not always right after a resume.
+    taken = trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1
+    epoch, batch = divmod(taken, int(trainer.num_training_batches))
+    sequence = np.random.SeedSequence([seed, epoch, batch, trainer.global_rank])
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
