@@ -8,6 +8,7 @@ import skyformer.attention  # noqa: F401  likewise
 from datamodules.batches import BatchSizeError
 from datamodules.prepare_command import run_prepare
 from datamodules.prepared import PreparedDataError
+from skyformer.arguments import check_files
 from skyformer.benchmark.command import run_benchmark
 from skyformer.cli import SkyformerCLI
 from skyformer.errors import say_errors
@@ -20,6 +21,7 @@ def main(args: list[str] | None = None) -> Any:
     """Run one command; see `python run.py --help`."""
     given = sys.argv[1:] if args is None else args
     with say_errors(BatchSizeError, PreparedDataError):
+        check_files(given)
         command = COMMANDS.get(given[0]) if given else None
         return command(given[1:]) if command else SkyformerCLI(args)
 

@@ -18,6 +18,8 @@ from datamodules.prepared import PreparedDataError, data_hash, folder_name, load
 from datamodules.protocol import Protocol
 from datamodules.writing import RawSplits, prepare
 
+MOST_WORKERS = 1024  # processes; a slip of the finger would start them without end
+
 
 class SequenceDataModule(LightningDataModule, ABC):
     """Base of all tasks. A task gives its class constants, its settings and its raw examples.
@@ -59,6 +61,8 @@ class SequenceDataModule(LightningDataModule, ABC):
         protocol: Protocol,
     ) -> None:
         super().__init__()
+        if num_workers > MOST_WORKERS:
+            raise ValueError(f"data.num_workers={num_workers} must be at most {MOST_WORKERS}")
         minima = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
         if eval_batch_size is not None:
             minima["eval_batch_size"] = (eval_batch_size, 1)

@@ -71,8 +71,11 @@ class ListOps(SequenceDataModule):
         super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
         if not 0 <= min_length < max_length - 1:
             raise ValueError(f"data.min_length={min_length} must be at least 0 and below max_length={max_length} - 1")
-        if max_depth < 2 or max_args < 2:
-            raise ValueError(f"data.max_depth={max_depth} and data.max_args={max_args} must be at least 2")
+        if not (2 <= max_depth <= max_length and 2 <= max_args <= max_length):
+            raise ValueError(
+                f"data.max_depth={max_depth} and data.max_args={max_args} must be at least 2 and at most "
+                f"max_length={max_length}"
+            )
         longest = longest_expression(max_depth, max_args)
         if longest <= min_length:
             raise ValueError(

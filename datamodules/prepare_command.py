@@ -4,11 +4,12 @@ import os
 import time
 from typing import Any
 
-from jsonargparse import SUPPRESS, ArgumentParser
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from datamodules.base import SequenceDataModule
 from datamodules.prepared import PreparedDataError, verify
 from datamodules.summary import print_summary
+from skyformer.arguments import check_config, check_nulls
 
 # What a task's YAML and its overlays say beside `data`; nothing of it concerns the data.
 _OTHERS = (
@@ -38,8 +39,11 @@ def run_prepare(args: list[str]) -> SequenceDataModule:
     """
     parser = _parser()
     config = parser.parse_args(args)
+    check_nulls(parser, config)
+    only_data = Namespace(data=config.data)  # of what else a file says nothing is made
+    check_config(only_data)
     try:
-        data: SequenceDataModule = parser.instantiate(config).data
+        data: SequenceDataModule = parser.instantiate(only_data).data
     except ValueError as error:  # an argument of the right type whose value makes no sense
         raise PreparedDataError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
     there = os.path.exists(data.folder / "meta.json")  # Path's own raises where it may not look

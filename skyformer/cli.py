@@ -16,7 +16,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import distributed
 
 from skyformer import callbacks
-from skyformer.checkpoint_io import AtomicCheckpointIO, CheckpointError
+from skyformer.arguments import check_config, check_nulls, trainer_settings
+from skyformer.checkpoint_io import BEST, AtomicCheckpointIO, CheckpointError
 from skyformer.loggers import CSVLogger, TensorBoardLogger
 from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
@@ -111,8 +112,13 @@ class SkyformerCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint never changes what the command line says; `before_instantiate_classes` compares."""
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        check_nulls(self._parser(self.config.subcommand), self.config[self.config.subcommand])
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        check_config(config)
         if config.seed_everything is False:
             raise RunError("seed_everything=false: a run is a function of its configuration and seed; give a number")
         plain = self._plain_config()
@@ -165,7 +171,12 @@ class SkyformerCLI(LightningCLI):
         if SLURMEnvironment.detect():
             # Its own requeuing saves inside the signal handler, and finds other runs' files.
             plugins = [*plugins, SLURMEnvironment(auto_requeue=False)]
-        trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        except Exception as error:  # Lightning's own checks are of many kinds, and seldom name the key
+            said = " ".join(str(error).split())[:500]
+            settings = trainer_settings(self.config[self.subcommand].trainer, said)
+            raise RunError(f"trainer: {said}. Set here: {settings}") from error
         if self.subcommand == "fit" and trainer.is_global_zero:
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger | CSVLogger):
@@ -184,7 +195,13 @@ class SkyformerCLI(LightningCLI):
 
     def after_fit(self) -> None:
         if self.config[self.subcommand].test_after_fit:
-            path = find_checkpoint("best", Path(self.trainer.default_root_dir), "test")
+            folder = Path(self.trainer.default_root_dir)
+            if not (folder / BEST).exists():
+                raise RunError(
+                    f"test_after_fit: {folder} has no {BEST}, since no dev evaluation took place; train longer than "
+                    f"trainer.val_check_interval={self.trainer.val_check_interval} batches, or lower it"
+                )
+            path = find_checkpoint("best", folder, "test")
             self.trainer.test(
                 self.model, datamodule=self.datamodule, ckpt_path=str(path), weights_only=True, verbose=False
             )

@@ -87,6 +87,7 @@ def _say_unknown(error: Exception) -> str:
     if isinstance(error, RuntimeError) and any(text in said for text in _LOST_PEER):
         return f"another process of this run is gone ({said[:200]}); see what it said. {GO_ON}"
     if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
-        return f"not enough memory ({said[:200]}). Lower data.init_args.batch_size or the length. {GO_ON}"
+        fix = "Lower data.init_args.batch_size, the length, or what a size of the model was set to"
+        return f"not enough memory ({said[:200]}). {fix}. {GO_ON}"
     traceback.print_exc()
     return f"{type(error).__name__}: {said[:500]}. This error was not foreseen; its traceback is above. {GO_ON}"

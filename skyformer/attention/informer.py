@@ -48,8 +48,8 @@ class InformerAttention(Attention):
         super().__init__(num_heads, head_dim, max_length)
         if num_queries is not None and num_queries < 1:
             raise ValueError(f"num_queries={num_queries} must be at least 1, or null for ⌈factor · ln n⌉")
-        if not factor > 0:
-            raise ValueError(f"factor={factor} must be greater than 0")
+        if not 0 < factor <= max_length:
+            raise ValueError(f"factor={factor} must be greater than 0 and at most max_length={max_length}")
         self.num_queries = num_queries
         self.factor = factor
         self.dropout = check_probability("dropout", dropout)

@@ -1,0 +1,107 @@
+"""What jsonargparse lets through and a run could not use, or should not execute."""
+
+import inspect
+import math
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+from jsonargparse import Namespace
+from lightning import Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from skyformer.attention import Attention
+from skyformer.runs import RunError
+from skyformer.yaml_text import load_yaml
+
+_SECTIONS = (
+    "trainer", "model", "data", "last_checkpoint", "best_checkpoint", "non_finite_loss", "predictions",
+    "data.init_args", "data.init_args.protocol",
+)  # fmt: skip
+_BASES = {"model.attention": Attention, "model.optimizer": Optimizer, "model.lr_scheduler": LRScheduler}
+
+
+def check_files(arguments: Sequence[str]) -> None:
+    """Check the files that `--config` names, for what the parser would stumble over; it says all else itself.
+
+    Raises:
+        RunError: for a file that is not UTF-8, or that names files in its turn.
+    """
+    for name in _config_files(arguments):
+        try:
+            content = load_yaml(Path(name).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise RunError(f"--config {name} is not UTF-8 text (byte {error.start}); save it as such") from error
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        if isinstance(content, dict) and "config" in content and not isinstance(content["config"], list | None):
+            raise RunError(f"--config {name}: the key config has no place in a file; name each file with --config")
+
+
+def _config_files(arguments: Sequence[str]) -> Iterator[str]:
+    for before, argument in pairwise(["", *arguments]):
+        if before == "--config":
+            yield argument
+        elif argument.startswith("--config="):
+            yield argument.removeprefix("--config=")
+
+
+def check_nulls(parser: jsonargparse.ArgumentParser, config: Namespace) -> None:
+    """Refuse null where a type does not allow it; jsonargparse by itself takes it for an argument left out.
+
+    Raises:
+        SystemExit: 2, naming the key.
+    """
+    jsonargparse.set_parsing_settings(unset_sentinel=True)
+    try:
+        parser.validate(config)
+    except TypeError as error:
+        parser.error(str(error), error)
+    finally:
+        jsonargparse.set_parsing_settings(unset_sentinel=False)
+
+
+def check_config(config: Namespace) -> None:
+    """Refuse sections that are none, numbers that no computer counts with, and functions in place of classes.
+
+    jsonargparse would call any function that a class path of the model names, `os.system` too.
+
+    Raises:
+        RunError: naming the key and its value.
+    """
+    for key in _SECTIONS:
+        if key in config and not isinstance(config[key], Namespace | dict):
+            raise RunError(f"{key}={config[key]!r}: this takes keys with values of their own")
+    for key, value in config.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise RunError(f"{key}={number} has more than 64 bits; use a smaller number")
+            if isinstance(number, float) and not math.isfinite(number):
+                raise RunError(f"{key}={number} must be finite")
+    for key, base in _BASES.items():
+        _check_class(key, config.get(key), base)
+
+
+def _check_class(key: str, given: Any, base: type) -> None:
+    if given is None:
+        return
+    named = given["class_path"] if isinstance(given, Namespace) else f"{given.__module__}.{given.__qualname__}"
+    module, _, name = named.rpartition(".")
+    made = getattr(import_module(module), name)
+    if not (inspect.isclass(made) and issubclass(made, base)):
+        raise RunError(f"{key}={named}: this must be a class below {base.__module__}.{base.__qualname__}")
+
+
+def trainer_settings(given: Namespace, why: str) -> str:
+    """Those of the trainer's settings that are no defaults; if an error's text speaks of some, those alone."""
+    defaults = inspect.signature(Trainer).parameters
+    changed = {
+        key: value for key, value in given.as_dict().items() if key in defaults and value != defaults[key].default
+    }
+    named = {key: value for key, value in changed.items() if key in why or (len(str(value)) > 2 and str(value) in why)}
+    return ", ".join(f"trainer.{key}={value!r}"[:200] for key, value in (named or changed).items())
