@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from datamodules.batches import Batch, EvalBatches, TrainBatches
 from datamodules.collate import DroppedZeroBatches, SplitBatches
 from datamodules.examples import as_it_is
+from datamodules.files import usable_folder
 from datamodules.layout import Layout
 from datamodules.prepared import PreparedDataError, data_hash, folder_name, load, verify
 from datamodules.protocol import Protocol
@@ -69,7 +70,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         for name, (value, least) in minima.items():
             if value < least:
                 raise ValueError(f"data.{name}={value} must be at least {least}")
-        self.data_dir = _usable(data_dir)
+        self.data_dir = usable_folder(data_dir)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
@@ -195,7 +196,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         """
         # Lightning's own number of batches an epoch is not known yet when it begins the first.
         limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
-        batches = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+        batches = max(1, min(limit, batches) if isinstance(limit, int) else int(limit * batches))
         place = divmod(self._taken, batches)
         expected, self.resume_at = self.resume_at, None
         if expected not in (None, place):
@@ -236,13 +237,3 @@ class SequenceDataModule(LightningDataModule, ABC):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
-
-
-def _usable(data_dir: str) -> Path:
-    try:
-        path = Path(data_dir).expanduser()
-        if b"\0" in os.fsencode(path):
-            raise ValueError("a NUL in it")
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"data.data_dir={data_dir!r} can be no folder ({error}); name another one") from error
-    return path

@@ -47,3 +47,18 @@ def unreadable(path: Path, error: Exception) -> PreparedDataError:
     """The error that says why a prepared file cannot be read."""
     forbidden = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM)
     return PreparedDataError(f"{path} cannot be read ({error}). {PERMIT if forbidden else REMAKE}")
+
+
+def usable_folder(data_dir: str) -> Path:
+    """The path that `data.data_dir` names.
+
+    Raises:
+        ValueError: for a name that no path can have.
+    """
+    try:
+        path = Path(data_dir).expanduser()
+        if b"\0" in os.fsencode(path):
+            raise ValueError("a NUL in it")
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"data.data_dir={data_dir!r} can be no folder ({error}); name another one") from error
+    return path
