@@ -10,6 +10,7 @@ import yaml
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from skyformer.files import write_whole
+from skyformer.yaml_text import load_yaml
 
 LAST = "checkpoints/last.ckpt"
 PREVIOUS = "checkpoints/previous.ckpt"
@@ -74,12 +75,12 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
             and all(isinstance(weight, torch.Tensor) for weight in checkpoint["state_dict"].values())
             and isinstance(checkpoint["callbacks"].get("LastCheckpoint"), dict)
             and {"evaluation_is_due", "to_log"} <= checkpoint["callbacks"]["LastCheckpoint"].keys()
-            and isinstance(yaml.safe_load(checkpoint["config"]), dict)
+            and isinstance(load_yaml(checkpoint["config"]), dict)
         )
 
     try:
         whole = is_whole()
-    except (yaml.YAMLError, RecursionError):
+    except yaml.YAMLError:
         whole = False
     if not whole:
         raise CheckpointError(

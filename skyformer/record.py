@@ -50,7 +50,7 @@ def hardware() -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": cores,
         "memory_gb": pages and round(pages / 1e9, 1),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
@@ -59,8 +59,8 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    """Linux names it in a file only."""
+def processor_name() -> str:
+    """The processor's name, which Linux has in a file only, and its family and model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

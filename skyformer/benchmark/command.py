@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from skyformer.benchmark.peers import PEER_OF
 from skyformer.benchmark.results import print_table, write_csv
 from skyformer.benchmark.worker import ERROR
 from skyformer.files import write_whole
+from skyformer.record import hardware
 from skyformer.runs import RunError
 
 TEXT, IMAGE = "4x4096", "16x1024"
@@ -73,20 +73,10 @@ def _run(case: Case) -> dict[str, Any]:
 
 
 def _write(rows: list[dict[str, Any]], output: Path) -> None:
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
-    if torch.cuda.is_available():
-        machine["gpu"] = torch.cuda.get_device_name()
+    machine = {**hardware(), "torch": torch.__version__}
     text = json.dumps({"machine": machine, "rows": rows}, indent=1)
     write_whole(output / "benchmark.json", text + "\n")
     write_csv(rows, output / "benchmark.csv")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _parser() -> ArgumentParser:

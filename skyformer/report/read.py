@@ -11,6 +11,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from skyformer.runs import RunError, backend_name, task_name
+from skyformer.yaml_text import load_yaml
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = load_yaml(path.read_text(encoding="utf-8"))
         task_name(config), backend_name(config)
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise RunError(f"{path} is not the configuration of a run ({error}); leave its folder out") from error
