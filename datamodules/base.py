@@ -1,6 +1,7 @@
 """What the tasks share: prepare once, map, batch."""
 
 import os
+import signal
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -231,9 +232,17 @@ class SequenceDataModule(LightningDataModule, ABC):
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             generator=torch.Generator(),
+            worker_init_fn=_leave_signals_to_the_main_process,
         )
 
     def _rank(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C, and what a scheduler sends, reach a loader's processes too, without which the step could not end."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

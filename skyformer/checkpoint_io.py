@@ -44,10 +44,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: for a damaged file or one that this project did not write.
+        OSError: for a file that the disk does not give; that is no damage.
     """
+    content = path.read_bytes()
     try:
-        _check_archive(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(content)
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damage shows in many ways: zip, pickle, end of file, memory
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
@@ -58,9 +60,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(content: bytes) -> None:
     """torch reads a checkpoint without comparing the checksums that it wrote."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
             raise ValueError("it holds compressed records, which torch does not write")
         if (damaged := archive.testzip()) is not None:

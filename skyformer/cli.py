@@ -3,6 +3,7 @@
 import logging
 import traceback
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from torch import distributed
 from skyformer import callbacks
 from skyformer.arguments import check_config, check_nulls, trainer_settings
 from skyformer.checkpoint_io import BEST, AtomicCheckpointIO, CheckpointError
-from skyformer.loggers import CSVLogger, TensorBoardLogger
+from skyformer.loggers import TensorBoardLogger
 from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
-from skyformer.runs import RunError, check_same_run, find_checkpoint, read_or_fall_back, run_folder
+from skyformer.runs import RunError, check_same_run, find_checkpoint, lock_run, read_or_fall_back, run_folder
 
 
 def _quieten() -> None:
@@ -80,6 +81,7 @@ class SkyformerCLI(LightningCLI):
                     callbacks.LandmarkHealth(),
                     callbacks.ImageSheet(),
                     callbacks.TestResult(),
+                    callbacks.LeaveEvaluation(),
                 ],
                 "enable_model_summary": False,
                 # Our samplers share batches between processes themselves, and evaluate each example once.
@@ -131,7 +133,7 @@ class SkyformerCLI(LightningCLI):
         path = find_checkpoint(config.ckpt_path, folder, self.subcommand)
         self.checkpoint: dict[str, Any] = {}
         if path is not None:
-            path, self.checkpoint = read_or_fall_back(path, config.ckpt_path)
+            path, self.checkpoint = read_or_fall_back(path, config.ckpt_path, self.subcommand)
             check_same_run(path, self.checkpoint, plain, self.subcommand)
         config.ckpt_path = path and str(path)
 
@@ -142,10 +144,13 @@ class SkyformerCLI(LightningCLI):
             raise RunError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
 
     def _run_subcommand(self, subcommand: str) -> None:
+        ended = False
+        self.lock = ExitStack()
         try:
             super()._run_subcommand(subcommand)
             if distributed.is_available() and distributed.is_initialized():
                 distributed.barrier()  # a process that ends first would take the others' connections away
+            ended = True
         except (RunError, CheckpointError):
             raise
         except Exception as error:
@@ -157,8 +162,11 @@ class SkyformerCLI(LightningCLI):
                 f"{reason}). Name another one with --ckpt_path, or start without one in another folder."
             ) from error
         finally:
-            # Else gloo's threads abort now and then at the end of a process, which fails a run that was right.
-            if distributed.is_available() and distributed.is_initialized():
+            self.lock.close()
+            # Else gloo's threads abort now and then at the end of a process, which fails a run that was right. NCCL
+            # would wait for processes that failed, or are gone.
+            begun = distributed.is_available() and distributed.is_initialized()
+            if begun and (ended or distributed.get_backend() == "gloo"):
                 distributed.destroy_process_group()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -179,15 +187,17 @@ class SkyformerCLI(LightningCLI):
             raise RunError(f"trainer: {said}. Set here: {settings}") from error
         if self.subcommand == "fit" and trainer.is_global_zero:
             for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger | CSVLogger):
-                    if self.checkpoint:
-                        state = self.checkpoint["callbacks"]["LastCheckpoint"]
-                        logger.start_at(self.checkpoint["global_step"], state["evaluation_is_due"])
-                    else:
-                        logger.start_at(0)
+                if isinstance(logger, TensorBoardLogger):
+                    logger.start_at(self.checkpoint.get("global_step", 0))
         return trainer
 
     def before_fit(self) -> None:
+        if self.trainer.is_global_zero:
+            lock_run(self.lock, Path(self.trainer.default_root_dir))
+        if self.checkpoint.get("global_step", -1) >= self.trainer.max_steps:
+            # Lightning passes over a run that has all its steps, so that its last evaluation would never be made up.
+            loop = self.trainer.fit_loop
+            loop.__class__ = type("FitLoop", (type(loop),), {"skip": False})
         self.model.make_optimizer_and_scheduler(self.trainer.max_steps)  # wrong values show before any data is made
         size = sum(parameter.numel() for parameter in self.model.parameters())
         folder = self.trainer.default_root_dir

@@ -29,7 +29,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         """Without the epoch, which Lightning adds to everything: runs are counted in steps."""
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
-    def start_at(self, step: int, evaluates_first: bool = False) -> None:
+    def start_at(self, step: int) -> None:
         """Hide what was logged from this step on: a resumed run logs it anew, a new run starts from nothing."""
         self._kwargs["purge_step"] = step
 
@@ -54,6 +54,7 @@ class CSVLogger(loggers.CSVLogger):
             evaluates_first: whether the dev evaluation after the last of them comes anew.
         """
         path = Path(self.log_dir, "metrics.csv")
+        self._experiment = None  # it remembers the columns
         if not path.exists():
             return
         if step == 0:

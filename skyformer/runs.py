@@ -5,11 +5,12 @@ A run lives in `runs/<task>/<backend>/seed<k>` unless the user names another fol
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from skyformer.checkpoint_io import BEST, LAST, PREVIOUS, CheckpointError, read_checkpoint
@@ -124,16 +125,17 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
     raise RunError(f"no checkpoint {path}. {fix}")
 
 
-def read_or_fall_back(path: Path, named: str | None) -> tuple[Path, dict[str, Any]]:
+def read_or_fall_back(path: Path, named: str | None, subcommand: str) -> tuple[Path, dict[str, Any]]:
     """The checkpoint at `path`, or, where `--ckpt_path last` or `auto` named it and it is damaged, the one before.
 
-    A damaged one is set aside as `last.damaged.<k>.ckpt`, lest it take the place of the one before.
+    For fit, a damaged one is set aside as `last.damaged.<k>.ckpt`, lest it take the place of the one before.
 
     Returns:
         Where it was read from, and its contents.
 
     Raises:
-        CheckpointError: when none can be read.
+        CheckpointError: when none is whole.
+        OSError: when the disk does not give it.
     """
     previous = path.parent / Path(PREVIOUS).name
     try:
@@ -143,7 +145,8 @@ def read_or_fall_back(path: Path, named: str | None) -> tuple[Path, dict[str, An
             raise
         checkpoint = read_checkpoint(previous)
         with suppress(FileNotFoundError):  # another process of this run was first
-            os.replace(path, next_free(path.parent, "last.damaged", ".ckpt"))
+            if subcommand == "fit":
+                os.replace(path, next_free(path.parent, "last.damaged", ".ckpt"))
         print(f"{error}\nGoing on from the one before, {previous}, step {checkpoint['global_step']:,}.", flush=True)
         return previous, checkpoint
 
@@ -157,6 +160,26 @@ def _check_not_written_over(named: str | None, folder: Path, has_run: bool) -> N
             f"{folder} already holds a run ({checkpoints}). Add --ckpt_path last to go on with it, or "
             "--trainer.default_root_dir <folder> to start another."
         )
+
+
+def lock_run(held: ExitStack, folder: Path) -> None:
+    """Keep other processes from training in this folder until `held` is closed, or this process ends.
+
+    Raises:
+        RunError: when another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"{folder} is in use: another process trains in it. Wait for its end, or set another "
+            "--trainer.default_root_dir."
+        ) from error
+    except NotImplementedError:  # a file system without locks
+        return
+    held.callback(lock.release)
 
 
 def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[str, Any], subcommand: str) -> None:

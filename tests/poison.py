@@ -37,6 +37,21 @@ class PoisonStep(Callback):
         backend.poisoned = batch_idx == self.batch and self.rank in (None, trainer.global_rank)
 
 
+class PoisonGradient(Callback):
+    """Makes one gradient infinite, with a finite loss.
+
+    Args:
+        step: optimiser steps before it.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == self.step:
+            pl_module.encoder.norm.weight.grad[3] = torch.inf
+
+
 class MetricsOfRank(Callback):
     """Writes what a process takes its metrics to be, at the end of fit and of test.
 

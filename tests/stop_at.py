@@ -15,9 +15,13 @@ class StopAt(Callback):
         name: of the signal.
         in_evaluation: whether to wait for the second batch of the evaluation.
         rank: of the process that it comes to.
+        group: whether it comes to the loader's processes too, as Ctrl-C in a terminal does.
     """
 
-    def __init__(self, step: int, name: str = "SIGKILL", in_evaluation: bool = False, rank: int = 0) -> None:
+    def __init__(
+        self, step: int, name: str = "SIGKILL", in_evaluation: bool = False, rank: int = 0, group: bool = False
+    ) -> None:
+        self.send = os.killpg if group else os.kill
         self.step = step
         self.rank = rank
         self.name = name
@@ -27,17 +31,17 @@ class StopAt(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if trainer.global_step == self.step and self.in_evaluation and batch_idx == 1:
-            os.kill(os.getpid(), signal.Signals[self.name])
+            self.send(os.getpid(), signal.Signals[self.name])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step == self.step and not self.in_evaluation and trainer.global_rank == self.rank:
-            os.kill(os.getpid(), signal.Signals[self.name])
+            self.send(os.getpid(), signal.Signals[self.name])
 
 
 class StopInTest(Callback):
-    """Sends the process a signal during the first batch of a test.
+    """Sends the process a signal during the first batch of a test, a validation or a prediction.
 
     Args:
         name: of the signal.
@@ -56,3 +60,5 @@ class StopInTest(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         os.kill(os.getpid(), signal.Signals[self.name])
+
+    on_predict_batch_end = on_validation_batch_end = on_test_batch_end

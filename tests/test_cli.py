@@ -2,12 +2,15 @@
 
 import csv
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
+
+from skyformer.runs import lock_run
 
 
 def refuse(main, capsys, arguments: list[str], code: int, *words: str) -> str:
@@ -76,11 +79,12 @@ def test_result_counts_what_was_tested(trained, main):
     assert result["chance"] in (0.5, 1.0)
 
 
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_signal_during_a_test_shows_in_the_exit_status(name, code, trained, main):
+def test_signal_during_an_evaluation_shows_in_the_exit_status(name, code, command, trained, main):
     stop = ["--trainer.callbacks=stop_at.StopInTest", f"--trainer.callbacks.name={name}"]
     with pytest.raises(SystemExit) as stopped:
-        main(["test", f"--config={trained}/config.yaml", *stop])
+        main([command, f"--config={trained}/config.yaml", *stop])
     assert stopped.value.code == code
 
 
@@ -94,6 +98,20 @@ def test_schedule_steps_with_the_training_steps(trained):
 def test_second_fit_does_not_write_over_a_run(trained, main, capsys):
     arguments = ["fit", f"--config={trained}/config.yaml"]
     refuse(main, capsys, arguments, 1, str(trained), "--ckpt_path last", "--trainer.default_root_dir")
+
+
+def test_two_runs_do_not_train_in_one_folder(tmp_path, main, capsys, tiny_arguments):
+    with ExitStack() as held:
+        lock_run(held, tmp_path)
+        refuse(main, capsys, ["fit", *tiny_arguments("listops", tmp_path)], 1, str(tmp_path), "is in use")
+    main(["fit", *tiny_arguments("listops", tmp_path)])
+
+
+@pytest.mark.parametrize(("before", "now"), [(["trainer/ema"], []), ([], ["trainer/ema"])])
+def test_moving_average_is_not_taken_for_the_weights(before, now, tmp_path, main, capsys, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path, *before)])
+    arguments = [*tiny_arguments("listops", tmp_path, *now), "--ckpt_path=last", "--trainer.max_steps=12"]
+    refuse(main, capsys, ["fit", *arguments], 1, "a moving average of the weights")
 
 
 def test_resume_from_elsewhere_does_not_write_over_a_run(trained, tmp_path, main, capsys, tiny_arguments):

@@ -50,6 +50,21 @@ def test_skipped_step_leaves_weights_and_moments_alone(overlays, steps, skipped,
     assert state["callbacks"]["NonFiniteLoss"] == {"skipped": 1}
 
 
+def test_gradient_that_is_not_finite(tmp_path, main, capsys, tiny_arguments):
+    poison = ["--trainer.callbacks+=poison.PoisonGradient", "--trainer.callbacks.step=4"]
+    given = ["fit", *tiny_arguments("listops", tmp_path), *poison, "--last_checkpoint.every_n_train_steps=1"]
+    with pytest.raises(SystemExit) as stopped:
+        main(given)
+    assert stopped.value.code == 1
+    assert "the loss of step 4 is finite on this process, and the gradients are not" in capsys.readouterr().err
+    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
+    assert all(torch.isfinite(weight).all() for weight in checkpoint["state_dict"].values())
+    cli = main([*given, "--ckpt_path=last", "--non_finite_loss.action=skip"])
+    assert float(cli.trainer.callback_metrics["train/skipped_steps"]) == 1
+    assert all(torch.isfinite(weight).all() for weight in cli.model.state_dict().values())
+
+
 def test_count_of_skipped_steps_survives_a_resume(tmp_path, main, tiny_arguments):
     given = arguments(tiny_arguments, tmp_path, "--non_finite_loss.action=skip")
     main(given)

@@ -54,7 +54,9 @@ def run_process(arguments: list[str]) -> int:
     """The command in a process of its own; its exit status."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "run.py"), "fit", *arguments]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=False).returncode
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, check=False, start_new_session=True
+    ).returncode
 
 
 @pytest.mark.parametrize("task", ["listops", "pathfinder"])
@@ -76,6 +78,28 @@ def test_killed_evaluation_is_run_again(tmp_path, main, tiny_arguments):
     main(["fit", *killed, "--ckpt_path=last"])
     main(["fit", *tiny_arguments("listops", tmp_path / "whole")])
     assert_same_run(tmp_path / "killed", tmp_path / "whole", from_step=6)
+
+
+@pytest.mark.parametrize("in_evaluation", [True, False])
+def test_run_that_was_killed_after_its_last_step(in_evaluation, tmp_path, main, tiny_arguments):
+    """SIGKILL in the last evaluation, and right before the last step's checkpoint; then the run has all its steps."""
+    killed = [*tiny_arguments("listops", tmp_path / "killed"), "--ckpt_path=auto"]
+    stop = ["--trainer.callbacks.step=9", f"--trainer.callbacks.in_evaluation={in_evaluation}"]
+    assert run_process([*killed, STOP, *stop]) == -9
+    main(["fit", *killed])
+    main(["fit", *killed])  # once more changes nothing
+    main(["fit", *tiny_arguments("listops", tmp_path / "whole")])
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", from_step=6)
+    assert list(evaluations(tmp_path / "killed")) == [2, 5, 8]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_signal_that_reaches_the_loader_too(name, code, tmp_path, main, tiny_arguments):
+    """Two loader processes, and the signal to the whole group, as from a terminal or a scheduler."""
+    arguments = [*tiny_arguments("listops", tmp_path), "--data.init_args.num_workers=2"]
+    stop = [STOP, "--trainer.callbacks.step=4", f"--trainer.callbacks.name={name}", "--trainer.callbacks.group=true"]
+    assert run_process([*arguments, *stop]) == code
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
 
 
 def test_signal_in_an_evaluation_does_not_wait_for_its_end(tmp_path, main, tiny_arguments):

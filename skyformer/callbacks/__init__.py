@@ -3,6 +3,7 @@
 from skyformer.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, TopCheckpoints
 from skyformer.callbacks.health import LandmarkHealth
 from skyformer.callbacks.images import ImageSheet
+from skyformer.callbacks.leaving import LeaveEvaluation
 from skyformer.callbacks.non_finite import NonFiniteLoss
 from skyformer.callbacks.predictions import PredictionWriter
 from skyformer.callbacks.progress import StepProgressBar
@@ -15,6 +16,7 @@ __all__ = [
     "ImageSheet",
     "LandmarkHealth",
     "LastCheckpoint",
+    "LeaveEvaluation",
     "NonFiniteLoss",
     "PredictionWriter",
     "RunConfig",

@@ -7,12 +7,14 @@ from time import monotonic
 from types import FrameType
 from typing import Any, Literal
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from skyformer import slurm
 from skyformer.checkpoint_io import BEST, LAST
+from skyformer.loggers import CSVLogger
 
 
 class LastCheckpoint(Checkpoint):
@@ -66,6 +68,9 @@ class LastCheckpoint(Checkpoint):
             numbers = [signal.SIGINT, signal.SIGTERM, *slurm.requeue_signals()]
             self._former = {number: signal.signal(number, self._receive) for number in numbers}
 
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            if isinstance(logger, CSVLogger):
+                logger.start_at(trainer.global_step, self._evaluation_is_due)
         self._make_up(trainer)
 
     def _make_up(self, trainer: Trainer) -> None:
@@ -127,8 +132,11 @@ class LastCheckpoint(Checkpoint):
         self._former = {}
 
     def _must_stop(self, trainer: Trainer) -> bool:
-        """Whether a signal came, to this process or another one of the run."""
-        return trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)
+        """Whether a signal came, to this process or another one of the run; all then know the one that counts most."""
+        order: list[int | None] = [None, signal.SIGINT, signal.SIGTERM, *slurm.requeue_signals()]
+        mine = torch.tensor(order.index(self.signal), device=trainer.strategy.root_device)
+        self.signal = order[int(trainer.strategy.reduce(mine, reduce_op="max"))]
+        return self.signal is not None
 
     def _minutes_are_over(self, trainer: Trainer) -> bool:
         if self.every_n_minutes is None:
@@ -145,7 +153,8 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(f"{trainer.default_root_dir}/{LAST}", weights_only=False)
 
     def _exit(self, trainer: Trainer) -> None:
-        number = self.signal or signal.SIGTERM
+        number = self.signal
+        assert number is not None
         path = f"{trainer.default_root_dir}/{LAST}"
         _say(f"Stopped at step {self._saved_step:,}. Go on with --ckpt_path last; it is in\n{path}")
         if number in slurm.requeue_signals() and trainer.is_global_zero:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import SaveConfigCallback
 
 from skyformer.checkpoint_io import LAST, PREVIOUS
 from skyformer.files import next_free, write_whole
 from skyformer.loggers import TensorBoardLogger
 from skyformer.record import make_record
-from skyformer.runs import check_same_data
+from skyformer.runs import RunError, check_same_data
 
 
 class RunConfig(SaveConfigCallback):
@@ -34,6 +35,13 @@ class RunConfig(SaveConfigCallback):
             _write_config(folder / self.config_filename, self.text, resumed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        here = trainer.global_step, self.data_hash
+        first = trainer.strategy.broadcast(here)
+        if not trainer.strategy.reduce_boolean_decision(here == first, all=True):
+            raise RunError(
+                f"the processes of this run differ: process {trainer.global_rank} has step and data {here}, the first "
+                f"one {first}. Let all of them see the same {trainer.default_root_dir} and data.data_dir."
+            )
         if trainer.is_global_zero:
             record = make_record(self.config.seed_everything, self.data_hash, trainer.world_size, trainer.global_step)
             _add_record(Path(trainer.default_root_dir, "record.json"), record)
@@ -44,7 +52,15 @@ class RunConfig(SaveConfigCallback):
         checkpoint["num_processes"] = trainer.world_size
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        check_same_data(checkpoint, self.data_hash, trainer.world_size, trainer.state.fn == "fit")
+        fits = trainer.state.fn == "fit"
+        check_same_data(checkpoint, self.data_hash, trainer.world_size, fits)
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+        if fits and averages != ("current_model_state" in checkpoint):
+            was, now = ("without", "with") if averages else ("with", "without")
+            raise RunError(
+                f"the checkpoint is of a run {was} a moving average of the weights (trainer.callbacks), this one is "
+                f"{now}. Set it as it was, or start another run."
+            )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         config = yaml.safe_load(self.text)
