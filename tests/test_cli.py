@@ -2,6 +2,8 @@
 
 import csv
 import json
+import signal
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -79,6 +81,15 @@ def test_result_counts_what_was_tested(trained, main):
     assert result["chance"] in (0.5, 1.0)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts what it runs in the background with Ctrl-C ignored, tests too."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_signal_during_an_evaluation_shows_in_the_exit_status(name, code, command, trained, main):
