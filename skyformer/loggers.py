@@ -4,7 +4,6 @@ The command line fills in `save_dir`; any other Lightning logger works too.
 """
 
 import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from skyformer.files import naming, next_free, write_whole
+from skyformer.files import naming, next_free, write_table, write_whole
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
@@ -100,9 +99,5 @@ class _AppendingWriter(ExperimentWriter):
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """Whole or not at all; Lightning's own would lose the log if it were killed here."""
         path = Path(self.metrics_file_path)
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=fieldnames)
-        writer.writeheader()
         with path.open(newline="") as file:
-            writer.writerows(csv.DictReader(file))
-        write_whole(path, text.getvalue())
+            write_table(path, fieldnames, csv.DictReader(file))

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from datamodules.examples import available_cores
+
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "numba", "tensorboard")
 
 
@@ -47,11 +49,10 @@ def code_state() -> dict[str, Any]:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores that this process may use, memory in GB of 10⁹ bytes, GPUs, operating system."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
     return {
         "processor": processor_name(),
-        "cores": cores,
+        "cores": available_cores(),
         "memory_gb": pages and round(pages / 1e9, 1),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "system": platform.platform(),

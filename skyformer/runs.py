@@ -177,7 +177,8 @@ def lock_run(held: ExitStack, folder: Path) -> None:
             f"{folder} is in use: another process trains in it. Wait for its end, or set another "
             "--trainer.default_root_dir."
         ) from error
-    except NotImplementedError:  # a file system without locks
+    except NotImplementedError:
+        print(f"{folder} lies on a file system without locks: see that no other process trains in it.", flush=True)
         return
     held.callback(lock.release)
 

@@ -118,6 +118,15 @@ def test_two_runs_do_not_train_in_one_folder(tmp_path, main, capsys, tiny_argume
     main(["fit", *tiny_arguments("listops", tmp_path)])
 
 
+def test_file_system_without_locks_is_said(tmp_path, main, capsys, tiny_arguments, monkeypatch):
+    def acquire(lock, timeout):
+        raise NotImplementedError
+
+    monkeypatch.setattr("skyformer.runs.FileLock.acquire", acquire)
+    main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=3"])
+    assert "a file system without locks" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("before", "now"), [(["trainer/ema"], []), ([], ["trainer/ema"])])
 def test_moving_average_is_not_taken_for_the_weights(before, now, tmp_path, main, capsys, tiny_arguments):
     main(["fit", *tiny_arguments("listops", tmp_path, *before)])

@@ -1,7 +1,5 @@
 """The rows of a benchmark as a table on the screen and as CSV."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from skyformer.files import write_whole
+from skyformer.files import write_table
 
 Row = dict[str, Any]
 
@@ -49,8 +47,4 @@ def _cells(row: Row) -> list[str]:
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """All fields of all rows."""
     fields = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fields)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_table(path, fields, rows)
