@@ -13,8 +13,14 @@ from skyformer.benchmark.command import run_benchmark
 from skyformer.cli import SkyformerCLI
 from skyformer.errors import say_errors
 from skyformer.report.command import run_report
+from skyformer.study.command import run_study
 
-COMMANDS = {"prepare": run_prepare, "report": run_report, "benchmark": run_benchmark}  # beside LightningCLI's own
+COMMANDS = {
+    "prepare": run_prepare,
+    "report": run_report,
+    "benchmark": run_benchmark,
+    "study": run_study,
+}  # beside LightningCLI's own
 
 
 def main(args: list[str] | None = None) -> Any:

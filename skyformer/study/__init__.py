@@ -1,0 +1,1 @@
+"""What the paper measures beside accuracy: approximation, spectrum, stability."""

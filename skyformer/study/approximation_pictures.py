@@ -1,0 +1,113 @@
+"""Figure 1: errors against d, a panel a length."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from skyformer.report.style import new_figure, save_picture, style_of
+
+# Choices of landmarks in Okabe and Ito's colours, and markers for print without colour.
+_CHOICES = {
+    "uniform": ("#D55E00", "o"),
+    "half and half": ("#E69F00", "s"),
+    "segment means": ("#0072B2", "^"),
+    "k-means": ("#009E73", "v"),
+    "ridge leverage": ("#000000", "D"),
+    "farthest point": ("#CC79A7", "x"),
+}
+
+
+def draw_errors(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """Above, each method against softmax (Skyformer through A and D); below, against what it approximates."""
+    lengths = list(dict.fromkeys(row["length"] for row in rows))
+    figure, panels = _new_grid(2, len(lengths))
+    for column, length in enumerate(lengths):
+        own = [row for row in rows if row["length"] == length]
+        against_softmax = [row for row in own if row["target"] == _nearest_to_softmax(row["method"], own)]
+        approximated = [row for row in own if row["target"] == _own_target(row["method"], own)]
+        for panel, shown in ((panels[0][column], against_softmax), (panels[1][column], approximated)):
+            for method in dict.fromkeys(row["method"] for row in shown):
+                look = style_of(method)
+                _plot(
+                    panel, [row for row in shown if row["method"] == method], look.label, look.color, look.linestyle, ""
+                )
+            panel.set(xscale="log", yscale="log", xlabel="d")
+            _ticks(panel, sorted({row["num_landmarks"] for row in own}))
+        panels[0][column].set_title(f"n = {length:,}")
+    panels[0][0].set_ylabel("error against softmax, relative")
+    panels[1][0].set_ylabel("error against the attention\nthat it approximates, relative")
+    _finish(figure, panels, title, path)
+
+
+def _nearest_to_softmax(method: str, rows: Sequence[dict[str, Any]]) -> str:
+    targets = {row["target"] for row in rows if row["method"] == method}
+    return "softmax through A and D" if "softmax through A and D" in targets else "softmax"
+
+
+def _own_target(method: str, rows: Sequence[dict[str, Any]]) -> str:
+    return next(row["target"] for row in rows if row["method"] == method)
+
+
+def draw_choices(choices: Sequence[dict[str, Any]], bounds: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """‖C̃ − C‖ / ‖C‖ against d for each choice of landmarks, a row of panels a γ; in the row without γ also λ at d =
+    d_stat, and at the d of Theorem 2.
+    """
+    lengths = list(dict.fromkeys(row["length"] for row in choices))
+    ridges = sorted({row["ridge"] for row in choices}, reverse=True)
+    figure, panels = _new_grid(len(ridges), len(lengths))
+    for column, length in enumerate(lengths):
+        for line, ridge in enumerate(ridges):
+            panel = panels[line][column]
+            own = [row for row in choices if (row["length"], row["ridge"]) == (length, ridge)]
+            for choice, (color, marker) in _CHOICES.items():
+                _plot(panel, [row for row in own if row["choice"] == choice], choice, color, "-", marker)
+            sizes = sorted({row["num_landmarks"] for row in own})
+            panel.set(xscale="log", yscale="log", xlabel="d")
+            if ridge == 0:
+                _plot_theorem(panel, [row for row in bounds if row["length"] == length], sizes)
+            _ticks(panel, sizes)
+            panels[line][0].set_ylabel(f"‖C̃ − C‖₂ / ‖C‖₂,  γ = {ridge:g}")
+        panels[0][column].set_title(f"n = {length:,}")
+    _finish(figure, panels, title, path)
+
+
+def _plot_theorem(panel: Any, bounds: Sequence[dict[str, Any]], sizes: Sequence[int]) -> None:
+    relative = [row["relative"] for row in bounds]
+    limits = panel.get_ylim()
+    for key, linestyle, label in (("d_stat", ":", "λ at d = d_stat"), ("bound", "--", "λ of Theorem 2")):
+        panel.plot([row[key] for row in bounds], relative, color="#666666", linestyle=linestyle, label=label, lw=1.2)
+    panel.set(xlim=(min(sizes) * 0.9, max(sizes) * 1.1), ylim=(limits[0], max(limits[1], max(relative))))
+
+
+def _plot(panel: Any, rows: Sequence[dict[str, Any]], label: str, color: str, linestyle: str, marker: str) -> None:
+    """Means over the draws, and the band from the smallest to the largest."""
+    sizes = sorted({row["num_landmarks"] for row in rows})
+    values = [[row["relative"] for row in rows if row["num_landmarks"] == size] for size in sizes]
+    panel.plot(
+        sizes, list(map(fmean, values)), color=color, linestyle=linestyle, marker=marker, ms=4, label=label, lw=1.4
+    )
+    panel.fill_between(sizes, list(map(min, values)), list(map(max, values)), color=color, alpha=0.15, lw=0)
+
+
+def _new_grid(rows: int, columns: int) -> tuple[Any, Any]:
+    figure, _ = new_figure(1, 3.2 * columns + 2.4, 3.2 * rows)
+    figure.clear()
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel in panels.flat:
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _ticks(panel: Any, sizes: Sequence[int]) -> None:
+    panel.set_xticks(sizes, [str(size) for size in sizes])
+    panel.minorticks_off()
+
+
+def _finish(figure: Any, panels: Any, title: str, path: Path) -> None:
+    figure.suptitle(title)
+    handles = {
+        label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+    save_picture(figure, path)

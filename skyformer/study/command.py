@@ -1,0 +1,31 @@
+"""`python run.py study approximation | spectrum | stability`: what the paper measures beside accuracy."""
+
+from collections.abc import Callable
+
+from skyformer.runs import RunError
+from skyformer.study.approximation_command import run_approximation
+from skyformer.study.spectrum import run_spectrum
+from skyformer.study.stability import run_stability
+
+_STUDIES: dict[str, Callable[[list[str]], None]] = {
+    "approximation": run_approximation,
+    "spectrum": run_spectrum,
+    "stability": run_stability,
+}
+
+
+def run_study(args: list[str]) -> None:
+    """Measure, print a table, write CSV, Markdown and pictures.
+
+    Args:
+        args: arguments after `study`: which one, then its own.
+
+    Raises:
+        RunError: for a study or a value that makes no sense.
+        CheckpointError: for a checkpoint that cannot be read.
+        SystemExit: 2 for a wrong argument.
+    """
+    known = ", ".join(_STUDIES)
+    if not args or args[0] not in _STUDIES:
+        raise RunError(f"study {args[0] if args else ''}: name one of {known}; each takes --help")
+    _STUDIES[args[0]](args[1:])

@@ -1,0 +1,197 @@
+"""What a study looks at: the task's examples, and models of one initialisation or one checkpoint."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+from lightning import LightningDataModule
+from torch import Tensor
+
+from skyformer.arguments import check_config, check_nulls
+from skyformer.attention import Attention
+from skyformer.benchmark.cases import OVERLAYS
+from skyformer.checkpoint_io import read_checkpoint
+from skyformer.model import SequenceClassifier
+from skyformer.runs import RunError, backend_name, task_name
+
+# What a task's YAML says beside these; a study makes nothing of it.
+_OTHERS = (
+    "best_checkpoint", "ckpt_path", "last_checkpoint", "non_finite_loss", "predictions", "test_after_fit", "trainer",
+    "verbose", "weights_only",
+)  # fmt: skip
+
+
+def make_parser(study: str, description: str, backends: list[str], output: str) -> ArgumentParser:
+    """The arguments that all studies take: `--config`, `--checkpoint`, `--backends`, `--output`, model and data."""
+    parser = ArgumentParser(prog=f"run.py study {study}", description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("--config", action="config", help="A task's YAML file, then overlays; later ones win.")
+    add("--checkpoint", type=str | None, help="Weights and configuration of a run, in place of an initialised model.")
+    add("--backends", type=list[str], default=backends, help="Overlays of configs/attention, or YAML files.")
+    add("--output", type=str, default=output, help="Folder to write to.")
+    add("--seed_everything", type=int, default=0, help="Of the initialised model, the order of examples, the draws.")
+    parser.add_class_arguments(SequenceClassifier, "model")
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    for name in _OTHERS:
+        add(f"--{name}", type=Any, help=SUPPRESS)
+    return parser
+
+
+@dataclass
+class Setting:
+    """A parsed command: the data, and how to make models that differ in their attention only.
+
+    Attributes:
+        config: of the command, with the arguments of its study.
+        data: prepared and set up.
+        state: weights of `--checkpoint`; None for an initialised model.
+    """
+
+    parser: ArgumentParser
+    arguments: list[str]
+    config: Namespace
+    data: Any
+    state: dict[str, Tensor] | None
+
+    @classmethod
+    def read(cls, parser: ArgumentParser, arguments: list[str], path: str | None = None) -> "Setting":
+        """From a command line; the configuration of a checkpoint comes before all others.
+
+        Args:
+            path: of the checkpoint; default, what `--checkpoint` names last.
+
+        Raises:
+            RunError: for a value that makes no sense.
+            CheckpointError: for a checkpoint that cannot be read.
+            SystemExit: 2 for a wrong argument.
+        """
+        state = None
+        for named in [path] if path else checkpoints_of(arguments)[-1:]:
+            checkpoint = read_checkpoint(Path(named))
+            state = checkpoint["state_dict"]
+            arguments = ["--config", checkpoint["config"], *arguments, "--checkpoint", named]
+        config = parser.parse_args(arguments)
+        check_nulls(parser, config)
+        check_config(Namespace(data=config.data, model=config.model))
+        only_data = ArgumentParser()
+        only_data.add_subclass_arguments(LightningDataModule, "data")
+        data: Any = _instantiate(only_data, data=config.data)
+        data.prepare_data()
+        data.setup("fit")
+        return cls(parser, arguments, config, data, state)
+
+    @property
+    def task(self) -> str:
+        return task_name(self.config.as_dict())
+
+    @property
+    def backend(self) -> str:
+        return backend_name(self.config.as_dict())
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, for a title."""
+        return str(self.config.checkpoint) if self.config.checkpoint else "initialised weights"
+
+    @property
+    def max_steps(self) -> int:
+        """Of the run that the configuration describes, which its schedule goes by."""
+        return int((self.config.trainer or {}).get("max_steps", 1))
+
+    def make_model(
+        self, backend: str | None = None, max_length: int | None = None, seed: int | None = None
+    ) -> SequenceClassifier:
+        """The model with this attention (None: the configuration's own), in evaluation mode.
+
+        All share the weights that any two of them have in common, whatever a backend draws for its own.
+
+        Args:
+            backend: name of an overlay of configs/attention, or a YAML file.
+            max_length: of the positions, where more than the task's own are needed.
+            seed: of the initial weights, where it is not `seed_everything`.
+
+        Raises:
+            RunError: for a backend that is none, or more positions than a checkpoint has.
+        """
+        longest = max(self.data.max_length, max_length or 0)
+        if self.state is not None and longest > self.data.max_length:
+            raise RunError(
+                f"{self.config.checkpoint} has positions for {self.data.max_length:,} tokens, not for {longest:,}; "
+                "name smaller --lengths"
+            )
+        torch.manual_seed(self.config.seed_everything if seed is None else seed)
+        start = torch.get_rng_state()
+        model = self._make(backend, longest)
+        if self.state is not None:
+            _load_shared(model, self.state)
+        elif backend is not None:
+            torch.set_rng_state(start)
+            _load_shared(model, self._make("softmax", longest).state_dict())
+        return model.eval()
+
+    def named_backends(self) -> dict[str, str]:
+        """What tables and pictures call each of `--backends`: its class's name, or its file's where two share one."""
+        names = {backend: backend_name(self._parse(backend).as_dict()) for backend in self.config.backends}
+        several = [name for name in names.values() if list(names.values()).count(name) > 1]
+        return {backend: Path(backend).stem if name in several else name for backend, name in names.items()}
+
+    def _parse(self, backend: str | None) -> Namespace:
+        if backend is None:
+            return self.config
+        path = Path(backend) if backend.endswith((".yaml", ".yml")) else OVERLAYS / f"{backend}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in OVERLAYS.glob("*.yaml")))
+            raise RunError(f"--backends {backend}: no file {path}. Known: {known}; or name a YAML file.")
+        config = self.parser.parse_args([*self.arguments, f"--config={path}"])
+        check_config(Namespace(data=config.data, model=config.model))
+        return config
+
+    def _make(self, backend: str | None, max_length: int) -> SequenceClassifier:
+        model = self._parse(backend).model.clone()
+        model.max_length = max_length
+        for size in ("vocab_size", "num_classes", "num_documents"):
+            model[size] = getattr(self.data, size)
+        only_model = ArgumentParser()
+        only_model.add_class_arguments(SequenceClassifier, "model")
+        return _instantiate(only_model, model=model)
+
+
+def _instantiate(parser: ArgumentParser, **config: Namespace) -> Any:
+    """What one section of a configuration describes; `parser` knows that section alone."""
+    try:
+        (made,) = parser.instantiate(Namespace(**config)).values()
+    except ValueError as error:  # an argument of the right type whose value makes no sense
+        raise RunError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
+    return made
+
+
+def checkpoints_of(arguments: list[str]) -> list[str]:
+    """What `--checkpoint` names, each time that it is given: known before the rest can be parsed."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--checkpoint", action="append", default=[])
+    return early.parse_known_args(arguments)[0].checkpoint
+
+
+def _load_shared(model: SequenceClassifier, state: dict[str, Tensor]) -> None:
+    """Take what has the same name and shape; a method's own parameters stay as they were drawn."""
+    own = model.state_dict()
+    model.load_state_dict(
+        {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}, strict=False
+    )
+
+
+def attention_inputs(model: SequenceClassifier, *inputs: Tensor | None) -> list[tuple[Tensor, ...]]:
+    """(query, key, value, mask) of every layer, as they reach the backends, for `encoder(*inputs)`."""
+    seen: list[tuple[Any, ...]] = []
+    layers = [module for module in model.modules() if isinstance(module, Attention)]
+    hooks = [layer.register_forward_pre_hook(lambda _, given: seen.append(given)) for layer in layers]
+    try:
+        with torch.no_grad():
+            model.encoder(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen

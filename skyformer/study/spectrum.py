@@ -1,0 +1,161 @@
+"""Singular values of attention outputs (Appendix B), and condition numbers of attention matrices."""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skyformer.attention import Attention, SkyformerAttention
+from skyformer.callbacks.health import measure as measure_landmarks
+from skyformer.model import SequenceClassifier
+from skyformer.report.style import new_figure, save_picture, style_of
+from skyformer.runs import RunError
+from skyformer.study.inputs import tokens_of_length
+from skyformer.study.matrices import condition_number
+from skyformer.study.output import say_tables, write_rows
+from skyformer.study.setting import Setting, attention_inputs, checkpoints_of, make_parser
+
+BACKENDS = [
+    "softmax", "kernelized", "skyformer", "nystromformer", "linformer", "informer", "performer", "reformer", "bigbird",
+]  # fmt: skip
+_DESCRIPTION = (
+    "Singular values of attention outputs (Appendix B). --checkpoint may be given several times: then each run shows "
+    "its own attention."
+)
+_CAPTION = (
+    "Outputs: all heads side by side, {length:,} tokens × {width} numbers. Condition: σ₁ / σ_last. Rank: how many σ "
+    "exceed σ₁ / 1,000. Attention matrices: {length:,} × {length:,}, the worst head's condition, the mean rank; ∞ "
+    "where the rank is not full in float64. M + γI: Skyformer's own system. Means over the examples."
+)
+
+
+def run_spectrum(args: list[str]) -> None:
+    """Singular values of a layer's attention output for each backend: `spectrum.csv`, `.md`, `.png`."""
+    parser = make_parser("spectrum", _DESCRIPTION, BACKENDS, "report/spectrum")
+    add = parser.add_argument
+    add("--layer", type=int, default=1, help="Which layer, from 0; the paper shows the second.")
+    add("--length", type=int, default=1024, help="Tokens of an example.")
+    add("--examples", type=int, default=4, help="Over which is averaged.")
+    settings = [Setting.read(parser, args, path) for path in checkpoints_of(args)] or [Setting.read(parser, args)]
+    config = settings[0].config
+    for name in ("length", "examples"):
+        if config[name] < 1:
+            raise RunError(f"--{name} {config[name]} must be at least 1")
+    found = {name: measure(setting, model) for name, setting, model in _models(settings)}
+    output = Path(config.output)
+    rows = [
+        {"method": name, "index": index, "singular_value": value}
+        for name, measured in found.items()
+        for index, value in enumerate(measured["singular_values"], 1)
+    ]
+    write_rows(output / "spectrum.csv", rows)
+    source = settings[0].source if len(settings) == 1 else "each its own run"
+    title = f"Spectrum of layer {config.layer + 1} on {settings[0].task}, {source}"
+    width = len(next(iter(found.values()))["singular_values"])
+    caption = _CAPTION.format(length=config.length, width=width)
+    say_tables(output / "spectrum.md", title, [(caption, [_row(name, found[name]) for name in found])])
+    draw(found, title, output / "spectrum.png")
+    print(f"{output}/spectrum.csv, spectrum.md, spectrum.png")
+
+
+def _models(settings: Sequence[Setting]) -> Iterator[tuple[str, Setting, SequenceClassifier]]:
+    """Names and models: of one setting, one for each backend; of several, each its own."""
+    if len(settings) == 1:
+        (setting,) = settings
+        length = max(setting.data.max_length, setting.config.length)
+        for backend, name in setting.named_backends().items():
+            yield name, setting, setting.make_model(backend, length)
+        return
+    names = [setting.backend for setting in settings]
+    for name, setting in zip(names, settings, strict=True):
+        shown = name if names.count(name) == 1 else f"{name} {setting.source}"
+        yield shown, setting, setting.make_model(None, setting.config.length)
+
+
+def measure(setting: Setting, model: SequenceClassifier) -> dict[str, Any]:
+    """Means over the examples, in float64: `singular_values` of the layer's output, over the first one; `output`,
+    `matrix` (condition number, effective rank); `system`, the condition of M + γI, or None.
+    """
+    layers: Any = model.encoder.blocks
+    print(type(layers[0].attention.backend).__name__, file=sys.stderr)
+    config = setting.config
+    examples = [
+        _measure_example(model, tokens_of_length(setting, config.length, number), config.layer)
+        for number in range(config.examples)
+    ]
+    return {key: _mean([example[key] for example in examples]) for key in examples[0]}
+
+
+@torch.no_grad()
+def _measure_example(model: SequenceClassifier, tokens: Tensor, number: int) -> dict[str, list[float]]:
+    layers = [module for module in model.modules() if isinstance(module, Attention)]
+    if not -len(layers) <= number < len(layers):
+        raise RunError(f"--layer {number}: the model has {len(layers)} layers, 0 … {len(layers) - 1}")
+    layer = layers[number]
+    query, key, value, _ = (None if x is None else x.double() for x in attention_inputs(model, tokens, None)[number])
+    layer.double()
+    output = torch.cat(layer(query, key, value, None)[0].unbind(0), dim=-1)
+    matrix = attention_matrix(layer, query, key)[0]
+    values = torch.linalg.svdvals(output)
+    system = measure_landmarks(layer, query, key, value, None)[0] if isinstance(layer, SkyformerAttention) else math.nan
+    model.float()
+    return {
+        "singular_values": (values / values[0]).tolist(),
+        "output": [condition_number(output).item(), effective_rank(output)],
+        "matrix": [condition_number(matrix).max().item(), effective_rank(matrix)],
+        "system": [system],
+    }
+
+
+def attention_matrix(layer: Attention, query: Tensor, key: Tensor) -> Tensor:
+    """What a backend multiplies the values with, `(B, H, n, p)` twice → `(B, H, n, n)`: its output for the columns of
+    the identity, p at a time.
+    """
+    length, head_dim = query.shape[2:]
+    identity = torch.eye(length, -(-length // head_dim) * head_dim, dtype=query.dtype).expand(*query.shape[:2], -1, -1)
+    parts = [layer(query, key, values, None) for values in identity.split(head_dim, dim=-1)]
+    return torch.cat(parts, dim=-1)[..., :length]
+
+
+def effective_rank(matrix: Tensor) -> float:
+    """How many singular values exceed a thousandth of the largest, the mean over leading sizes."""
+    values = torch.linalg.svdvals(matrix)
+    return (values > values[..., :1] / 1000).sum(dim=-1).double().mean().item()
+
+
+def _mean(lists: Sequence[Sequence[float]]) -> list[float]:
+    return [sum(values) / len(values) for values in zip(*lists, strict=True)]
+
+
+def _row(name: str, found: dict[str, Any]) -> dict[str, str]:
+    output, matrix = found["output"], found["matrix"]
+    return {
+        "method": style_of(name).label,
+        "output: condition": _number(output[0]),
+        "rank": f"{output[1]:.0f}",
+        "matrix: condition": _number(matrix[0]),
+        "rank of it": f"{matrix[1]:.0f}",
+        "M + γI": _number(found["system"][0]),
+    }
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return "∞" if math.isinf(value) else f"{value:.3g}"
+
+
+def draw(found: dict[str, dict[str, Any]], title: str, path: Path) -> None:
+    """Singular values over the largest, against their number."""
+    figure, (panel,) = new_figure(1, 7.2, 4.2)
+    for name, measured in found.items():
+        look, values = style_of(name), measured["singular_values"]
+        numbers = range(1, len(values) + 1)
+        panel.plot(numbers, values, color=look.color, linestyle=look.linestyle, label=look.label, lw=1.4)
+    panel.set(xlabel="number of the singular value", ylabel="singular value / largest", yscale="log", title=title)
+    figure.legend(loc="outside right center", frameon=False)
+    save_picture(figure, path)

@@ -1,0 +1,142 @@
+"""How much a training step changes a model's output, for its size: the instability score (Appendix F)."""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from skyformer.model import SequenceClassifier
+from skyformer.report.style import new_figure, save_picture, style_of
+from skyformer.runs import RunError
+from skyformer.study.output import say_tables, write_rows
+from skyformer.study.setting import Setting, make_parser
+
+BACKENDS = ["softmax", "nystromformer", "kernelized", "skyformer"]
+# Mean of τ over the first 20 steps, over that of self-attention (Chen et al. 2021, Appendix F).
+PUBLISHED = {
+    "nystromformer": {"text": 1.03, "listops": 1.01, "retrieval": 0.97, "pathfinder": 0.99, "image": 1.02},
+    "kernelized": {"text": 0.83, "listops": 0.77, "retrieval": 0.64, "pathfinder": 0.74, "image": 0.62},
+    "skyformer": {"text": 0.81, "listops": 0.79, "retrieval": 0.64, "pathfinder": 0.79, "image": 0.65},
+}
+
+
+def run_stability(args: list[str]) -> None:
+    """Train each backend for some steps from the same weights on the same batches; `stability.csv`, `.md`, `.png`."""
+    parser = make_parser(
+        "stability", "The instability score of training steps (Appendix F).", BACKENDS, "report/stability"
+    )
+    parser.add_argument("--steps", type=int, default=20, help="Training steps.")
+    parser.add_argument("--repeats", type=int, default=1, help="Initialisations, from seed_everything on.")
+    setting = Setting.read(parser, args)
+    config = setting.config
+    for name in ("steps", "repeats"):
+        if config[name] < 1:
+            raise RunError(f"--{name} {config[name]} must be at least 1")
+    names = setting.named_backends()
+    if "softmax" not in names.values():
+        raise RunError(f"--backends {config.backends}: softmax must be among them, since the scores are over its own")
+    rows = list(measure(setting, names, config.steps, config.repeats))
+    output = Path(config.output)
+    write_rows(output / "stability.csv", rows)
+    title = f"Instability of the first {config.steps} steps on {setting.task}, {setting.source}"
+    say_tables(output / "stability.md", title, [(_CAPTION, summarise(rows, setting.task))])
+    draw(rows, title, output / "stability.png")
+    print(f"{output}/stability.csv, stability.md, stability.png")
+
+
+_CAPTION = (
+    "τ_i = ‖f(x_i, W_i) − f(x_i, W_(i−1))‖² / ‖W_i − W_(i−1)‖², f the class scores in evaluation mode. The ratio "
+    "is of the means over the steps."
+)
+
+
+def measure(setting: Setting, names: dict[str, str], steps: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """A row for each method, repeat and step: `tau`."""
+    for repeat in range(repeats):
+        seed = setting.config.seed_everything + repeat
+        for backend, name in names.items():
+            print(f"{name}, seed {seed}", file=sys.stderr)
+            lightning.seed_everything(seed, verbose=False)
+            model = setting.make_model(backend, seed=seed)
+            batches = islice(setting.data.train_dataloader(), steps)
+            for step, tau in enumerate(instability(model, batches, setting.max_steps), 1):
+                yield {"method": name, "seed": seed, "step": step, "tau": tau}
+
+
+def instability(model: SequenceClassifier, batches: Iterator[Any], max_steps: int) -> Iterator[float]:
+    """τ of each training step, in float64: steps of a small rate are lost among float32's last bits."""
+    model.double()
+    optimizer, scheduler = model.make_optimizer_and_scheduler(max_steps)
+    for batch in batches:
+        before, weights = _scores(model, batch), _weights(model)
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(model(batch.tokens, batch.mask, batch.position), batch.label).backward()
+        optimizer.step()
+        model.eval()
+        if scheduler is not None:
+            scheduler.step()
+        moved = (_weights(model) - weights).square().sum()
+        changed = (_scores(model, batch) - before).square().sum()
+        yield (changed / moved).item()
+
+
+@torch.no_grad()
+def _scores(model: SequenceClassifier, batch: Any) -> Tensor:
+    return model(batch.tokens, batch.mask, batch.position)
+
+
+@torch.no_grad()
+def _weights(model: SequenceClassifier) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """For each method, by seed: mean τ over that of softmax with the same seed."""
+    by_run: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        by_run.setdefault(row["method"], {}).setdefault(row["seed"], []).append(row["tau"])
+    means = {name: {seed: fmean(taus) for seed, taus in runs.items()} for name, runs in by_run.items()}
+    return {name: [mean / means["softmax"][seed] for seed, mean in runs.items()] for name, runs in means.items()}
+
+
+def summarise(rows: Sequence[dict[str, Any]], task: str) -> list[dict[str, str]]:
+    """A row a method, beside the paper's ratio."""
+    table = []
+    for name, found in ratios(rows).items():
+        mean_tau = fmean(row["tau"] for row in rows if row["method"] == name)
+        spread = f" ± {stdev(found):.2f}" if len(found) > 1 else ""
+        published = PUBLISHED.get(name, {}).get(task, math.nan)
+        table.append(
+            {
+                "method": style_of(name).label,
+                "mean τ": f"{mean_tau:.3g}",
+                "ratio to self-attention": f"{fmean(found):.2f}{spread}",
+                "paper": "-" if math.isnan(published) else f"{published:.2f}",
+            }
+        )
+    return table
+
+
+def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """τ against the step, the mean over the seeds."""
+    figure, (panel,) = new_figure(1, 6.4, 3.8)
+    for name in dict.fromkeys(row["method"] for row in rows):
+        look = style_of(name)
+        own = [row for row in rows if row["method"] == name]
+        steps = sorted({row["step"] for row in own})
+        values = [fmean(row["tau"] for row in own if row["step"] == step) for step in steps]
+        panel.plot(steps, values, color=look.color, linestyle=look.linestyle, label=look.label, lw=1.4)
+    panel.set(xlabel="step", ylabel="instability score τ", title=title)
+    panel.set_ylim(bottom=0)
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(loc="outside right center", frameon=False)
+    save_picture(figure, path)

@@ -1,0 +1,256 @@
+"""`study`: each command from its arguments to its files, on tiny data."""
+
+import csv
+
+import pytest
+import torch
+from conftest import ROOT, TINY_DATA, TINY_MODEL, build_arguments
+from PIL import Image
+
+from skyformer.report.style import style_of
+from skyformer.study.hugging_face import heads_of_encoder
+from skyformer.study.inputs import heads_of_setting, tokens_of_length
+from skyformer.study.setting import Setting, attention_inputs, make_parser
+
+
+@pytest.fixture(scope="module")
+def study(main, tmp_path_factory, request):
+    """`study("spectrum", "listops", "--examples=1")` → the folder it wrote to."""
+    data_dir = request.getfixturevalue("data_dir")
+
+    def run(kind, task, *extra):
+        folder = tmp_path_factory.mktemp(kind)
+        main(["study", kind, *tiny(data_dir, task), f"--output={folder}", *extra])
+        return folder
+
+    return run
+
+
+def tiny(data_dir, task):
+    """The data and model of `build_arguments`; a study has no trainer to set."""
+    arguments = build_arguments(data_dir, task, "unused")
+    return [argument for argument in arguments if not argument.startswith("--trainer")]
+
+
+def rows_of(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def colors_of(path):
+    with Image.open(path) as picture:
+        return {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+
+
+def is_drawn(backend, path):
+    return tuple(bytes.fromhex(style_of(backend).color[1:])) in colors_of(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(main, tiny_arguments, tmp_path_factory):
+    """Of a Skyformer that has been trained for nine steps."""
+    folder = tmp_path_factory.mktemp("run")
+    main(["fit", *tiny_arguments("listops", folder)])
+    return folder / "checkpoints/last.ckpt"
+
+
+def test_approximation(study, capsys):
+    lengths = "--lengths=[20,64]"
+    folder = study(
+        "approximation", "listops", lengths, "--num_landmarks=[16,32]", "--draws=2", "--backends=[skyformer,performer]"
+    )
+    errors = rows_of(folder / "errors.csv")
+    assert {(row["length"], row["num_landmarks"]) for row in errors} == {("20", "16"), ("64", "16"), ("64", "32")}
+    assert {(row["method"], row["target"]) for row in errors} == {
+        ("skyformer", "kernelized"),
+        ("skyformer", "softmax"),
+        ("skyformer", "softmax through A and D"),
+        ("performer", "softmax"),
+    }
+    assert {row["choice"] for row in rows_of(folder / "landmarks.csv")} >= {"k-means", "ridge leverage"}
+    assert {row["length"] for row in rows_of(folder / "bound.csv")} == {"20", "64"}
+    text = (folder / "approximation.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    own = [
+        float(row["relative"])
+        for row in errors
+        if (row["method"], row["target"], row["length"], row["num_landmarks"]) == ("performer", "softmax", "64", "32")
+    ]
+    line = next(line for line in text.split("n = 64")[1].splitlines() if line.startswith("| Performer"))
+    assert line.split("|")[-2].strip() == f"{sum(own) / 2:.2g}"
+    assert is_drawn("performer", folder / "approximation.png")
+    with Image.open(folder / "landmarks.png") as picture:
+        assert min(picture.size) > 500
+
+
+def test_spectrum(study, capsys):
+    folder = study("spectrum", "image", "--length=100", "--examples=2", "--backends=[softmax,skyformer,bigbird]")
+    rows = rows_of(folder / "spectrum.csv")
+    for method in ("softmax", "skyformer", "bigbird"):
+        values = [float(row["singular_value"]) for row in rows if row["method"] == method]
+        assert len(values) == 16, "two heads of 8"
+        assert values[0] == 1
+        assert values == sorted(values, reverse=True)
+        assert is_drawn(method, folder / "spectrum.png")
+    assert "layer 2 on image, initialised weights" in capsys.readouterr().out
+
+
+def test_stability(study, capsys):
+    folder = study("stability", "retrieval", "--steps=3", "--repeats=2", "--backends=[softmax,kernelized]")
+    rows = rows_of(folder / "stability.csv")
+    assert len(rows) == 2 * 2 * 3
+    assert all(float(row["tau"]) > 0 for row in rows)
+    assert "| Kernelized" in capsys.readouterr().out
+    assert is_drawn("kernelized", folder / "stability.png")
+    again = study("stability", "retrieval", "--steps=3", "--repeats=2", "--backends=[softmax,kernelized]")
+    assert rows_of(again / "stability.csv") == rows, "same configuration, same seed, same numbers"
+
+
+def test_checkpoint_brings_its_configuration_and_weights(checkpoint, tmp_path, main, capsys):
+    main(["study", "spectrum", f"--checkpoint={checkpoint}", "--length=30", f"--output={tmp_path}", "--examples=1"])
+    assert f"on listops, {checkpoint}" in capsys.readouterr().out
+    parser = make_parser("x", "", ["softmax"], "x")
+    setting = Setting.read(parser, ["--checkpoint", str(checkpoint)])
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    for backend in (None, "softmax", "reformer"):
+        model = setting.make_model(backend)
+        assert model.encoder.tokens.weight.equal(state["encoder.tokens.weight"])
+    (query, key, value) = heads_of_setting(setting, [20], 0, 0)[20]
+    model = setting.make_model()
+    tokens = tokens_of_length(setting, 20, 0)
+    embedded = model.encoder.tokens.weight[tokens] + model.encoder.positions.weight[:20]
+    block = model.encoder.blocks[0]
+    projected = block.attention.query_key_value(block.attention_norm(embedded))
+    for number, heads in enumerate((query, key, value)):
+        part = projected[..., 16 * number : 16 * (number + 1)]
+        torch.testing.assert_close(torch.cat(heads.unbind(1), dim=-1), part)
+
+
+def test_runs_are_compared_each_with_its_own_attention(checkpoint, tmp_path, main, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path / "run", "attention/softmax")])
+    other = tmp_path / "run/checkpoints/last.ckpt"
+    named = [f"--checkpoint={path}" for path in (checkpoint, other, checkpoint)]
+    main(["study", "spectrum", *named, "--length=30", "--examples=1", f"--output={tmp_path / 'out'}"])
+    methods = list(dict.fromkeys(row["method"] for row in rows_of(tmp_path / "out/spectrum.csv")))
+    assert methods == [f"skyformer {checkpoint}", "softmax"]
+
+
+def test_models_share_what_they_have_in_common(data_dir):
+    setting = Setting.read(make_parser("x", "", [], "x"), tiny(data_dir, "text"))
+    first, second = (setting.make_model(backend).state_dict() for backend in ("linformer", "nystromformer"))
+    shared = [name for name in first if name in second and first[name].shape == second[name].shape]
+    assert len(shared) > 20
+    assert all(first[name].equal(second[name]) for name in shared)
+    assert not setting.make_model("linformer", seed=1).state_dict()[shared[0]].equal(first[shared[0]])
+
+
+def test_tokens_are_one_example_where_one_is_long_enough(data_dir):
+    setting = Setting.read(make_parser("x", "", [], "x"), tiny(data_dir, "listops"))
+    split = setting.data.splits["dev"]
+    longest = int(split.lengths.max())
+    one = split[int(split.lengths.argmax())].tokens[0, :longest]
+    assert tokens_of_length(setting, longest, 0)[0].equal(one)
+    joined = tokens_of_length(setting, longest + 5, 0)
+    assert joined.shape == (1, longest + 5)
+    first = int(split.lengths[0])
+    assert joined[0, :first].equal(split[0].tokens[0, :first])
+    model = setting.make_model(None, longest + 5)
+    assert attention_inputs(model, joined, None)[1][0].shape == (1, 2, longest + 5, 8)
+
+
+def test_own_attention_and_two_of_one_class(study, tmp_path):
+    plain = ROOT / "configs/protocol/nystromformer_without_convolution.yaml"
+    backends = f"--backends=[softmax,nystromformer,{plain}]"
+    folder = study("stability", "listops", "--steps=1", backends)
+    methods = [row["method"] for row in rows_of(folder / "stability.csv")]
+    assert methods == ["softmax", "nystromformer", "nystromformer_without_convolution"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["stability", "--backends=[skyformer]"], "softmax must be among them"),
+        (["stability", "--backends=[softmax,no_such]"], "--backends no_such: no file"),
+        (["stability", "--steps=0"], "--steps 0 must be at least 1"),
+        (["spectrum", "--layer=2"], "--layer 2: the model has 2 layers, 0 … 1"),
+        (["spectrum", "--examples=0"], "--examples 0 must be at least 1"),
+        (["approximation", "--lengths=[8]"], "--lengths [8]: name numbers of at least 16"),
+        (["approximation", "--layer=5"], "--layer 5: the model has 2 layers"),
+        (["approximation", "--draws=0"], "--draws 0 must be at least 1"),
+        (["nothing"], "study nothing: name one of approximation, spectrum, stability"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments, said, main, data_dir, tmp_path, capsys):
+    kind, *extra = arguments
+    with pytest.raises(SystemExit) as stopped:
+        main(["study", kind, *tiny(data_dir, "listops"), f"--output={tmp_path / 'out'}", *extra])
+    assert stopped.value.code == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_positions_of_a_checkpoint_are_not_made_up(checkpoint, tmp_path, main, capsys):
+    with pytest.raises(SystemExit):
+        main(["study", "approximation", f"--checkpoint={checkpoint}", "--lengths=[65]", f"--output={tmp_path}"])
+    assert "has positions for 64 tokens, not for 65" in capsys.readouterr().err
+
+
+def test_tiny_sizes_are_those_of_the_other_tests():
+    """The expectations above count on them."""
+    assert (TINY_MODEL["embed_dim"], TINY_DATA["listops"]["max_length"]) == (16, 64)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A Hugging Face encoder of two layers, with random weights, and its tokeniser."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=40,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    (folder / "text.txt").write_text("a b c d e f g h i j " * 5, encoding="utf-8")
+    return folder
+
+
+def test_heads_of_an_encoder_give_its_own_attention(encoder):
+    from transformers import AutoModel, AutoTokenizer
+
+    query, key, value = heads_of_encoder(str(encoder), encoder / "text.txt", [20], 1)[20]
+    assert query.shape == key.shape == value.shape == (1, 2, 20, 8)
+    model = AutoModel.from_pretrained(encoder, attn_implementation="eager").eval()
+    ids = AutoTokenizer.from_pretrained(encoder)((encoder / "text.txt").read_text(), return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        attentions = model(ids[:, :20], output_attentions=True).attentions
+    torch.testing.assert_close(torch.softmax(query @ key.mT / 8**0.5, dim=-1), attentions[1], rtol=1e-4, atol=1e-6)
+
+
+def test_approximation_of_an_encoder(encoder, tmp_path, main, capsys):
+    named = [f"--encoder={encoder}", f"--text={encoder / 'text.txt'}"]
+    main(
+        [
+            "study",
+            "approximation",
+            *named,
+            "--lengths=[32]",
+            "--num_landmarks=[16]",
+            "--draws=1",
+            f"--output={tmp_path}",
+        ]
+    )
+    assert {row["length"] for row in rows_of(tmp_path / "errors.csv")} == {"32"}
+    with pytest.raises(SystemExit):
+        main(["study", "approximation", *named, "--lengths=[41]", f"--output={tmp_path}"])
+    assert "tokens for 40 at most" in capsys.readouterr().err
+
+
+def test_encoder_that_is_none_is_said(tmp_path, main, capsys):
+    (tmp_path / "text.txt").write_text("a", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["study", "approximation", f"--encoder={tmp_path}", f"--text={tmp_path / 'text.txt'}"])
+    assert f"--encoder {tmp_path}: " in capsys.readouterr().err
