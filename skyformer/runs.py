@@ -191,7 +191,7 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
     Raises:
         RunError: listing each key with both values.
     """
-    before, now = _flatten(yaml.safe_load(checkpoint["config"])), _flatten(config)
+    before, now = flatten(yaml.safe_load(checkpoint["config"])), flatten(config)
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if subcommand == "fit":
         keys = [key for key in keys if not key.startswith(FREE_ON_RESUME)]
@@ -236,7 +236,8 @@ class DataWarning(UserWarning):
     """An evaluation on other data than a user may think."""
 
 
-def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: `{"trainer.max_steps": 9}`."""
     return dict(_walk(config, prefix))
 
 

@@ -1,17 +1,36 @@
-"""`python run.py report --runs runs`: tables and pictures of runs."""
+"""`python run.py report`: tables and pictures of runs."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
+from rich.console import Console
 
-from skyformer.files import write_whole
+from skyformer.files import write_table, write_whole
+from skyformer.report.accuracy import accuracy_rows, accuracy_table
+from skyformer.report.cost import cost_rows, cost_table
 from skyformer.report.curves import BEGINNING, WINDOW, draw_loss_curves, training_table
+from skyformer.report.groups import Group, group_runs, tasks_of
 from skyformer.report.markdown import markdown_table
-from skyformer.report.read import find_runs
+from skyformer.report.page import make_page, table_of_rows
+from skyformer.report.progress import Axis, draw_progress
+from skyformer.report.published import task_name_of
+from skyformer.report.read import Run, find_runs
+from skyformer.report.runs_table import run_rows
+from skyformer.report.table import Table, print_table, to_latex, to_markdown
+
+_LOSSES = f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps. Memory: the peak."
+_PROGRESS: dict[str, tuple[str, Axis]] = {
+    "Dev accuracy against training time": ("accuracy", "time"),
+    "Dev accuracy against steps": ("accuracy", "steps"),
+    "Dev loss against training time": ("loss", "time"),
+    "Dev loss against steps": ("loss", "steps"),
+}
 
 
 def run_report(args: list[str]) -> None:
-    """Write `loss_curves.png` and `training.md`, and print the latter.
+    """Write tables as Markdown, LaTeX and CSV, pictures as PNG, and `report.html` with all of it; print the tables.
 
     Args:
         args: arguments after `report`.
@@ -21,17 +40,49 @@ def run_report(args: list[str]) -> None:
         SystemExit: 2 for a wrong argument.
     """
     config = _parser().parse_args(args)
-    runs = find_runs(Path(folder) for folder in config.runs)
-    output = Path(config.output)
-    losses = f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps."
-    parts = [f"{losses} Memory: peak of the process.\n"]
-    for task in sorted({run.task for run in runs}):
-        parts.append(f"## {task}\n\n{markdown_table(training_table(runs, task))}")
-    text = "\n".join(parts)
-    print(text)
-    write_whole(output / "training.md", text)
+    runs, problems = find_runs(Path(folder) for folder in config.runs)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    groups, output = group_runs(runs), Path(config.output)
+    tables = [accuracy_table(groups), cost_table(groups)]
+    console = Console()
+    for name, table in zip(("accuracy", "cost"), tables, strict=True):
+        print_table(table, console)
+        write_whole(output / f"{name}.md", to_markdown(table))
+        write_whole(output / f"{name}.tex", to_latex(table))
+    _write_rows(groups, output)
+    training = _write_training(runs, groups, output)
+    pictures = _draw(runs, groups, output)
+    write_whole(output / "report.html", make_page([*tables, *training], pictures, groups, problems))
+    print(f"{output}/report.html; the tables as .md, .tex and .csv and the pictures as .png beside it")
+
+
+def _write_rows(groups: Sequence[Group], output: Path) -> None:
+    for name, rows in (
+        ("accuracy", accuracy_rows(groups)),
+        ("cost", cost_rows(groups)),
+        ("runs", run_rows(groups)),
+    ):
+        write_table(output / f"{name}.csv", list(rows[0]), rows)
+
+
+def _write_training(runs: Sequence[Run], groups: Sequence[Group], output: Path) -> list[Table]:
+    tasks = tasks_of(groups)
+    rows = {task: training_table(runs, task) for task in tasks}
+    sections = [f"## {task}\n\n{markdown_table(rows[task])}" for task in tasks]
+    write_whole(output / "training.md", "\n".join([f"{_LOSSES}\n", *sections]))
+    return [table_of_rows(f"Training, {task_name_of(task)}", rows[task], [_LOSSES]) for task in tasks]
+
+
+def _draw(runs: Sequence[Run], groups: Sequence[Group], output: Path) -> dict[str, Path]:
+    """The pictures that there was something to draw for, by their captions."""
+    drawn = {}
+    for caption, (quantity, axis) in _PROGRESS.items():
+        path = output / f"{quantity}_against_{axis}.png"
+        if draw_progress(groups, quantity, axis, path):
+            drawn[caption] = path
     draw_loss_curves(runs, output / "loss_curves.png")
-    print(f"{output}/training.md, {output}/loss_curves.png")
+    return {**drawn, "Training loss": output / "loss_curves.png"}
 
 
 def _parser() -> ArgumentParser:

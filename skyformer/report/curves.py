@@ -2,30 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from skyformer.report.published import task_name_of, task_place
 from skyformer.report.read import Run
-from skyformer.report.style import new_figure, place, save_picture, style_of
+from skyformer.report.style import PANELS_IN_ROW, new_figure, place, save_picture, style_of
 
 BEGINNING, WINDOW = 10, 30  # steps
 
 
 def draw_loss_curves(runs: Sequence[Run], path: Path) -> None:
     """One panel a task, one line a run: training loss against step, the mean of those logged in the last `WINDOW`."""
-    tasks = sorted({run.task for run in runs})
-    figure, panels = new_figure(len(tasks), 4.6 * len(tasks) + 1.6, 3.8)
+    tasks = sorted({run.task for run in runs}, key=task_place)
+    columns = min(PANELS_IN_ROW, len(tasks))
+    figure, panels = new_figure(len(tasks), 4.2 * columns + 2.0, 3.5 * -(-len(tasks) // columns), columns)
+    handles: dict[str, Any] = {}
     for panel, task in zip(panels, tasks, strict=True):
         for run in _in_order(runs, task):
             curve, look = run.curve("train/loss"), style_of(run.backend)
             if len(curve.value):
                 values = running_mean(curve.step, curve.value, WINDOW)
-                panel.plot(curve.step, values, color=look.color, linestyle=look.linestyle, label=look.label, lw=1.4)
-        panel.set(title=task, xlabel="step", ylabel=f"training loss (nats), mean of {WINDOW} steps")
-    handles = {
-        label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+                (handle,) = panel.plot(curve.step, values, color=look.color, linestyle=look.linestyle, lw=1.2)
+                handles.setdefault(run.backend, handle)
+        panel.set(title=task_name_of(task), xlabel="step", ylabel=f"training loss (nats), mean of {WINDOW} steps")
+    shown = sorted(handles, key=place)
+    labels = [style_of(backend).label for backend in shown]
+    figure.legend([handles[backend] for backend in shown], labels, loc="outside right center", frameon=False)
     save_picture(figure, path)
 
 

@@ -1,5 +1,6 @@
-"""What the folders of runs hold: configurations and curves."""
+"""What the folders of runs hold: configurations, curves, records, results."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,26 +9,33 @@ from typing import Any
 
 import numpy as np
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from skyformer.report.logs import EVENTS, TABLE, Curve, Curves, read_curves
 from skyformer.runs import RunError, backend_name, task_name
 from skyformer.yaml_text import load_yaml
 
-
-@dataclass(frozen=True)
-class Curve:
-    """A logged number. `step` and `value`: `(points,)`, in the order of writing."""
-
-    step: np.ndarray
-    value: np.ndarray
+_EMPTY = Curve(np.array([], dtype=np.int64), np.array([]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """One run's folder."""
+    """One run's folder.
+
+    Attributes:
+        folder: where it is.
+        config: `config.yaml`.
+        curves: what was logged, by name.
+        records: `record.json`, one for each start and resume; empty where there is none.
+        result: `result.json`; None for a run that was not tested.
+        problems: what of it could not be read.
+    """
 
     folder: Path
     config: dict[str, Any]
+    curves: Curves
+    records: list[dict[str, Any]]
+    result: dict[str, Any] | None
+    problems: tuple[str, ...]
 
     @property
     def task(self) -> str:
@@ -38,42 +46,128 @@ class Run:
         return backend_name(self.config)
 
     @property
+    def seed(self) -> Any:
+        return self.config.get("seed_everything")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Of the last start; empty where there is none."""
+        return self.records[-1] if self.records else {}
+
+    @property
+    def num_processes(self) -> int:
+        return int(self.record.get("num_processes") or 1)
+
+    @property
     def examples_per_step(self) -> int:
-        """Of one process."""
-        return self.config["data"]["init_args"]["batch_size"] * self.config["trainer"]["accumulate_grad_batches"]
+        """Of one process; 0 for a data module that has no `batch_size`."""
+        batch_size = (self.config["data"].get("init_args") or {}).get("batch_size") or 0
+        return batch_size * (self.config["trainer"].get("accumulate_grad_batches") or 1)
+
+    @property
+    def max_steps(self) -> int:
+        """That it was to take; -1 without such a limit."""
+        return int(self.config["trainer"].get("max_steps") or -1)
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimiser steps that were taken, as far as they were logged."""
+        during = [self.curves[name].step for name in self.curves if name.startswith(("train/", "val/", "speed/"))]
+        at_end = [self.curves[name].step for name in self.curves if name.startswith("result/")]
+        logged = max([int(step.max()) + 1 for step in during if len(step)] + [int(step.max()) for step in at_end] + [0])
+        every = self.config["trainer"].get("log_every_n_steps") or 1
+        # The last steps need not have been logged.
+        return max(logged, self.max_steps) if logged > self.max_steps - every and logged else logged
+
+    @property
+    def is_finished(self) -> bool:
+        return self.steps >= self.max_steps
+
+    @property
+    def accuracy(self) -> float | None:
+        """On the test set, from 0 to 1."""
+        return None if self.result is None else float(self.result["test/accuracy"])
+
+    @property
+    def device(self) -> str:
+        """The name of the GPU or processor that it ran on."""
+        hardware = self.record.get("hardware") or {}
+        gpus = hardware.get("gpus") or []
+        if gpus and self.config["trainer"].get("accelerator") != "cpu":
+            return str(gpus[0])
+        return str(hardware.get("processor") or "unknown processor")
 
     def curve(self, name: str) -> Curve:
         """The curve of this name, such as `train/loss`; empty where nothing was logged."""
-        known = self._events.Tags()["scalars"]
-        points = self._events.Scalars(name) if name in known else []
-        return Curve(np.array([p.step for p in points], dtype=np.int64), np.array([p.value for p in points]))
-
-    @cached_property
-    def _events(self) -> EventAccumulator:
-        events = EventAccumulator(str(self.folder), size_guidance={"scalars": 0})  # 0: all points
-        events.Reload()
-        return events
+        return self.curves.get(name, _EMPTY)
 
 
-def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """The runs in and below these folders, by path.
+def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """The runs in and below these folders, by path, and what could not be read, each with its file.
+
+    A run's folder holds `config.yaml` and one of: event files, `metrics.csv`, `record.json`, `result.json`.
 
     Raises:
-        RunError: when there is none, or a configuration cannot be read.
+        RunError: when there is none.
     """
-    folders = list(folders)
-    paths = sorted({path for folder in folders for path in folder.rglob("config.yaml")})
-    runs = [Run(path.parent, _read_config(path)) for path in paths if any(path.parent.glob("events.out.tfevents.*"))]
+    folders = [folder.expanduser() for folder in folders]
+    found = {path.parent.resolve(): path.parent for folder in folders for path in folder.rglob("config.yaml")}
+    runs, problems = [], []
+    for folder in sorted(found.values()):
+        if not any(any(folder.glob(name)) for name in (EVENTS, TABLE, "record.json", "result.json")):
+            continue
+        try:
+            runs.append(_read_run(folder))
+            problems += [f"{folder}: {problem}" for problem in runs[-1].problems]
+        except _DamagedConfigError as error:
+            problems.append(f"{folder}/config.yaml is not the configuration of a run ({error}); left out")
     if not runs:
         named = ", ".join(map(str, folders))
-        raise RunError(f"no run in {named}: a run's folder holds config.yaml and events.out.tfevents.*")
-    return runs
+        what = "a run's folder holds config.yaml and what it logged"
+        raise RunError("; ".join([f"no run in {named}: {what}", *problems]))
+    return runs, problems
+
+
+class _DamagedConfigError(ValueError):
+    pass
+
+
+def _read_run(folder: Path) -> Run:
+    config = _read_config(folder / "config.yaml")
+    curves, problems = read_curves(folder)
+    records = _read_json(folder / "record.json", problems)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        problems.append("record.json holds no list of records")
+        records = []
+    result = _read_json(folder / "result.json", problems) or None
+    if result is not None and not _is_result(result):
+        problems.append("result.json holds no test/accuracy from 0 to 1; counted as not tested")
+        result = None
+    return Run(folder, config, curves, records, result, tuple(problems))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = load_yaml(path.read_text(encoding="utf-8"))
-        task_name(config), backend_name(config)
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is not the configuration of a run ({error}); leave its folder out") from error
+        task_name(config), backend_name(config), config["trainer"].get("max_steps")
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise _DamagedConfigError(" ".join(str(error).split())) from error
     return config
+
+
+def _read_json(path: Path, problems: list[str]) -> Any:
+    """Its value; an empty list for a file that is not there, or, with a line in `problems`, is damaged."""
+    if not path.exists():
+        if path.name == "record.json":
+            problems.append("no record.json: what it was made with is not known")
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} is damaged ({error})")
+        return []
+
+
+def _is_result(result: Any) -> bool:
+    accuracy = result.get("test/accuracy") if isinstance(result, dict) else None
+    return isinstance(accuracy, int | float) and not isinstance(accuracy, bool) and 0 <= accuracy <= 1  # no NaN either

@@ -1,4 +1,4 @@
-"""How a method looks in every picture: name, colour, line."""
+"""How a method looks in every picture: name, colour, line, marker."""
 
 import io
 from dataclasses import dataclass
@@ -8,36 +8,39 @@ from typing import Any
 from skyformer.files import write_whole
 from skyformer.runs import RunError
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; where two methods share a hue, the line differs.
+# Okabe and Ito's colours, which colour-blind readers tell apart; where two methods share a hue, the line differs. The
+# markers tell all of them apart in grey too.
 _METHODS = {
-    "skyformer": ("Skyformer", "#D55E00", "-"),
-    "kernelized": ("Kernelized", "#E69F00", "-"),
-    "softmax": ("Softmax", "#000000", "-"),
-    "nystromformer": ("Nyströmformer", "#0072B2", "-"),
-    "linformer": ("Linformer", "#56B4E9", "-"),
-    "informer": ("Informer", "#009E73", "-"),
-    "performer": ("Performer", "#CC79A7", "-"),
-    "reformer": ("Reformer", "#0072B2", "--"),
-    "bigbird": ("BigBird", "#009E73", "--"),
+    "skyformer": ("Skyformer", "#D55E00", "-", "o"),
+    "kernelized": ("Kernelized", "#E69F00", "-", "s"),
+    "softmax": ("Softmax", "#000000", "-", "D"),
+    "nystromformer": ("Nyströmformer", "#0072B2", "-", "^"),
+    "linformer": ("Linformer", "#56B4E9", "-", "v"),
+    "informer": ("Informer", "#009E73", "-", "P"),
+    "performer": ("Performer", "#CC79A7", "-", "X"),
+    "reformer": ("Reformer", "#0072B2", "--", "<"),
+    "bigbird": ("BigBird", "#009E73", "--", "*"),
 }
 _OTHERS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000")
 ORDER = tuple(_METHODS)
+PANELS_IN_ROW = 3
 
 
 @dataclass(frozen=True)
 class Style:
-    """`label` for a reader, `color` and `linestyle` as matplotlib takes them."""
+    """`label` for a reader, `color`, `linestyle` and `marker` as matplotlib takes them."""
 
     label: str
     color: str
     linestyle: str
+    marker: str
 
 
 def style_of(backend: str) -> Style:
     """The look of a backend, the same everywhere; of one that is not in the package, by its name."""
     if backend in _METHODS:
         return Style(*_METHODS[backend])
-    return Style(backend, _OTHERS[sum(backend.encode()) % len(_OTHERS)], ":")
+    return Style(backend, _OTHERS[sum(backend.encode()) % len(_OTHERS)], ":", "h")
 
 
 def place(backend: str) -> tuple[int, str]:
@@ -45,8 +48,8 @@ def place(backend: str) -> tuple[int, str]:
     return (ORDER.index(backend) if backend in ORDER else len(ORDER), backend)
 
 
-def new_figure(panels: int, width: float, height: float) -> tuple[Any, Any]:
-    """A figure of this size in inches with its panels side by side.
+def new_figure(panels: int, width: float, height: float, columns: int | None = None) -> tuple[Any, Any]:
+    """A figure of this size in inches with its panels side by side, or in rows of so many columns.
 
     Raises:
         RunError: where matplotlib is not installed.
@@ -56,10 +59,13 @@ def new_figure(panels: int, width: float, height: float) -> tuple[Any, Any]:
     except ImportError as error:
         raise RunError("pictures need matplotlib: pip install -e '.[report]'") from error
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for panel in axes:
+    columns = columns or panels
+    axes = figure.subplots(-(-panels // columns), columns, squeeze=False).ravel()
+    for empty in axes[panels:]:
+        empty.remove()
+    for panel in axes[:panels]:
         panel.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return figure, axes[:panels]
 
 
 def save_picture(figure: Any, path: Path) -> None:

@@ -1,0 +1,95 @@
+"""What of a configuration tells one experiment from another, and short names for it."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from skyformer.report.read import Run
+from skyformer.runs import FREE_ON_RESUME, flatten
+
+Settings = dict[str, Any]
+# Free on a resume, but not between runs whose results are held against each other.
+_MATTERS = ("best_checkpoint", "trainer.callbacks", "trainer.limit_val_batches", "trainer.max_", "trainer.val_check_")
+# Seeds, places and machines; the data is compared by its hash.
+_IS_FREE = (
+    "data.class_path",
+    "data.init_args.source",
+    "model.attention.init_args.seed",
+    "seed_everything",
+    "trainer.devices",
+    "trainer.max_time",
+    "trainer.num_nodes",
+    "trainer.plugins",
+    "trainer.strategy",
+    "trainer.use_distributed_sampler",
+)
+_BATCH = ("data.init_args.batch_size", "trainer.accumulate_grad_batches")
+
+
+def settings_of(run: Run) -> Settings:
+    """All that its result depends on but the seed, as `{"model.dropout": 0.1}`; `batch` is of all processes."""
+    flat = flatten(run.config)
+    kept = {key: value for key, value in flat.items() if _matters(key) and key not in _BATCH}
+    if run.examples_per_step:
+        kept["batch"] = run.examples_per_step * run.num_processes
+    return kept
+
+
+def _matters(key: str) -> bool:
+    if key.startswith(_IS_FREE):
+        return False
+    return key.startswith(_MATTERS) or not key.startswith(FREE_ON_RESUME)
+
+
+def differing(settings: Iterable[Settings]) -> list[str]:
+    """The keys, in order, whose values are not the same in all; arguments of differing classes are left out."""
+    several = list(settings)
+    keys = sorted({key for one in several for key in one})
+    found = [key for key in keys if len({say(one.get(key)) for one in several}) > 1]
+    classes = [key.removesuffix("class_path") + "init_args." for key in found if key.endswith(".class_path")]
+    return [key for key in found if not key.startswith(tuple(classes))]
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """The last part of each key, `lr`; with the part before where two are the same."""
+    parts = {key: _parts(key) for key in keys}
+    last = [part[-1] for part in parts.values()]
+    return {key: part[-1] if last.count(part[-1]) == 1 else ".".join(part[-2:]) for key, part in parts.items()}
+
+
+def _parts(key: str) -> list[str]:
+    parts = [part for part in key.split(".") if part not in ("init_args", "class_path")]
+    return parts or [key]
+
+
+def say(value: Any) -> str:
+    """A value for a reader: a class by its name, `none`, `true`."""
+    if isinstance(value, Mapping):
+        return say(value["class_path"]) if "class_path" in value else str(dict(value))
+    if isinstance(value, list):
+        return "+".join(map(say, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    names = str(value).split(".")
+    return names[-1] if all(name.isidentifier() for name in names) else str(value)
+
+
+def order(value: Any) -> tuple[int, float, str]:
+    """To sort values by: numbers by size, then the rest by name."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return 0, float(value), ""
+    return 1, 0.0, say(value)
+
+
+def usual(values: Sequence[Any]) -> Any:
+    """The value that is there most often; of several the largest number, else the first; None of none."""
+    counts = Counter(map(say, values))
+    return max(values, key=lambda value: (counts[say(value)], _size(value)), default=None)
+
+
+def _size(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
