@@ -14,12 +14,14 @@ from skyformer.cli import SkyformerCLI
 from skyformer.errors import say_errors
 from skyformer.report.command import run_report
 from skyformer.study.command import run_study
+from skyformer.sweep.command import run_sweep
 
 COMMANDS = {
     "prepare": run_prepare,
     "report": run_report,
     "benchmark": run_benchmark,
     "study": run_study,
+    "sweep": run_sweep,
 }  # beside LightningCLI's own
 
 

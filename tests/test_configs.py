@@ -21,8 +21,8 @@ def test_every_task_has_a_tiny_version():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_first_line_is_the_command_that_runs_it(path):
     first = path.read_text().splitlines()[0]
-    assert first.startswith("# python run.py fit --config configs/")
-    named = re.findall(r"--config (\S+)", first)
+    assert first.startswith(("# python run.py fit --config configs/", "# python run.py sweep --grid configs/"))
+    named = re.findall(r"--(?:config|grid) (\S+)", first)
     assert all((ROOT / name).is_file() for name in named)
     assert str(path.relative_to(ROOT)) in named
 

@@ -1,0 +1,98 @@
+"""What a run's folder tells of its jobs; imports little, since each job reads it."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from skyformer.files import write_whole
+
+LOG = "log.txt"
+_FILE = "attempts.json"
+_LOCK = ".sweep.lock"
+_LOCK_OF_FIT = ".lock"  # see skyformer.runs.lock_run
+# Ctrl-C, the terminal closed, SIGTERM, SLURM's signal before the end of a job: no failures.
+_ASK = ("SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1")
+STOPS = {128 + signal.Signals[name] for name in _ASK if hasattr(signal, name)}
+
+
+@dataclass
+class Attempt:
+    """One time that a job worked on a run.
+
+    Attributes:
+        started, ended: seconds since 1970; `ended` is None while it runs, and for ever if it was killed.
+        status: exit status of its last command, 128 + n for signal n; None likewise.
+        max_steps: optimiser steps that the run was to have.
+        threads: of each process.
+        host: the machine.
+    """
+
+    started: float
+    max_steps: int
+    threads: int
+    host: str
+    ended: float | None = None
+    status: int | None = None
+
+
+def read_attempts(folder: Path) -> list[Attempt]:
+    """In their order; none where there is no file, or a damaged one, after which a run goes on from its checkpoint."""
+    with suppress(OSError, ValueError, TypeError):
+        return [Attempt(**attempt) for attempt in json.loads((folder / _FILE).read_text(encoding="utf-8"))]
+    return []
+
+
+def write_attempts(folder: Path, attempts: list[Attempt]) -> None:
+    write_whole(folder / _FILE, json.dumps([asdict(attempt) for attempt in attempts], indent=2) + "\n")
+
+
+def is_finished(folder: Path, max_steps: int) -> bool:
+    """Whether the last attempt trained this many steps, or more, and tested."""
+    last = read_attempts(folder)[-1:]
+    return (folder / "result.json").exists() and any(a.status == 0 and a.max_steps >= max_steps for a in last)
+
+
+@contextmanager
+def hold(folder: Path, seconds: float) -> Iterator[bool]:
+    """Whether no other job has this run, for which one waits so long; then none has until the end of the context."""
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        yield False
+        return
+    except NotImplementedError:  # a file system without locks
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a job has this run, or something else trains in its folder.
+
+    To ask is to hold a lock for an instant. A job waits longer than that for its own, and keeps others from asking for
+    that of its training, which does not wait.
+    """
+    return not all(_is_free(folder / name) for name in (_LOCK, _LOCK_OF_FIT))
+
+
+def _is_free(path: Path) -> bool:
+    if not path.exists():
+        return True
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except NotImplementedError:
+        return True
+    lock.release()
+    return True

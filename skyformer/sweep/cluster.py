@@ -1,0 +1,69 @@
+"""A sweep on a cluster: an array of SLURM's jobs."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from skyformer.files import write_whole
+from skyformer.runs import RunError
+from skyformer.sweep.cells import Cell
+from skyformer.sweep.events import Events
+from skyformer.sweep.job import Job, run_job
+from skyformer.sweep.progress import State
+from skyformer.sweep.squeue import read_queue
+from skyformer.sweep.submission import inherited, new_folder
+
+_POLL_SECONDS = 5
+# SLURM's own default is minutes; a run that meets its limit is queued again and goes on.
+_DEFAULTS = {"time": 240, "signal_delay_s": 90}
+
+
+def submit(jobs: Mapping[Cell, Job], runs: Path, parallel: int | None, slurm: Mapping[str, Any]) -> str:
+    """Submit runs as one array, each told its end with SIGUSR1 and free to be queued again.
+
+    Args:
+        jobs: of the runs.
+        runs: the sweep's folder, on a disk that the nodes see.
+        parallel: how many run at once; None for as many as SLURM lets.
+        slurm: parameters of submitit's SlurmExecutor, such as partition, time, cpus_per_task, gpus_per_node.
+
+    Returns:
+        The id of the array.
+
+    Raises:
+        RunError: for parameters that submitit or SLURM refuse.
+    """
+    threads = max(job.threads for job in jobs.values())
+    given = {**_DEFAULTS, "job_name": f"sweep-{runs.name}", "cpus_per_task": threads, **slurm}
+    given["array_parallelism"] = given.get("array_parallelism", parallel or len(jobs))
+    # submitit would send SIGUSR2, and its own way to queue a job again knows nothing of checkpoints.
+    signal = {"signal": f"USR1@{given['signal_delay_s']}", "requeue": True}
+    given["additional_parameters"] = {**signal, **given.get("additional_parameters", {})}
+    try:
+        executor = submitit.SlurmExecutor(new_folder(runs))
+        executor.update_parameters(**given)
+        with inherited():
+            submitted = executor.map_array(run_job, list(jobs.values()))
+    except (ValueError, TypeError) as error:
+        raise RunError(f"--slurm: {' '.join(str(error).split())}") from error
+    except (RuntimeError, submitit.core.utils.FailedJobError) as error:
+        said = " ".join(str(error).split())[-500:]
+        raise RunError(f"SLURM took no jobs ({said}). See --slurm, or --executor local for this machine.") from error
+    for cell, job in zip(jobs, submitted, strict=True):
+        write_whole(cell.folder / "slurm_job.txt", f"{job.job_id}\n")
+    return submitted[0].job_id.partition("_")[0]
+
+
+def wait(cells: Sequence[Cell], events: Events) -> None:
+    """Say how these runs end, until none is queued or running."""
+    watched = list(cells)
+    while watched:
+        time.sleep(_POLL_SECONDS)
+        queue = read_queue()
+        for cell in watched:
+            if events.look(queue)[cell].state not in (State.QUEUED, State.RUNNING):
+                events.ended(cell, queue=queue)
+        watched = [cell for cell in watched if events.seen[cell].state in (State.QUEUED, State.RUNNING)]

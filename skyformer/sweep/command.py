@@ -1,0 +1,131 @@
+"""`python run.py sweep`: a grid of runs, each trained and tested once."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from skyformer.runs import RunError
+from skyformer.sweep.cells import Cell, cells_of, write_commands
+from skyformer.sweep.events import Events
+from skyformer.sweep.grid import read_grid
+from skyformer.sweep.plan import check_folders, plan
+from skyformer.sweep.progress import State
+from skyformer.sweep.resources import default_parallel, visible_gpus
+from skyformer.sweep.squeue import has_slurm, read_queue
+from skyformer.sweep.table import print_failed, print_table, summary
+
+
+def run_sweep(args: list[str]) -> None:
+    """Start the runs of a grid that are not finished, or show how they stand.
+
+    Args:
+        args: arguments after `sweep`.
+
+    Raises:
+        RunError: for a grid, a run or a folder that is refused; then nothing has been started.
+        SystemExit: 1 where a run failed or stopped; 2 for a wrong argument; 128 + n after signal n.
+    """
+    config = _parser().parse_args(args)
+    for name in ("parallel", "threads"):
+        if config[name] is not None and config[name] < 1:
+            raise RunError(f"--{name} {config[name]} must be at least 1")
+    grid = Path(config.grid)
+    runs = Path(config.runs or Path("runs", grid.stem))
+    plans = plan(cells_of(read_grid(grid), runs))
+    on_slurm = config.executor == "slurm" or (config.executor == "auto" and has_slurm())
+    threads = config.threads or int(config.slurm.get("cpus_per_task", 1))
+    gpus = [] if on_slurm else visible_gpus()
+    at_once = config.parallel or (len(plans) if on_slurm else default_parallel(plans, gpus, threads))
+    events = Events(plans, at_once)
+    queue = read_queue() if on_slurm else {}
+    events.look(queue)
+    if config.status:
+        print_table(events.seen, at_once)
+        print_failed(events.seen)
+        return
+    check_folders(plans)
+    for cell in plans:
+        write_commands(cell, threads)
+    todo = _todo(events, config.retry)
+    print(f"{summary(events.seen)}. To start: {len(todo)}, in {runs}", flush=True)
+    if on_slurm:
+        _on_cluster(config, runs, todo, threads, events)
+    else:
+        _here(runs, todo, threads, gpus, events, config.retry)
+
+
+def _todo(events: Events, retry: bool) -> list[Cell]:
+    """What a sweep starts: what was not begun or did not end; with `--retry true`, what failed, and only that."""
+    states = (State.FAILED,) if retry else (State.STOPPED, State.WAITING)
+    return [cell for cell, progress in events.seen.items() if progress.state in states]
+
+
+def _here(runs: Path, todo: Sequence[Cell], threads: int, gpus: Sequence[str], events: Events, retry: bool) -> None:
+    foreign = [] if retry else [cell for cell, seen in events.seen.items() if seen.state == State.RUNNING]
+    if todo or foreign:
+        local = _import("local")
+        print(f"{events.at_once} at once, each process with {threads} thread(s)", flush=True)
+        local.LocalSweep(events.plans, runs, events.at_once, threads, gpus, events).run(todo, foreign)
+    _end(events, {})
+
+
+def _on_cluster(config: Namespace, runs: Path, todo: Sequence[Cell], threads: int, events: Events) -> None:
+    if todo:
+        cluster, submission = _import("cluster"), _import("submission")
+        jobs = {cell: submission.job_of(cell, events.plans[cell]["trainer"]["max_steps"], threads) for cell in todo}
+        array = cluster.submit(jobs, runs, config.parallel, config.slurm)
+        print(f"Submitted as job {array}; it goes on without this command. Look with --status true.", flush=True)
+    if config.wait:
+        going = [cell for cell, seen in events.seen.items() if seen.state in (State.QUEUED, State.RUNNING)]
+        _import("cluster").wait([*todo, *going], events)
+        _end(events, read_queue())
+    print_failed(events.seen)
+
+
+def _import(name: str) -> Any:
+    """A module that needs submitit, which is an extra."""
+    try:
+        return import_module(f"skyformer.sweep.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "submitit":
+            raise
+        raise RunError("sweep needs submitit: pip install -e '.[sweep]'") from error
+
+
+def _end(events: Events, queue: dict[str, str]) -> None:
+    """Show how the sweep ended.
+
+    Raises:
+        SystemExit: 1 where a run is not finished.
+    """
+    seen = events.look(queue)
+    print()
+    print_table(seen, events.at_once)
+    print_failed(seen)
+    failed = [cell for cell, progress in seen.items() if progress.state == State.FAILED]
+    if failed:
+        print("\nOnce mended, the failed ones are started with --retry true.")
+    if any(progress.state != State.FINISHED for progress in seen.values()):
+        raise SystemExit(1)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="run.py sweep",
+        description="Trains and tests a grid of runs, here or through SLURM; what is finished is not done again.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--grid", type=str, required=True, help="YAML: tasks, backends, seeds; see docs/sweep.md.")
+    add("--runs", type=str | None, help="Folder of the runs; default: runs/<name of the grid file>.")
+    add("--executor", type=Literal["auto", "local", "slurm"], default="auto", help="auto: SLURM where it has sbatch.")
+    add("--parallel", type=int | None, help="Runs at once; default: one a GPU, or as many as cores hold.")
+    add("--threads", type=int | None, help="Of each process; default: 1, or slurm.cpus_per_task.")
+    add("--status", type=bool, default=False, help="Only show how the runs stand.")
+    add("--retry", type=bool, default=False, help="Start the failed runs again, and only those.")
+    add("--wait", type=bool, default=False, help="On SLURM: stay until all have ended.")
+    add("--slurm", type=dict[str, Any], default={}, help="For SLURM, such as --slurm.partition, time, gpus_per_node.")
+    return parser

@@ -1,0 +1,144 @@
+"""The grid file: tasks × backends × overrides × seeds."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skyformer.runs import RunError
+from skyformer.yaml_text import load_yaml
+
+ROOT = Path(__file__).parents[2]
+Arguments = dict[str, Any]
+# What the sweep itself gives to each run.
+_TAKEN = ("seed_everything", "trainer.default_root_dir", "ckpt_path", "config", "test_after_fit")
+_KEYS = ("tasks", "backends", "seeds", "configs", "arguments", "overrides")
+_NAME = re.compile(r"[\w.+=-]+")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One value of an axis of the grid.
+
+    Attributes:
+        name: the part of the run's folder that is named after it.
+        path: its YAML file; None for an override.
+        arguments: dotted keys and values, for its runs only.
+    """
+
+    name: str
+    path: Path | None
+    arguments: Arguments
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a grid file says; `overrides` is empty where it has none."""
+
+    tasks: list[Axis]
+    backends: list[Axis]
+    seeds: list[int]
+    configs: list[Path]
+    arguments: Arguments
+    overrides: list[Axis]
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a grid file.
+
+    Raises:
+        RunError: for a file, key, name or value that is none, with the fix.
+    """
+    content = read_mapping(path, "--grid")
+    unknown = [key for key in content if key not in _KEYS]
+    if unknown:
+        raise RunError(f"{path}: unknown key {', '.join(map(str, unknown))}. A grid has: {', '.join(_KEYS)}")
+    missing = [key for key in ("tasks", "backends", "seeds") if not content.get(key)]
+    if missing:
+        raise RunError(f"{path}: {', '.join(missing)} must be given, each with one value or more")
+    return Grid(
+        tasks=_axis(path, "tasks", content["tasks"], ""),
+        backends=_axis(path, "backends", content["backends"], "attention"),
+        seeds=_seeds(path, content["seeds"]),
+        configs=[_find(path, "configs", named, "") for named in _names(path, "configs", content.get("configs") or [])],
+        arguments=_arguments(path, "arguments", content.get("arguments")),
+        overrides=_axis(path, "overrides", content.get("overrides") or {}, None),
+    )
+
+
+def read_mapping(path: Path, why: str) -> dict[Any, Any]:
+    """The keys and values of a YAML file.
+
+    Raises:
+        RunError: where it is none; `why` says who named it.
+    """
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{why}: there is no file {path}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f"{why}: {path} is not YAML in UTF-8 ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{why}: {path} must hold keys with values")
+    return content
+
+
+def _axis(path: Path, key: str, given: Any, folder: str | None) -> list[Axis]:
+    """Names, or names with arguments of their own; `folder`: of their files below configs/, None without files."""
+    if folder is None and not isinstance(given, dict):
+        raise RunError(f"{path}: {key} must be names with arguments, such as d64: {{model.num_layers: 4}}")
+    values = []
+    for named in _names(path, key, given):
+        file = None if folder is None else _find(path, key, named, folder)
+        arguments = _arguments(path, f"{key}.{named}", given[named] if isinstance(given, dict) else None)
+        values.append(Axis(file.stem if file else named, file, arguments))
+    names = [value.name for value in values]
+    for name in names:
+        if not _NAME.fullmatch(name) or name in (".", ".."):
+            raise RunError(f"{path}: {key}: {name!r} names a folder; use letters, digits and any of . _ + = -")
+        if names.count(name) > 1:
+            raise RunError(f"{path}: {key}: two are called {name}; their runs would share a folder, rename a file")
+    return values
+
+
+def _names(path: Path, key: str, given: Any) -> list[str]:
+    if not isinstance(given, list | dict) or not all(isinstance(name, str) for name in given):
+        raise RunError(f"{path}: {key}={given!r} must be a list of names, or names with arguments")
+    return list(given)
+
+
+def _find(path: Path, key: str, named: str, folder: str) -> Path:
+    """The file of a name: below configs/, or a path, as the user would type it here."""
+    below = ROOT / "configs" / folder
+    file = Path(named).expanduser() if named.endswith((".yaml", ".yml")) else below / f"{named}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(str(found.relative_to(below).with_suffix("")) for found in below.rglob("*.yaml")))
+        raise RunError(f"{path}: {key}: {named}: there is no file {file}. Known: {known}; or name a YAML file.")
+    return from_here(file)
+
+
+def from_here(path: Path) -> Path:
+    """The path relative to the working directory where it lies below that, else as it is."""
+    full = Path(os.path.abspath(path))
+    return full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full
+
+
+def _arguments(path: Path, key: str, given: Any) -> Arguments:
+    given = {} if given is None else given
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise RunError(f"{path}: {key}={given!r} must be arguments with values, such as trainer.max_steps: 40")
+    for name in given:
+        if name in _TAKEN:
+            raise RunError(f"{path}: {key}: {name} is set by the sweep for each run; leave it out")
+    return dict(given)
+
+
+def _seeds(path: Path, given: Any) -> list[int]:
+    valid = isinstance(given, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in given)
+    if not valid or len(set(given)) < len(given):
+        raise RunError(f"{path}: seeds={given!r} must be different whole numbers below 2**32, such as [0, 1, 2]")
+    return given

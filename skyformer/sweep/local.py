@@ -1,0 +1,135 @@
+"""A sweep on this machine."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import submitit
+
+from skyformer.sweep.cells import Cell
+from skyformer.sweep.events import Events
+from skyformer.sweep.job import run_job
+from skyformer.sweep.progress import State, state_of
+from skyformer.sweep.resources import least_used, processes_of, uses_gpu
+from skyformer.sweep.submission import inherited, job_of, new_folder
+
+_POLL_SECONDS = 0.5
+_MINUTES = 60 * 24 * 365 * 10  # a limit that submitit's local jobs must have
+
+
+class LocalSweep:
+    """Keeps so many runs going until all have been tried once.
+
+    submitit starts whatever it is given at once, so it is given no more than that.
+
+    Args:
+        plans: every run of the grid with its configuration.
+        runs: the sweep's folder.
+        parallel: runs at once, those that others train included.
+        threads: of each process.
+        gpus: of this machine, as CUDA_VISIBLE_DEVICES names them.
+        events: what is said of it.
+    """
+
+    def __init__(
+        self,
+        plans: Mapping[Cell, Mapping[str, Any]],
+        runs: Path,
+        parallel: int,
+        threads: int,
+        gpus: Sequence[str],
+        events: Events,
+    ) -> None:
+        self.plans, self.parallel, self.threads, self.gpus, self.events = plans, parallel, threads, gpus, events
+        self.executor = submitit.LocalExecutor(new_folder(runs))
+        self.executor.update_parameters(timeout_min=_MINUTES)
+        self.jobs: dict[Cell, submitit.Job[None]] = {}
+        self.used: dict[Cell, list[str]] = {}
+        self.signal: int | None = None
+
+    def run(self, waiting: Sequence[Cell], foreign: Sequence[Cell]) -> None:
+        """Train and test.
+
+        Args:
+            waiting: runs to start, in this order.
+            foreign: runs that other processes train; they are waited for, and taken up where these leave them.
+
+        Raises:
+            SystemExit: 128 + n after signal n, once all runs of this sweep have stopped.
+        """
+        queue, others = list(waiting), list(foreign)
+        with self._listening():
+            while (queue or others or self.jobs) and self.signal is None:
+                self._collect(others)
+                self._watch(queue, others)
+                while queue and len(self.jobs) + len(others) < self.parallel and self.signal is None:
+                    self._start(queue.pop(0))
+                time.sleep(_POLL_SECONDS)
+            if self.signal is not None:
+                self._stop()
+
+    def _start(self, cell: Cell) -> None:
+        config = self.plans[cell]
+        in_use = [gpu for gpus in self.used.values() for gpu in gpus]
+        count = processes_of(config) if uses_gpu(config, list(self.gpus)) else 0
+        self.used[cell] = least_used(self.gpus, in_use, count)
+        job = job_of(cell, config["trainer"]["max_steps"], self.threads, self.used[cell])
+        with inherited():
+            self.jobs[cell] = self.executor.submit(run_job, job)
+        self.events.started(cell)
+
+    def _collect(self, others: list[Cell]) -> None:
+        """Say of jobs that are over how they ended; one whose run another process has taken is waited for."""
+        for cell, job in list(self.jobs.items()):
+            if job.done():
+                del self.jobs[cell], self.used[cell]
+                if self._state(cell) == State.RUNNING:
+                    others.append(cell)
+                else:
+                    self.events.ended(cell, job.paths.stderr)
+
+    def _watch(self, queue: list[Cell], others: list[Cell]) -> None:
+        for cell in list(others):
+            state = self._state(cell)
+            if state != State.RUNNING:
+                others.remove(cell)
+                if state == State.STOPPED:
+                    queue.insert(0, cell)
+                else:
+                    self.events.ended(cell)
+
+    def _state(self, cell: Cell) -> State:
+        return state_of(cell.folder, self.plans[cell]["trainer"]["max_steps"], {})
+
+    def _stop(self) -> None:
+        """Ask the jobs to stop, and wait for the checkpoints that they write."""
+        assert self.signal is not None
+        print(f"Stopping {len(self.jobs)} run(s), each after a checkpoint.", flush=True)
+        for job in self.jobs.values():
+            with suppress(ProcessLookupError):
+                os.kill(int(job.job_id), signal.SIGTERM)  # submitit's own way kills after a second
+        while self.jobs:
+            self._collect([])
+            time.sleep(_POLL_SECONDS)
+        print("Stopped. The same command goes on.", flush=True)
+        raise SystemExit(128 + self.signal)
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+            numbers.append(signal.SIGHUP)
+        former = {number: signal.signal(number, self._receive) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number

@@ -1,0 +1,102 @@
+"""Each run's configuration before it starts, and whether its folder holds that very run."""
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skyformer.arguments import check_config, check_files
+from skyformer.checkpoint_io import BEST, LAST, PREVIOUS
+from skyformer.cli import SkyformerCLI
+from skyformer.runs import FREE_ON_RESUME, RunError, flatten
+from skyformer.sweep.cells import Cell
+from skyformer.yaml_text import load_yaml
+
+# What a run that goes on may change, but a run of this grid may not: a result would depend on it.
+_COUNTS = ("best_checkpoint", "non_finite_loss", "trainer.check_val", "trainer.limit_", "trainer.max_", "trainer.min_",
+           "trainer.val_check_interval")  # fmt: skip
+Config = dict[str, Any]
+
+
+class _Parser(SkyformerCLI):
+    """Parses what `fit` would, and goes no further."""
+
+    def parse(self, args: Sequence[str]) -> Config:
+        self.parse_arguments(self.parser, list(args))
+        check_config(self.config[self.config.subcommand])
+        return self._plain_config()
+
+    def _set_seed(self) -> None:
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def plan(cells: Sequence[Cell]) -> dict[Cell, Config]:
+    """The whole configuration of each run; its command line is parsed as `fit` will, once for all seeds.
+
+    Raises:
+        RunError: for an argument that `fit` would refuse, naming the run.
+    """
+    plans: dict[tuple[str, str, str], Config] = {}
+    parser = None
+    for cell in cells:
+        if cell.kind in plans:
+            continue
+        check_files(cell.fit)
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+                parser = parser or _Parser(list(cell.fit))
+                plans[cell.kind] = parser.parse(cell.fit)
+        except (SystemExit, RunError) as error:
+            raise RunError(f"{cell.name}: {_reason(said.getvalue()) or error}") from error
+    return {cell: {**plans[cell.kind], "seed_everything": cell.seed} for cell in cells}
+
+
+def _reason(said: str) -> str:
+    """What the parser says after its usage."""
+    return " ".join(said.rpartition("error:")[2].split())
+
+
+def check_folders(plans: Mapping[Cell, Config]) -> None:
+    """Refuse a folder that holds a run of another configuration than the grid says; a longer run goes on.
+
+    Raises:
+        RunError: naming each folder and key with both values.
+    """
+    lines = [f"  {cell.name}: {change}" for cell, config in plans.items() for change in _changes(cell.folder, config)]
+    if lines:
+        shown = [*lines[:20], *([f"  and {len(lines) - 20} more"] if len(lines) > 20 else [])]
+        fix = "Set them as they were, or name another folder with --runs; finished runs are not written over."
+        raise RunError("\n".join(["these runs were made with another configuration:", *shown, fix]))
+
+
+def _changes(folder: Path, now: Config) -> list[str]:
+    if not any((folder / name).exists() for name in (LAST, PREVIOUS, BEST)):
+        return []  # nothing was trained there
+    path = folder / "config.yaml"
+    try:
+        before, here = flatten(load_yaml(path.read_text(encoding="utf-8"))), flatten(now)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return [f"{path} cannot be read ({' '.join(str(error).split())})"]
+    longer = before.get("trainer.max_steps", 0) < here["trainer.max_steps"]
+    return [
+        f"{key}: {before.get(key)!r} in {path}, {here.get(key)!r} now"
+        for key in sorted(before.keys() | here.keys())
+        if before.get(key) != here.get(key)
+        and not (key.startswith(FREE_ON_RESUME) and not key.startswith(_COUNTS))
+        and not (key == "trainer.max_steps" and longer)
+    ]

@@ -1,0 +1,53 @@
+"""How many runs go on at once on this machine, and on which GPUs."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from datamodules.examples import available_cores
+from skyformer.runs import RunError
+from skyformer.sweep.cells import Cell
+
+
+def visible_gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(number) for number in range(count)]
+
+
+def processes_of(config: Mapping[str, Any]) -> int:
+    """Of a run: `trainer.devices`; one where that leaves it to what the run sees."""
+    devices = config["trainer"]["devices"]
+    if isinstance(devices, list):
+        return len(devices)
+    return max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
+
+
+def default_parallel(plans: Mapping[Cell, Mapping[str, Any]], gpus: list[str], threads: int) -> int:
+    """As many runs at once as there are GPUs for, or else cores.
+
+    Raises:
+        RunError: for a run that needs more GPUs than there are.
+    """
+    cell, config = max(plans.items(), key=lambda item: processes_of(item[1]))
+    most = processes_of(config)
+    if not any(uses_gpu(config, gpus) for config in plans.values()):
+        return max(1, available_cores() // (most * threads))
+    if most > len(gpus):
+        raise RunError(f"{cell.name}: trainer.devices={most}, but this machine has {len(gpus)} GPU(s); lower it")
+    return len(gpus) // most
+
+
+def uses_gpu(config: Mapping[str, Any], gpus: list[str]) -> bool:
+    """Whether a run with this configuration trains on one of these."""
+    return bool(gpus) and config["trainer"]["accelerator"] in ("auto", "gpu", "cuda")
+
+
+def least_used(gpus: Iterable[str], in_use: Iterable[str], count: int) -> list[str]:
+    """So many of these GPUs, those first on which the fewest runs are."""
+    used = Counter(in_use)
+    return sorted(gpus, key=lambda gpu: used[gpu])[:count]

@@ -1,0 +1,65 @@
+"""Jobs for submitit."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from skyformer.sweep.attempts import read_attempts
+from skyformer.sweep.cells import Cell
+from skyformer.sweep.grid import ROOT
+from skyformer.sweep.job import Job
+
+PYTHON = sys.executable
+
+
+def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = ()) -> Job:
+    """The work of a run.
+
+    Args:
+        cell: the run.
+        max_steps: that it is to have.
+        threads: of each process; a run that has begun keeps its own, since sums in another order differ in their last
+            bits.
+        gpus: those that it shall see; none to leave that as it is.
+    """
+    attempts = read_attempts(cell.folder)
+    threads = attempts[0].threads if attempts else threads
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    command = (PYTHON, str(ROOT / "run.py"))
+    return Job(
+        folder=str(cell.folder.absolute()),
+        commands=((*command, *cell.fit), (*command, *cell.test)),
+        environment=environment,
+        threads=threads,
+        max_steps=max_steps,
+    )
+
+
+def new_folder(runs: Path) -> Path:
+    """Where submitit keeps this sweep's jobs: one's own, since the numbers of processes come again."""
+    return runs / ".submitit" / f"{time.strftime('%Y-%m-%d-%H-%M-%S')}-{os.getpid()}"
+
+
+@contextmanager
+def inherited() -> Iterator[None]:
+    """What jobs take from this process: where the code is; and to ignore Ctrl-C and the closing of the terminal, both
+    of which come to all processes in it: the sweep then asks its jobs to stop, one after the other.
+    """
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])
+    former = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
