@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from skyformer.report.curves import running_mean, training_table
+from skyformer.report.naming import group_runs
 from skyformer.report.read import find_runs
 from skyformer.report.style import ORDER, place, style_of
 
@@ -32,7 +33,7 @@ def test_report_holds_what_the_runs_logged(runs, tmp_path, main):
     curve = next(run for run in find_runs([runs])[0] if run.backend == "skyformer").curve("train/loss")
     assert curve.step.tolist() == list(range(9))
     row = next(line for line in text.splitlines() if line.startswith("| Skyformer")).split("|")
-    assert [cell.strip() for cell in row[2:5]] == ["9", f"{curve.value.mean():.3f}", f"{curve.value.mean():.3f}"]
+    assert [cell.strip() for cell in row[2:6]] == ["0", "9", f"{curve.value.mean():.3f}", f"{curve.value.mean():.3f}"]
     assert len({len(line) for line in text.split("## listops")[1].splitlines() if line.startswith("|")}) == 1
     with Image.open(tmp_path / "out/loss_curves.png") as picture:
         colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
@@ -43,7 +44,7 @@ def test_report_holds_what_the_runs_logged(runs, tmp_path, main):
 def test_seconds_a_step_are_the_examples_over_their_rate(runs):
     ((run,), _) = find_runs([runs / "text"])
     assert (run.task, run.backend, run.examples_per_step) == ("text", "linformer", 4)
-    (row,) = training_table([run], "text")
+    (row,) = training_table(group_runs([run]), "text")
     rates = run.curve("speed/examples_per_second").value
     assert len(rates) == 9
     assert row["s/step"] == f"{(4 / rates).mean():.2f}"
@@ -90,7 +91,7 @@ def test_steps_are_counted_and_not_what_was_logged():
 def test_losses_of_a_run_that_logged_every_fifth_step(tmp_path, main, tiny_arguments):
     main(["fit", *tiny_arguments("listops", tmp_path), LOGGER, "--trainer.log_every_n_steps=5"])
     ((run,), _) = find_runs([tmp_path])
-    (row,) = training_table([run], "listops")
+    (row,) = training_table(group_runs([run]), "listops")
     assert run.curve("train/loss").step.tolist() == [4]
     assert row["first loss"] == row["last loss"] == f"{run.curve('train/loss').value[0]:.3f}"
 

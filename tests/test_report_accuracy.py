@@ -6,7 +6,7 @@ from report_runs import MODULES, configuration, write_run
 
 from skyformer.report import published
 from skyformer.report.accuracy import accuracy_rows, accuracy_table
-from skyformer.report.groups import group_runs
+from skyformer.report.naming import group_runs
 from skyformer.report.read import find_runs
 from skyformer.runs import flatten
 
@@ -133,6 +133,28 @@ def test_shorter_run_is_a_row_of_its_own_beside_the_usual_one(tmp_path):
         write_run(tmp_path / attention, attention=attention)
     write_run(tmp_path / "short", attention="softmax", seed=1, steps=40, max_steps=40)
     assert [group.label for group in groups_in(tmp_path)] == ["Softmax", "Softmax, max_steps=40", "Informer"]
+
+
+def test_names_are_as_short_as_tells_apart(tmp_path):
+    """Three runs that differ in all of rate, dropout and warm-up; the rate alone has a value for each."""
+    for number in range(3):
+        tuned = {"lr": 0.1 * (number + 1), "warmup": 10 * (number > 0), "dropout": 0.1 * (number > 1)}
+        write_run(
+            tmp_path / str(number),
+            model__optimizer__init_args__lr=tuned["lr"],
+            model__lr_scheduler__init_args__warmup_steps=tuned["warmup"],
+            model__dropout=tuned["dropout"],
+        )
+    write_run(tmp_path / "text", task="text")
+    groups = groups_in(tmp_path)
+    assert [group.label for group in groups if group.task == "listops"] == [
+        "Skyformer, lr=0.1, …",
+        "Skyformer, lr=0.2, …",
+        "Skyformer, lr=0.3, …",
+    ]
+    assert groups[1].others == {"dropout": 0.0, "warmup_steps": 0}
+    assert groups[0].label == "Skyformer", "a task's own rate is no news"
+    assert any(note.startswith("A name with …") for note in accuracy_table(groups).notes)
 
 
 def test_average_only_over_all_tasks(tmp_path):

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from skyformer.report.clock import seconds_at, training_seconds, unit_of
 from skyformer.report.cost import cost_of, cost_table
-from skyformer.report.groups import group_runs
+from skyformer.report.naming import group_runs
 from skyformer.report.progress import draw_progress, looks_of, mean_line
 from skyformer.report.read import find_runs
 from skyformer.report.table import Cell, Table, print_table, to_html, to_latex, to_markdown
@@ -104,6 +104,21 @@ def test_time_comes_from_the_logged_speed(tmp_path):
     cell = cost_table([group]).rows[0][1][0]
     assert cell.value == "1.1 min"
     assert cell.lines == ("45 steps (n=1)", "≈ 20.83 h for 50,000", "1.04 GB", "paper 1.29 h, 1.75 GB")
+
+
+def test_time_goes_on_where_a_run_was_resumed(tmp_path, main, tiny_arguments):
+    """Each step counts once, whatever was logged before it stopped."""
+    arguments = [*tiny_arguments("listops", tmp_path), "--trainer.logger=skyformer.loggers.TensorBoardLogger"]
+    stop = ["--trainer.callbacks=stop_at.StopAt", "--trainer.callbacks.step=4", "--trainer.callbacks.name=SIGTERM"]
+    with pytest.raises(SystemExit):
+        main(["fit", *arguments, *stop])
+    main(["fit", *arguments, "--ckpt_path=last"])
+    ((run,), _) = find_runs([tmp_path])
+    assert len(list(tmp_path.glob("events.*"))) > 1
+    assert len(run.records) == 2
+    assert training_seconds(run).step.tolist() == list(range(1, 10))
+    rates = run.curve("speed/examples_per_second").value
+    assert training_seconds(run).value == pytest.approx(np.cumsum(8 / rates))
 
 
 def test_machine_that_is_not_the_usual_one_is_named(tmp_path):
@@ -236,9 +251,15 @@ def test_damaged_event_file_is_named_and_read_up_to_there(damage, event_run, tmp
         ("result.json", '{"test/accuracy": 40}', "result.json holds no test/accuracy from 0 to 1"),
         ("result.json", '{"test/accuracy": NaN}', "result.json holds no test/accuracy from 0 to 1"),
         ("record.json", "[1]", "record.json holds no list of records"),
+        ("record.json", '[{"hardware": 1}]', "record.json holds no list of records"),
         ("record.json", None, "no record.json"),
         ("config.yaml", "a: [", "config.yaml is not the configuration of a run"),
         ("config.yaml", "data: {class_path: x}", "config.yaml is not the configuration of a run"),
+        (
+            "config.yaml",
+            "{data: {class_path: x}, model: {attention: {class_path: y}}, trainer: {max_steps: z}}",
+            "(inv",
+        ),
         ("metrics.csv", "step,train/loss\n9,2.0\n19,\0x", "metrics.csv: 1 damaged line(s) left out"),
         ("metrics.csv", "", None),
         ("metrics.csv", None, None),

@@ -17,6 +17,8 @@ _RULES = (
     "Paper: Chen et al., NeurIPS 2021, Table 1, three seeds; after it ours less the paper's, in points.",
 )
 
+_MORE = "A name with … : more settings differ; runs.csv has all of them."
+
 
 class _Notes:
     """Footnotes on what is not the paper's setting: one for what a whole column shares, one for what is a cell's own.
@@ -38,7 +40,7 @@ class _Notes:
         words, shared = not_as_paper(group).values(), self.shared[group.task]
         parts = [tuple(word for word in words if word in shared), tuple(word for word in words if word not in shared)]
         letters = [self.letters.setdefault(part, _letter(len(self.letters))) for part in parts if part]
-        return f" ({', '.join(letters)})" if letters else ""
+        return f" ({', '.join(sorted(letters))})" if letters else ""
 
     def texts(self) -> list[str]:
         """The footnotes that were marked."""
@@ -55,15 +57,16 @@ def accuracy_table(groups: Sequence[Group]) -> Table:
         of_task = {group.task: group for group in row}
         cells = [_cell(of_task[task], groups, best[task], notes) if task in of_task else EMPTY for task in tasks]
         rows.append((row[0].label, row, cells))
-    if len(tasks) > 1:
-        averages = [_average(row, groups, tasks) for _, row, _ in rows]
+    averages = [_average(row, groups, tasks) for _, row, _ in rows]
+    has_average = len(tasks) > 1 and any(np.isfinite(mean) for mean, _ in averages)
+    if has_average:
         top = max((mean for mean, fair in averages if fair), default=None)
         for (_, row, cells), (mean, fair) in zip(rows, averages, strict=True):
             cells.append(_average_cell(row[0].backend, mean, fair and _shown(mean) == _shown(top), tasks))
-    columns = ("Method", *map(published.task_name_of, tasks), *(["Average"] if len(tasks) > 1 else []))
+    columns = ("Method", *map(published.task_name_of, tasks), *(["Average"] if has_average else []))
     return Table(
         "Accuracy", columns, tuple((label, tuple(cells)) for label, _, cells in rows),
-        (*_RULES, *notes.texts()),
+        (*_RULES, *([_MORE] if any(group.others for group in groups) else []), *notes.texts()),
     )  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from skyformer.files import write_table, write_whole
 from skyformer.report.accuracy import accuracy_rows, accuracy_table
 from skyformer.report.cost import cost_rows, cost_table
 from skyformer.report.curves import BEGINNING, WINDOW, draw_loss_curves, training_table
-from skyformer.report.groups import Group, group_runs, tasks_of
+from skyformer.report.groups import Group, tasks_of
 from skyformer.report.markdown import markdown_table
+from skyformer.report.naming import group_runs
 from skyformer.report.page import make_page, table_of_rows
 from skyformer.report.progress import Axis, draw_progress
 from skyformer.report.published import task_name_of
@@ -20,7 +21,7 @@ from skyformer.report.read import Run, find_runs
 from skyformer.report.runs_table import run_rows
 from skyformer.report.table import Table, print_table, to_latex, to_markdown
 
-_LOSSES = f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps. Memory: the peak."
+_LOSSES = f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps. Dev: accuracy."
 _PROGRESS: dict[str, tuple[str, Axis]] = {
     "Dev accuracy against training time": ("accuracy", "time"),
     "Dev accuracy against steps": ("accuracy", "steps"),
@@ -51,9 +52,9 @@ def run_report(args: list[str]) -> None:
         write_whole(output / f"{name}.md", to_markdown(table))
         write_whole(output / f"{name}.tex", to_latex(table))
     _write_rows(groups, output)
-    training = _write_training(runs, groups, output)
+    training = _write_training(groups, output)
     pictures = _draw(runs, groups, output)
-    write_whole(output / "report.html", make_page([*tables, *training], pictures, groups, problems))
+    write_whole(output / "report.html", make_page(tables, pictures, training, groups, problems))
     print(f"{output}/report.html; the tables as .md, .tex and .csv and the pictures as .png beside it")
 
 
@@ -66,9 +67,9 @@ def _write_rows(groups: Sequence[Group], output: Path) -> None:
         write_table(output / f"{name}.csv", list(rows[0]), rows)
 
 
-def _write_training(runs: Sequence[Run], groups: Sequence[Group], output: Path) -> list[Table]:
+def _write_training(groups: Sequence[Group], output: Path) -> list[Table]:
     tasks = tasks_of(groups)
-    rows = {task: training_table(runs, task) for task in tasks}
+    rows = {task: training_table(groups, task) for task in tasks}
     sections = [f"## {task}\n\n{markdown_table(rows[task])}" for task in tasks]
     write_whole(output / "training.md", "\n".join([f"{_LOSSES}\n", *sections]))
     return [table_of_rows(f"Training, {task_name_of(task)}", rows[task], [_LOSSES]) for task in tasks]

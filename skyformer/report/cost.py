@@ -43,15 +43,15 @@ def _cell(group: Group, usual: str) -> Cell:
     steps = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     lines = [
         f"{steps} steps (n={costs['n']})",
-        f"≈ {_hours(costs['hours_50k'])} for {published.STEPS:,}",
-        f"{costs['peak_gb']:.2f} GB",
+        f"≈ {_duration(costs['hours_50k'])} for {published.STEPS:,}",
+        f"{costs['peak_gb']:.2f} GB" if np.isfinite(costs["peak_gb"]) else "memory not logged",
     ]
     if other := sorted({run.device for run in group.runs} - {usual}):
         lines.append("on " + ", ".join(other))
     theirs = published.hours_and_gb(group.backend, group.task)
     if theirs is not None:
         lines.append(f"paper {theirs[0]:.2f} h, {theirs[1]:.2f} GB")
-    return Cell(_hours(costs["hours"]), tuple(lines))
+    return Cell(_duration(costs["hours"]), tuple(lines))
 
 
 def cost_of(group: Group) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def cost_of(group: Group) -> dict[str, Any]:
         "steps_max": int(steps.max()),
         "hours": float(seconds.mean()) / 3600,
         "hours_50k": float((seconds / steps).mean()) * published.STEPS / 3600,
-        "peak_gb": float(np.mean([peak_memory_gb(run) for run, _ in timed])),
+        "peak_gb": float(np.mean([peak_memory_gb(run) for run, _ in timed])),  # NaN if one of them is
     }
 
 
@@ -101,7 +101,7 @@ def _plain(number: Any) -> Any:
     return float(f"{number:.6g}") if isinstance(number, float) else number
 
 
-def _hours(hours: float) -> str:
+def _duration(hours: float) -> str:
     """In the unit that suits it; the paper's numbers are hours."""
     if hours >= 0.1:
         return f"{hours:.2f} h"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from skyformer.report.groups import Group
 from skyformer.report.published import task_name_of, task_place
 from skyformer.report.read import Run
 from skyformer.report.style import PANELS_IN_ROW, new_figure, place, save_picture, style_of
@@ -41,24 +42,25 @@ def running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> np.ndarr
     return (sums[end] - sums[start]) / (end - start)
 
 
-def training_table(runs: Sequence[Run], task: str) -> list[dict[str, str]]:
-    """A row a run of a task: losses at both ends, dev accuracy, seconds a step, peak memory of the process."""
-    rows = []
-    for run in _in_order(runs, task):
-        loss, speed = run.curve("train/loss"), run.curve("speed/examples_per_second")
-        accuracy, memory = run.curve("val/accuracy"), run.curve("speed/peak_memory_mb")
-        rows.append(
-            {
-                "method": style_of(run.backend).label,
-                "steps": f"{loss.step[-1] + 1:,}" if len(loss.step) else "0",
-                "first loss": _mean(loss.value[loss.step < BEGINNING]),
-                "last loss": _mean(loss.value[loss.step > loss.step.max(initial=0) - WINDOW]),
-                "dev accuracy": f"{accuracy.value[-1]:.1%}" if len(accuracy.value) else "-",
-                "s/step": _mean(run.examples_per_step / speed.value, ".2f"),
-                "peak MB": f"{memory.value[-1]:,.0f}" if len(memory.value) else "-",
-            }
-        )
-    return rows
+def training_table(groups: Sequence[Group], task: str) -> list[dict[str, str]]:
+    """A row a run of a task: losses at both ends, dev accuracy, seconds a step, peak memory."""
+    return [_training_row(group, run) for group in groups if group.task == task for run in group.runs]
+
+
+def _training_row(group: Group, run: Run) -> dict[str, str]:
+    loss, speed = run.curve("train/loss"), run.curve("speed/examples_per_second")
+    accuracy, memory = run.curve("val/accuracy"), run.curve("speed/peak_memory_mb")
+    return {
+        "method": group.label,
+        "seed": str(run.seed),
+        "steps": f"{run.steps:,}",
+        "first loss": _mean(loss.value[loss.step < BEGINNING]),
+        "last loss": _mean(loss.value[loss.step > loss.step.max(initial=0) - WINDOW]),
+        "best dev": f"{accuracy.value.max():.1%}" if len(accuracy.value) else "-",
+        "last dev": f"{accuracy.value[-1]:.1%}" if len(accuracy.value) else "-",
+        "s/step": _mean(run.examples_per_step / speed.value, ".2f"),
+        "peak MB": f"{memory.value.max():,.0f}" if len(memory.value) else "-",
+    }
 
 
 def _in_order(runs: Sequence[Run], task: str) -> list[Run]:

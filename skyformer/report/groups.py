@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from skyformer.report.published import task_place
 from skyformer.report.read import Run
-from skyformer.report.settings import Settings, differing, order, say, settings_of, short_names, usual
+from skyformer.report.settings import Settings, order, say, settings_of
 from skyformer.report.style import place, style_of
 
 
@@ -20,21 +20,24 @@ class Group:
 
     Attributes:
         task, backend: of all its runs.
-        variant: settings by which it differs from other groups of its backend, by their short names; often none.
         settings: what its runs have in common.
         runs: all of them, finished or not, by folder.
+        variant: settings that name it among other groups of its backend, by their short names; often none.
+        others: settings in which it differs from those as well.
     """
 
     task: str
     backend: str
-    variant: Settings
     settings: Settings
     runs: tuple[Run, ...]
+    variant: Settings = field(default_factory=dict)
+    others: Settings = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """`Skyformer`, or `Skyformer, num_landmarks=64`."""
-        return ", ".join([style_of(self.backend).label, *(f"{key}={say(self.variant[key])}" for key in self.variant)])
+        """`Skyformer`, or `Skyformer, num_landmarks=64`; with `…` where more differs."""
+        named = [f"{name}={say(value)}" for name, value in self.variant.items()]
+        return ", ".join([style_of(self.backend).label, *named, *(["…"] if self.others else [])])
 
     @property
     def place(self) -> Any:
@@ -73,34 +76,13 @@ class Group:
         return float(self.accuracies.std(ddof=1)) if len(self.counted) > 1 else float("nan")
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Groups by task, then in the order of the methods."""
+def unnamed_groups(runs: Sequence[Run]) -> list[Group]:
+    """In the order of the runs; `report.naming` names them."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         settings = sorted((name, say(value)) for name, value in settings_of(run).items())
         found.setdefault(str((run.task, run.backend, settings)), []).append(run)
-    plain = [Group(of[0].task, of[0].backend, {}, settings_of(of[0]), tuple(of)) for of in found.values()]
-    groups = [replace(group, variant=_variant(group, plain)) for group in plain]
-    return sorted(groups, key=lambda group: (task_place(group.task), group.place))
-
-
-def _variant(group: Group, groups: Sequence[Group]) -> Settings:
-    """What to name a group by: settings in which its backend's groups differ on some task.
-
-    Those that belong to the task rather than to the attention, such as the rate, are not named where they are as in
-    most groups of other backends.
-    """
-    keys = set()
-    for task in {other.task for other in groups}:
-        keys |= set(differing([g.settings for g in groups if (g.task, g.backend) == (task, group.backend)]))
-    others = [other.settings for other in groups if other.task == group.task and other.backend != group.backend]
-    variant = {}
-    for key, name in short_names(sorted(keys)).items():
-        value = group.settings.get(key)
-        is_usual = bool(others) and say(value) == say(usual([settings.get(key) for settings in others]))
-        if key in group.settings and (key.startswith("model.attention.") or not is_usual):
-            variant[name] = value
-    return variant
+    return [Group(of[0].task, of[0].backend, settings_of(of[0]), tuple(of)) for of in found.values()]
 
 
 def in_rows(groups: Sequence[Group]) -> list[list[Group]]:

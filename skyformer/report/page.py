@@ -12,13 +12,19 @@ from skyformer.report.page_style import STYLE
 from skyformer.report.published import task_name_of
 from skyformer.report.read import Run
 from skyformer.report.runs_table import command_of
+from skyformer.report.settings import say
 from skyformer.report.style import style_of
 from skyformer.report.table import Cell, Table, to_html
 
 
-def make_page(tables: Sequence[Table], pictures: Mapping[str, Path], groups: Sequence[Group],
-              problems: Sequence[str]) -> str:  # fmt: skip
-    """HTML with the tables, the pictures by their captions, and how each run was made."""
+def make_page(
+    tables: Sequence[Table],
+    pictures: Mapping[str, Path],
+    details: Sequence[Table],
+    groups: Sequence[Group],
+    problems: Sequence[str],
+) -> str:
+    """HTML with tables, pictures by their captions, tables of details, and how each run was made."""
     runs = [run for group in groups for run in group.runs]
     tasks = list(dict.fromkeys(task_name_of(group.task) for group in groups))
     summary = f"{len(runs)} run{'s' * (len(runs) != 1)} on {', '.join(tasks)}."
@@ -26,8 +32,9 @@ def make_page(tables: Sequence[Table], pictures: Mapping[str, Path], groups: Seq
     if problems:
         items = "".join(f"<li>{escape(problem)}</li>\n" for problem in problems)
         parts.append(f'<section class="problems"><h2>Not read, or not whole</h2>\n<ul>\n{items}</ul></section>\n')
-    parts += [f"<section><h2>{escape(table.title)}</h2>\n{to_html(table)}</section>\n" for table in tables]
+    parts += [_section(table) for table in tables]
     parts += [_picture(caption, path) for caption, path in pictures.items()]
+    parts += [_section(table) for table in details]
     parts.append("<section><h2>How each run was made</h2>\n")
     parts += [_run(group, run) for group in groups for run in group.runs]
     body = "".join([*parts, "</section>\n"])
@@ -37,6 +44,10 @@ def make_page(tables: Sequence[Table], pictures: Mapping[str, Path], groups: Seq
         '<meta name="color-scheme" content="light dark">\n<title>Attention methods compared</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
+
+
+def _section(table: Table) -> str:
+    return f"<section><h2>{escape(table.title)}</h2>\n{to_html(table)}</section>\n"
 
 
 def _picture(caption: str, path: Path) -> str:
@@ -53,7 +64,8 @@ def _run(group: Group, run: Run) -> str:
     accuracy = "not tested" if run.accuracy is None else f"{100 * run.accuracy:.2f} %"
     head = f"{task_name_of(run.task)}, {group.label}, seed {run.seed}: {run.steps:,} steps, {accuracy}"
     starts = "".join(_start(record) for record in run.records) or "<p>No record.json.</p>"
-    facts = {"folder": run.folder, "checkpoint tested": (run.result or {}).get("checkpoint")}
+    apart = ", ".join(f"{name}={say(value)}" for name, value in (group.variant | group.others).items())
+    facts = {"settings": apart, "folder": run.folder, "checkpoint tested": (run.result or {}).get("checkpoint")}
     return (
         f'<details><summary><span class="dot" style="background:{style_of(run.backend).color}"></span>'
         f"{escape(head)}</summary>\n{_facts(facts)}{starts}</details>\n"

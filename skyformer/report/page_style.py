@@ -18,6 +18,7 @@ th, td { padding: .35rem .7rem; text-align: right; vertical-align: top; border-b
 td { white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); min-width: 7rem; }
+tbody th { max-width: 16rem; overflow-wrap: anywhere; }
 tbody th { font-weight: 600; }
 small { display: block; color: var(--dim); font-size: .8rem; }
 .long { white-space: normal; min-width: 9rem; }
@@ -32,11 +33,12 @@ summary { cursor: pointer; padding: .4rem 0; }
 dl { display: grid; grid-template-columns: 8.5rem 1fr; gap: .1rem .8rem; margin: .3rem 0 1rem; font-size: .85rem; }
 dt { color: var(--dim); }
 dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin: 0 0 .4rem; } }
+@media (max-width: 40rem) { tbody th { max-width: 9rem; } dl { grid-template-columns: 1fr; } dd { margin: 0 0 .4rem; } }
 @media print {
   :root { --ink: #000; --dim: #444; --line: #bbb; --paper: #fff; --shade: #fff; }
   main { max-width: none; padding: 0; } .wide, figure { overflow: visible; } img { min-width: 0; }
   table { font-size: 7.5pt; } small { font-size: 6.5pt; } th, td { padding: 2pt 4pt; } td { white-space: normal; }
-  section, tr, figure { break-inside: avoid; }
+  th:first-child { position: static; }
+  tr, figure, .notes p, details { break-inside: avoid; } h2 { break-after: avoid; }
 }
 """

@@ -1,9 +1,10 @@
 """Dev accuracy and loss against steps and against time (Figure 2 and Appendix A of the paper)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ QUANTITIES = {  # curve, factor, label
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))  # of a method's further settings
 # Points of a line that has many would hide it; some of them still tell the lines apart in grey.
 _MARKERS = 8
+_LEGEND = 30  # characters in a line
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,23 @@ def draw_progress(groups: Sequence[Group], quantity: str, axis: Axis, path: Path
         return False
     columns = min(PANELS_IN_ROW, len(tasks))
     rows = -(-len(tasks) // columns)
-    figure, panels = new_figure(len(tasks), 4.2 * columns + 2.0, 3.5 * rows, columns)
     looks = looks_of(groups)
+    figure, panels = new_figure(len(tasks), 4.2 * columns + _legend_width(looks), 3.5 * rows, columns)
     handles: dict[str, Any] = {}
     for panel, task in zip(panels, tasks, strict=True):
         _draw_panel(panel, _lines(groups, task, quantity, axis), axis, looks, handles)
         panel.set(title=task_name_of(task), ylabel=QUANTITIES[quantity][2])
     labels = [group.label for group in sorted(groups, key=lambda group: group.place) if group.label in handles]
     labels = list(dict.fromkeys(labels))
-    figure.legend([handles[label] for label in labels], labels, loc="outside right center", frameon=False)
+    wrapped = [fill(label, _LEGEND) for label in labels]
+    figure.legend([handles[label] for label in labels], wrapped, loc="outside right center", frameon=False)
     save_picture(figure, path)
     return True
+
+
+def _legend_width(labels: Iterable[str]) -> float:
+    """Inches that the legend needs."""
+    return 0.7 + 0.085 * min(_LEGEND, max(map(len, labels)))
 
 
 def _lines(groups: Sequence[Group], task: str, quantity: str, axis: Axis) -> list[tuple[Group, Line]]:

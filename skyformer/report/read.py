@@ -56,7 +56,7 @@ class Run:
 
     @property
     def num_processes(self) -> int:
-        return int(self.record.get("num_processes") or 1)
+        return self.record.get("num_processes") or 1
 
     @property
     def examples_per_step(self) -> int:
@@ -91,7 +91,7 @@ class Run:
     @property
     def device(self) -> str:
         """The name of the GPU or processor that it ran on."""
-        hardware = self.record.get("hardware") or {}
+        hardware = self.record.get("hardware", {})
         gpus = hardware.get("gpus") or []
         if gpus and self.config["trainer"].get("accelerator") != "cpu":
             return str(gpus[0])
@@ -136,7 +136,7 @@ def _read_run(folder: Path) -> Run:
     config = _read_config(folder / "config.yaml")
     curves, problems = read_curves(folder)
     records = _read_json(folder / "record.json", problems)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+    if not isinstance(records, list) or not all(map(_is_record, records)):
         problems.append("record.json holds no list of records")
         records = []
     result = _read_json(folder / "result.json", problems) or None
@@ -149,8 +149,9 @@ def _read_run(folder: Path) -> Run:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = load_yaml(path.read_text(encoding="utf-8"))
-        task_name(config), backend_name(config), config["trainer"].get("max_steps")
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        run = Run(path.parent, config, {}, [], None, ())
+        _ = run.task, run.backend, run.steps, run.examples_per_step + 0
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _DamagedConfigError(" ".join(str(error).split())) from error
     return config
 
@@ -166,6 +167,11 @@ def _read_json(path: Path, problems: list[str]) -> Any:
     except (OSError, ValueError) as error:
         problems.append(f"{path.name} is damaged ({error})")
         return []
+
+
+def _is_record(record: Any) -> bool:
+    kinds = {"hardware": dict, "code": dict, "versions": dict, "command": list, "num_processes": int}
+    return isinstance(record, dict) and all(isinstance(record.get(key, kind()), kind) for key, kind in kinds.items())
 
 
 def _is_result(result: Any) -> bool:

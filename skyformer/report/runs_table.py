@@ -10,6 +10,7 @@ from skyformer.report.clock import training_seconds
 from skyformer.report.cost import peak_memory_gb
 from skyformer.report.groups import Group
 from skyformer.report.read import Run
+from skyformer.report.settings import say
 
 
 def run_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -23,6 +24,7 @@ def _row(group: Group, run: Run) -> dict[str, Any]:
     return {
         "task": group.task,
         "method": group.label,
+        "settings": "; ".join(f"{name}={say(value)}" for name, value in (group.variant | group.others).items()),
         "seed": run.seed,
         "steps": run.steps,
         "max_steps": run.max_steps,

@@ -70,7 +70,7 @@ def to_latex(table: Table) -> str:
             r"\toprule",
             head,
             r"\midrule",
-            *lines,
+            "\n\\addlinespace\n".join(lines),
             r"\bottomrule",
             r"\end{tabular}",
             rf"\par\smallskip\raggedright {notes}",
@@ -156,7 +156,7 @@ def _print_columns(table: Table, columns: Sequence[int], console: Console) -> No
     for column in columns:
         screen.add_column(table.columns[column], justify="right", max_width=_WIDEST)
     for label, cells in table.rows:
-        screen.add_row(label, *(_screen_cell(cells[column - 1]) for column in columns))
+        screen.add_row(Text(label, overflow="fold"), *(_screen_cell(cells[column - 1]) for column in columns))
     console.print(screen)
 
 
