@@ -18,7 +18,7 @@ th, td { padding: .35rem .7rem; text-align: right; vertical-align: top; border-b
 td { white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); min-width: 7rem; }
-tbody th { max-width: 16rem; overflow-wrap: anywhere; }
+tbody th { max-width: 16rem; overflow-wrap: break-word; }
 tbody th { font-weight: 600; }
 small { display: block; color: var(--dim); font-size: .8rem; }
 .long { white-space: normal; min-width: 9rem; }

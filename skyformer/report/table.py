@@ -99,6 +99,7 @@ _TEX = {
     "×": r"$\times$",
     "≈": r"$\approx$",
     "–": "--",
+    "…": r"\dots{}",
 } | {sign: "\\" + sign for sign in "&%$#_"}
 
 
