@@ -182,6 +182,14 @@ def test_papers_overlay_is_the_papers_setting(task):
         assert published.departures(backend, task, settings) == {}
 
 
+def test_smaller_data_is_a_departure_from_the_paper():
+    settings = {"data.init_args.min_length": 32, "data.init_args.train_size": 96_000}
+    apart = published.departures("softmax", "listops", settings)
+    assert apart["data.init_args.min_length"] == (32, 500)
+    assert "data.init_args.train_size" not in apart
+    assert "data.init_args.max_length" not in apart
+
+
 def test_departure_from_the_paper_is_marked(tmp_path):
     write_run(tmp_path / "a", attention="softmax")
     write_run(tmp_path / "b", attention="informer", model__attention__init_args__num_queries=64)

@@ -67,6 +67,10 @@ _TASK: dict[str, dict[str, Any]] = {
     "pathfinder": {"batch": 128, _LR: 2e-4, _WARMUP: 312, _DATA + "zero_is_padding": True},
     "image": {"batch": 256, _LR: 1e-4, _WARMUP: 175, _DATA + "zero_is_padding": True},
 }
+_SIZES = {
+    "listops": {"min_length": 500, "max_length": 2000, "train_size": 96_000, "test_size": 2000},
+    "pathfinder": {"train_size": 160_000, "test_size": 20_000},
+}
 _CHOSEN_ON_A_PART = ("text", "listops", "retrieval", "pathfinder")  # Image's dev set was evaluated whole
 _ATTENTION = "model.attention.init_args."
 _METHOD: dict[str, dict[str, Any]] = {
@@ -111,8 +115,8 @@ def conditions(backend: str, task: str) -> dict[str, Any]:
 
 def departures(backend: str, task: str, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys in which settings are not the paper's, with both values: ours, the paper's."""
-    return {
-        key: (settings.get(key), value)
-        for key, value in conditions(backend, task).items()
-        if settings.get(key) != value
-    }
+    expected = conditions(backend, task)
+    if expected:  # sizes that a configuration does not name are those of the benchmark
+        sizes = {f"data.init_args.{name}": value for name, value in _SIZES.get(task, {}).items()}
+        expected |= {key: value for key, value in sizes.items() if key in settings}
+    return {key: (settings.get(key), value) for key, value in expected.items() if settings.get(key) != value}
