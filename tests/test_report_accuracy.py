@@ -1,5 +1,9 @@
 """The table of accuracies: means, what is bold, what is said of unlike cells, the paper's figures."""
 
+import json
+import os
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 from report_runs import MODULES, configuration, write_run
@@ -208,3 +212,25 @@ def test_own_attention_and_task(tmp_path):
     write_run(tmp_path / "a", attention="softmax", **config)
     (row,) = accuracy_rows(groups_in(tmp_path))
     assert (row["task"], row["method"], row["paper"], row["accuracy_mean"]) == ("chess", "cosine", "", 50.0)
+
+
+def test_result_of_another_checkpoint_does_not_count(tmp_path):
+    write_run(tmp_path / "a", accuracy=0.5)
+    path = write_run(tmp_path / "b", seed=1, accuracy=0.9) / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({**result, "checkpoint": "runs/b/checkpoints/last.ckpt"}))
+    _, problems = find_runs([tmp_path])
+    assert any("of last.ckpt, not of the best checkpoint" in problem for problem in problems)
+    assert cells_in(tmp_path)["Skyformer", "ListOps"].value.startswith("50.00")
+    path.write_text(json.dumps({**result, "checkpoint": "runs/b/checkpoints/best.ckpt"}))
+    assert cells_in(tmp_path)["Skyformer", "ListOps"].value.startswith("70.00")
+
+
+def test_result_from_before_the_last_training_does_not_count(tmp_path):
+    path = write_run(tmp_path / "a", record={"started": "2026-01-02T00:00:00+00:00"}) / "result.json"
+    for started, count in ((1, 1), (-1, 0)):
+        moment = datetime(2026, 1, 2, tzinfo=UTC).timestamp() + started
+        os.utime(path, (moment, moment))
+        runs, problems = find_runs([tmp_path])
+        assert sum(run.accuracy is not None for run in runs) == count
+        assert any("older than the run's last start" in problem for problem in problems) is (count == 0)
