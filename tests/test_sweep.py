@@ -30,7 +30,9 @@ SMALL = {"tasks": ["listops"], "backends": ["skyformer"], "seeds": [0]}
 FAKE = """#!/bin/sh
 for argument; do case $argument in --trainer.default_root_dir=*) folder=${argument#*=};; esac; done
 echo "$OMP_NUM_THREADS $2 $folder" >> RUNS/calls
+echo "$CUDA_VISIBLE_DEVICES" >> RUNS/gpus
 shift; echo "$@" >> RUNS/arguments
+if [ $1 = fit ] && [ -n "$STOPS" ]; then trap 'exit 143' TERM; kill -s $STOPS $SWEEP; sleep 60 & wait; fi
 if [ $1 = fit ]; then echo 'a loss of fit'; exit $(cat RUNS/status); fi
 echo '{"test/accuracy": 0.25}' > $folder/result.json
 """
@@ -186,6 +188,29 @@ def test_what_failed_is_listed_and_retried_alone(write_grid, fake_python, main, 
     assert calls(fake_python) == ["1 fit listops/skyformer/seed1", "1 test listops/skyformer/seed1"]
     main(sweep(write_grid(seeds=[0, 1, 2]), fake_python))
     assert calls(fake_python) == ["1 fit listops/skyformer/seed2", "1 test listops/skyformer/seed2"]
+
+
+@pytest.mark.parametrize(("name", "status"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
+def test_stopped_sweep_stops_its_runs_and_goes_on(name, status, write_grid, fake_python, main, capsys, monkeypatch):
+    monkeypatch.setenv("STOPS", name)
+    monkeypatch.setenv("SWEEP", str(os.getpid()))
+    assert stopped_with(main, sweep(write_grid(seeds=[0, 1]), fake_python, "--parallel=1")) == status
+    assert "stopped   listops/skyformer/seed0" in capsys.readouterr().out
+    assert [attempt.status for attempt in read_attempts(fake_python / "listops/skyformer/seed0")] == [143]
+    assert calls(fake_python) == ["1 fit listops/skyformer/seed0"]
+    monkeypatch.delenv("STOPS")
+    main(sweep(write_grid(seeds=[0, 1]), fake_python))
+    assert len(calls(fake_python)) == 4
+
+
+def test_each_run_sees_a_gpu_of_its_own(write_grid, fake_python, main, monkeypatch):
+    monkeypatch.setattr("skyformer.sweep.command.visible_gpus", lambda: ["3", "MIG-5"])
+    main(sweep(write_grid(seeds=[0, 1]), fake_python))
+    assert sorted((fake_python / "gpus").read_text().split()) == ["3", "3", "MIG-5", "MIG-5"]
+
+
+def test_time_of_slurm_is_in_minutes(write_grid, main, capsys, tmp_path):
+    refuse(main, capsys, sweep(write_grid(), tmp_path / "runs", "--slurm.time=4:00:00"), 1, "number of minutes")
 
 
 def test_run_keeps_its_number_of_threads(write_grid, fake_python, main):

@@ -51,6 +51,14 @@ def write_attempts(folder: Path, attempts: list[Attempt]) -> None:
     write_whole(folder / _FILE, json.dumps([asdict(attempt) for attempt in attempts], indent=2) + "\n")
 
 
+def threads_of(folder: Path, threads: int) -> int:
+    """Those of each process: a run that has begun keeps its own, since sums in another order differ in their last bits;
+    `threads` for another.
+    """
+    attempts = read_attempts(folder)
+    return attempts[0].threads if attempts else threads
+
+
 def is_finished(folder: Path, max_steps: int) -> bool:
     """Whether the last attempt trained this many steps, or more, and tested."""
     last = read_attempts(folder)[-1:]

@@ -10,6 +10,7 @@ from typing import Any
 
 from skyformer.files import write_whole
 from skyformer.runs import RunError
+from skyformer.sweep.attempts import threads_of
 from skyformer.sweep.grid import ROOT, Arguments, Axis, Grid, from_here, read_mapping
 from skyformer.yaml_text import load_yaml
 
@@ -113,7 +114,7 @@ def write_commands(cell: Cell, threads: int) -> None:
     text = "\n".join(
         [
             "# Trains and tests this run as the sweep does: bash commands.sh",
-            f"cd {shlex.quote(os.getcwd())} && export OMP_NUM_THREADS={threads} || exit",
+            f"cd {shlex.quote(os.getcwd())} && export OMP_NUM_THREADS={threads_of(cell.folder, threads)} || exit",
             " &&\n".join(lines),
         ]
     )

@@ -1,5 +1,6 @@
 """`python run.py sweep`: a grid of runs, each trained and tested once."""
 
+import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -28,22 +29,19 @@ def run_sweep(args: list[str]) -> None:
         RunError: for a grid, a run or a folder that is refused; then nothing has been started.
         SystemExit: 1 where a run failed or stopped; 2 for a wrong argument; 128 + n after signal n.
     """
-    config = _parser().parse_args(args)
-    for name in ("parallel", "threads"):
-        if config[name] is not None and config[name] < 1:
-            raise RunError(f"--{name} {config[name]} must be at least 1")
+    config = _parse(args)
     grid = Path(config.grid)
     runs = Path(config.runs or Path("runs", grid.stem))
     plans = plan(cells_of(read_grid(grid), runs))
     on_slurm = config.executor == "slurm" or (config.executor == "auto" and has_slurm())
     threads = config.threads or int(config.slurm.get("cpus_per_task", 1))
     gpus = [] if on_slurm else visible_gpus()
-    at_once = config.parallel or (len(plans) if on_slurm else default_parallel(plans, gpus, threads))
-    events = Events(plans, at_once)
+    parallel = 1 if on_slurm else config.parallel or default_parallel(plans, gpus, threads)
+    events = Events(plans, None if on_slurm else parallel)
     queue = read_queue() if on_slurm else {}
     events.look(queue)
     if config.status:
-        print_table(events.seen, at_once)
+        print_table(events.seen, events.at_once)
         print_failed(events.seen)
         return
     check_folders(plans)
@@ -54,7 +52,18 @@ def run_sweep(args: list[str]) -> None:
     if on_slurm:
         _on_cluster(config, runs, todo, threads, events)
     else:
-        _here(runs, todo, threads, gpus, events, config.retry)
+        _here(runs, todo, parallel, threads, gpus, events)
+
+
+def _parse(args: list[str]) -> Namespace:
+    config = _parser().parse_args(args)
+    for name in ("parallel", "threads"):
+        if config[name] is not None and config[name] < 1:
+            raise RunError(f"--{name} {config[name]} must be at least 1")
+    for argument in args:
+        if re.fullmatch(r"(--slurm\.time=)?(\d+-)?\d+(:\d+)+", argument):  # YAML takes 4:00:00 for a number, 14,400
+            raise RunError(f"{argument}: --slurm.time is a number of minutes")
+    return config
 
 
 def _todo(events: Events, retry: bool) -> list[Cell]:
@@ -63,12 +72,12 @@ def _todo(events: Events, retry: bool) -> list[Cell]:
     return [cell for cell, progress in events.seen.items() if progress.state in states]
 
 
-def _here(runs: Path, todo: Sequence[Cell], threads: int, gpus: Sequence[str], events: Events, retry: bool) -> None:
-    foreign = [] if retry else [cell for cell, seen in events.seen.items() if seen.state == State.RUNNING]
+def _here(runs: Path, todo: Sequence[Cell], parallel: int, threads: int, gpus: Sequence[str], events: Events) -> None:
+    foreign = [cell for cell, seen in events.seen.items() if seen.state == State.RUNNING]
     if todo or foreign:
         local = _import("local")
-        print(f"{events.at_once} at once, each process with {threads} thread(s)", flush=True)
-        local.LocalSweep(events.plans, runs, events.at_once, threads, gpus, events).run(todo, foreign)
+        print(f"{parallel} at once, each process with {threads} thread(s)", flush=True)
+        local.LocalSweep(events.plans, runs, parallel, threads, gpus, events).run(todo, foreign)
     _end(events, {})
 
 
@@ -82,7 +91,11 @@ def _on_cluster(config: Namespace, runs: Path, todo: Sequence[Cell], threads: in
         going = [cell for cell, seen in events.seen.items() if seen.state in (State.QUEUED, State.RUNNING)]
         _import("cluster").wait([*todo, *going], events)
         _end(events, read_queue())
-    print_failed(events.seen)
+        return
+    seen = events.look(read_queue())
+    print_failed(seen)
+    if any(progress.state == State.FAILED for progress in seen.values()):
+        raise SystemExit(1)
 
 
 def _import(name: str) -> Any:
@@ -127,5 +140,5 @@ def _parser() -> ArgumentParser:
     add("--status", type=bool, default=False, help="Only show how the runs stand.")
     add("--retry", type=bool, default=False, help="Start the failed runs again, and only those.")
     add("--wait", type=bool, default=False, help="On SLURM: stay until all have ended.")
-    add("--slurm", type=dict[str, Any], default={}, help="For SLURM, such as --slurm.partition, time, gpus_per_node.")
+    add("--slurm", type=dict[str, Any], default={}, help="For SLURM, such as --slurm.partition, time (minutes).")
     return parser

@@ -16,13 +16,12 @@ class Events:
 
     Args:
         plans: every run of the grid with its configuration.
-        at_once: runs that go on at the same time.
+        at_once: runs that go on at the same time; None where SLURM decides.
     """
 
-    def __init__(self, plans: Mapping[Cell, Mapping[str, Any]], at_once: int) -> None:
+    def __init__(self, plans: Mapping[Cell, Mapping[str, Any]], at_once: int | None) -> None:
         self.plans, self.at_once = plans, at_once
         self.seen: dict[Cell, Progress] = {}
-        self.not_started: list[Cell] = []
 
     def look(self, queue: Mapping[str, str]) -> dict[Cell, Progress]:
         """The progress of all runs; that of finished ones is read once."""
@@ -52,9 +51,8 @@ class Events:
         elif progress.state == State.FAILED:
             print(f"failed    {cell.name}: {''.join(last_lines(cell.folder / LOG, 1))}", flush=True)
         elif progress.state == State.WAITING:
-            self.not_started.append(cell)
-            reason = "".join(last_lines(said, 1)) if said else ""
-            print(f"failed    {cell.name}: its job did not start: {reason} ({said})", flush=True)
+            reason = f": {''.join(last_lines(said, 1))} ({said})" if said else ""
+            print(f"failed    {cell.name}: its job did not start{reason}", flush=True)
         else:
             print(f"{progress.state:<9} {cell.name}", flush=True)
 

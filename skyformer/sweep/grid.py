@@ -90,7 +90,7 @@ def read_mapping(path: Path, why: str) -> dict[Any, Any]:
 def _axis(path: Path, key: str, given: Any, folder: str | None) -> list[Axis]:
     """Names, or names with arguments of their own; `folder`: of their files below configs/, None without files."""
     if folder is None and not isinstance(given, dict):
-        raise RunError(f"{path}: {key} must be names with arguments, such as d64: {{model.num_layers: 4}}")
+        raise RunError(f"{path}: {key} must be names with arguments, such as deep: {{model.num_layers: 4}}")
     values = []
     for named in _names(path, key, given):
         file = None if folder is None else _find(path, key, named, folder)

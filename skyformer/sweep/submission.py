@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from skyformer.sweep.attempts import read_attempts
+from skyformer.sweep.attempts import threads_of
 from skyformer.sweep.cells import Cell
 from skyformer.sweep.grid import ROOT
 from skyformer.sweep.job import Job
@@ -22,12 +22,10 @@ def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = ()) -
     Args:
         cell: the run.
         max_steps: that it is to have.
-        threads: of each process; a run that has begun keeps its own, since sums in another order differ in their last
-            bits.
+        threads: of each process, for a run that has not begun.
         gpus: those that it shall see; none to leave that as it is.
     """
-    attempts = read_attempts(cell.folder)
-    threads = attempts[0].threads if attempts else threads
+    threads = threads_of(cell.folder, threads)
     environment = {"OMP_NUM_THREADS": str(threads)}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

@@ -15,7 +15,7 @@ _COLORS = {State.FINISHED: "green", State.FAILED: "red", State.RUNNING: "cyan"}
 _LINES = 5  # of a log
 
 
-def print_table(seen: Seen, at_once: int) -> None:
+def print_table(seen: Seen, at_once: int | None) -> None:
     """All runs: state, steps, the best dev accuracy and the test accuracy in %, and the time left."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     names = [*("task", "backend"), *(["override"] if any(cell.override for cell in seen) else [])]

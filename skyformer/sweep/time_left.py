@@ -41,9 +41,9 @@ def _left(progress: Progress, whole: float) -> float:
     return whole * (1 - (progress.step or 0) / progress.max_steps if progress.max_steps > 0 else 1)
 
 
-def whole_time_left(seen: Seen, at_once: int) -> str:
+def whole_time_left(seen: Seen, at_once: int | None) -> str:
     """In words, for all runs but the failed ones: `about 25 min left`; `roughly`, where methods count of which nothing
-    is known yet, each taken for the mean of the others.
+    is known yet, each taken for the mean of the others. `at_once`: runs at the same time; None for as many as now.
     """
     times = time_left(seen)
     wholes = [seconds for progress in seen.values() if (seconds := _whole(progress)) is not None]
@@ -52,9 +52,13 @@ def whole_time_left(seen: Seen, at_once: int) -> str:
         return "none left"
     if not wholes:
         return "time left not known yet"
+    at_once = at_once or max(1, sum(run.state == State.RUNNING for run in seen.values()))
     guessed = any(times[cell] is None for cell in to_do)
-    seconds = [_left(run, mean(wholes)) if (own := times[cell]) is None else own for cell, run in to_do.items()]
-    return f"{'roughly' if guessed else 'about'} {duration(max(max(seconds), sum(seconds) / at_once))} left"
+    left = []
+    for cell, run in to_do.items():
+        own = times[cell]
+        left.append(_left(run, mean(wholes)) if own is None else own)
+    return f"{'roughly' if guessed else 'about'} {duration(max(max(left), sum(left) / at_once))} left"
 
 
 def duration(seconds: float | None) -> str:
