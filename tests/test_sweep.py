@@ -203,6 +203,14 @@ def test_stopped_sweep_stops_its_runs_and_goes_on(name, status, write_grid, fake
     assert len(calls(fake_python)) == 4
 
 
+def test_run_of_another_process_is_waited_for(write_grid, fake_python, main, monkeypatch):
+    """What looked as if somebody trained it is looked at again, and started once nobody does."""
+    free = iter([False, False, True])
+    monkeypatch.setattr("skyformer.sweep.progress.is_running", lambda folder: not next(free, True))
+    main(sweep(write_grid(), fake_python))
+    assert calls(fake_python) == ["1 fit listops/skyformer/seed0", "1 test listops/skyformer/seed0"]
+
+
 def test_each_run_sees_a_gpu_of_its_own(write_grid, fake_python, main, monkeypatch):
     monkeypatch.setattr("skyformer.sweep.command.visible_gpus", lambda: ["3", "MIG-5"])
     main(sweep(write_grid(seeds=[0, 1]), fake_python))

@@ -89,7 +89,12 @@ def is_running(folder: Path) -> bool:
     To ask is to hold a lock for an instant. A job waits longer than that for its own, and keeps others from asking for
     that of its training, which does not wait.
     """
-    return not all(_is_free(folder / name) for name in (_LOCK, _LOCK_OF_FIT))
+    return not _is_free(folder / _LOCK) or is_trained(folder)
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a process trains in the folder; for one that holds the run, or knows that no job does."""
+    return not _is_free(folder / _LOCK_OF_FIT)
 
 
 def _is_free(path: Path) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from skyformer.sweep.attempts import LOG, Attempt, hold, is_finished, is_running, read_attempts, write_attempts
+from skyformer.sweep.attempts import LOG, Attempt, hold, is_finished, is_trained, read_attempts, write_attempts
 
 _PROBE_SECONDS = 10.0  # others hold the lock for an instant to see whether it is held
 _TOO_SHORT = 124  # as timeout(1) says it
@@ -85,15 +85,12 @@ def run_job(job: Job) -> None:
     that was not training.
     """
     folder = Path(job.folder)
-    if is_running(folder):
-        print(f"{folder} is trained by another process")
-        return
+    commands = _Commands(job)
+    commands.listen()
     with hold(folder, _PROBE_SECONDS) as free:
-        if not free or is_finished(folder, job.max_steps):
-            print(f"{folder} is {'finished' if free else 'taken by another job'}")
+        if not free or is_trained(folder) or is_finished(folder, job.max_steps):
+            print(f"{folder} is finished, or another process has it")
             return
-        commands = _Commands(job)
-        commands.listen()
         attempt = Attempt(time.time(), job.max_steps, job.threads, socket.gethostname())
         attempts = [*read_attempts(folder), attempt]
         write_attempts(folder, attempts)

@@ -19,6 +19,7 @@ from skyformer.sweep.resources import least_used, processes_of, uses_gpu
 from skyformer.sweep.submission import inherited, job_of, new_folder
 
 _POLL_SECONDS = 0.5
+_ASK_SECONDS = 10
 _MINUTES = 60 * 24 * 365 * 10  # a limit that submitit's local jobs must have
 
 
@@ -98,7 +99,7 @@ class LocalSweep:
             state = self._state(cell)
             if state != State.RUNNING:
                 others.remove(cell)
-                if state == State.STOPPED:
+                if state in (State.STOPPED, State.WAITING):
                     queue.insert(0, cell)
                 else:
                     self.events.ended(cell)
@@ -110,14 +111,20 @@ class LocalSweep:
         """Ask the jobs to stop, and wait for the checkpoints that they write."""
         assert self.signal is not None
         print(f"Stopping {len(self.jobs)} run(s), each after a checkpoint.", flush=True)
-        for job in self.jobs.values():
-            with suppress(ProcessLookupError):
-                os.kill(int(job.job_id), signal.SIGTERM)  # submitit's own way kills after a second
+        next_time = 0.0
         while self.jobs:
+            if time.monotonic() >= next_time:  # once more, should one have been about to start
+                next_time = time.monotonic() + _ASK_SECONDS
+                self._ask_to_stop()
             self._collect([])
             time.sleep(_POLL_SECONDS)
         print("Stopped. The same command goes on.", flush=True)
         raise SystemExit(128 + self.signal)
+
+    def _ask_to_stop(self) -> None:
+        for job in self.jobs.values():
+            with suppress(ProcessLookupError):
+                os.kill(int(job.job_id), signal.SIGTERM)  # submitit's own way kills after a second
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

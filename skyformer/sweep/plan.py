@@ -92,7 +92,7 @@ def _changes(folder: Path, now: Config) -> list[str]:
         before, here = flatten(load_yaml(path.read_text(encoding="utf-8"))), flatten(now)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return [f"{path} cannot be read ({' '.join(str(error).split())})"]
-    longer = before.get("trainer.max_steps", 0) < here["trainer.max_steps"]
+    longer = _is_longer(before.get("trainer.max_steps"), here["trainer.max_steps"])
     return [
         f"{key}: {before.get(key)!r} in {path}, {here.get(key)!r} now"
         for key in sorted(before.keys() | here.keys())
@@ -100,3 +100,8 @@ def _changes(folder: Path, now: Config) -> list[str]:
         and not (key.startswith(FREE_ON_RESUME) and not key.startswith(_COUNTS))
         and not (key == "trainer.max_steps" and longer)
     ]
+
+
+def _is_longer(before: Any, now: Any) -> bool:
+    """Whether a run of so many steps goes on; -1 stands for no limit."""
+    return isinstance(before, int) and 0 < before < now
