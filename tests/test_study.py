@@ -9,8 +9,8 @@ from PIL import Image
 
 from skyformer.report.style import style_of
 from skyformer.study.hugging_face import heads_of_encoder
-from skyformer.study.inputs import heads_of_setting, tokens_of_length
-from skyformer.study.setting import Setting, attention_inputs, make_parser
+from skyformer.study.inputs import example_of_length, heads_of_setting, layer_inputs
+from skyformer.study.setting import Setting, make_parser
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +108,20 @@ def test_stability(study, capsys):
 
 def test_checkpoint_brings_its_configuration_and_weights(checkpoint, tmp_path, main, capsys):
     main(["study", "spectrum", f"--checkpoint={checkpoint}", "--length=30", f"--output={tmp_path}", "--examples=1"])
-    assert f"on listops, {checkpoint}" in capsys.readouterr().out
+    assert f"on listops, {checkpoint} (skyformer)" in capsys.readouterr().out
     parser = make_parser("x", "", ["softmax"], "x")
     setting = Setting.read(parser, ["--checkpoint", str(checkpoint)])
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    name = "encoder.blocks.1.attention.query_key_value.weight"
     for backend in (None, "softmax", "reformer"):
         model = setting.make_model(backend)
         assert model.encoder.tokens.weight.equal(state["encoder.tokens.weight"])
+        weight, trained = (x[name] for x in (model.state_dict(), state))
+        assert weight[:16].equal(trained[:16]), "query"
+        assert weight[-16:].equal(trained[-16:]), "value"
     (query, key, value) = heads_of_setting(setting, [20], 0, 0)[20]
     model = setting.make_model()
-    tokens = tokens_of_length(setting, 20, 0)
+    tokens = example_of_length(setting, 20, 0).tokens
     embedded = model.encoder.tokens.weight[tokens] + model.encoder.positions.weight[:20]
     block = model.encoder.blocks[0]
     projected = block.attention.query_key_value(block.attention_norm(embedded))
@@ -132,7 +136,7 @@ def test_runs_are_compared_each_with_its_own_attention(checkpoint, tmp_path, mai
     named = [f"--checkpoint={path}" for path in (checkpoint, other, checkpoint)]
     main(["study", "spectrum", *named, "--length=30", "--examples=1", f"--output={tmp_path / 'out'}"])
     methods = list(dict.fromkeys(row["method"] for row in rows_of(tmp_path / "out/spectrum.csv")))
-    assert methods == [f"skyformer {checkpoint}", "softmax"]
+    assert methods == [f"skyformer {checkpoint} (skyformer)", "softmax"]
 
 
 def test_models_share_what_they_have_in_common(data_dir):
@@ -144,18 +148,70 @@ def test_models_share_what_they_have_in_common(data_dir):
     assert not setting.make_model("linformer", seed=1).state_dict()[shared[0]].equal(first[shared[0]])
 
 
-def test_tokens_are_one_example_where_one_is_long_enough(data_dir):
+def test_weights_of_shared_queries_and_keys_go_both_ways(data_dir, tmp_path, main, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path, "attention/reformer"), "--trainer.max_steps=3"])
+    path = tmp_path / "checkpoints/last.ckpt"
+    setting = Setting.read(make_parser("x", "", [], "x"), ["--checkpoint", str(path)])
+    name = "encoder.blocks.0.attention.query_key_value.weight"
+    trained = torch.load(path, weights_only=True)["state_dict"][name]
+    weight = setting.make_model("softmax").state_dict()[name]
+    assert weight.equal(torch.cat([trained[:16], trained[:16], trained[16:]])), "keys are the queries"
+
+
+def test_example_is_one_where_one_is_long_enough(data_dir):
     setting = Setting.read(make_parser("x", "", [], "x"), tiny(data_dir, "listops"))
     split = setting.data.splits["dev"]
     longest = int(split.lengths.max())
     one = split[int(split.lengths.argmax())].tokens[0, :longest]
-    assert tokens_of_length(setting, longest, 0)[0].equal(one)
-    joined = tokens_of_length(setting, longest + 5, 0)
-    assert joined.shape == (1, longest + 5)
-    first = int(split.lengths[0])
-    assert joined[0, :first].equal(split[0].tokens[0, :first])
-    model = setting.make_model(None, longest + 5)
-    assert attention_inputs(model, joined, None)[1][0].shape == (1, 2, longest + 5, 8)
+    assert example_of_length(setting, longest, 0).tokens[0].equal(one)
+    whole = torch.cat([split[index].tokens[0][split[index].mask[0]] for index in range(len(split))])
+    for number in (0, 1):
+        joined = example_of_length(setting, 100, number).tokens
+        assert joined[0].equal(whole[100 * number : 100 * (number + 1)]), "each its own tokens"
+    model = setting.make_model(None, 100)
+    assert layer_inputs(model, example_of_length(setting, 100, 0), 1)[0].shape == (1, 2, 100, 8)
+
+
+def test_longer_of_two_documents(data_dir):
+    setting = Setting.read(make_parser("x", "", [], "x"), tiny(data_dir, "retrieval"))
+    split = setting.data.splits["dev"]
+    longest = int(split.lengths.max())
+    batch = split[int(split.lengths.argmax())]
+    document = int(batch.mask[0].sum(dim=1).argmax())
+    found = example_of_length(setting, longest, 0).tokens[0]
+    assert found.equal(batch.tokens[0, document][batch.mask[0, document]])
+
+
+def test_black_pixels_left_out_leave_the_others_in_their_places(data_dir):
+    arguments = [*tiny(data_dir, "pathfinder"), "--data.protocol.zero_is_padding=true"]
+    setting = Setting.read(make_parser("x", "", [], "x"), arguments)
+    batch = setting.data.splits["dev"][0]
+    example = example_of_length(setting, 20, 0)
+    assert example.tokens[0].equal(batch.tokens[0, :20])
+    assert example.position[0].equal(batch.position[0, :20])
+    assert example.position[0, -1] > 19
+    model = setting.make_model()
+    query = layer_inputs(model, example, 0)[0]
+    embedded = model.encoder.tokens.weight[example.tokens] + model.encoder.positions.weight[example.position]
+    block = model.encoder.blocks[0]
+    projected = block.attention.query_key_value(block.attention_norm(embedded))[..., :16]
+    torch.testing.assert_close(torch.cat(query.unbind(1), dim=-1), projected)
+
+
+@pytest.mark.parametrize(("kind", "extra"), [("stability", "--steps=2"), ("spectrum", "--length=20")])
+def test_papers_protocol(kind, extra, main, data_dir, tmp_path):
+    """Attention in float32, landmarks drawn at each call."""
+    arguments = tiny(data_dir, "listops")
+    arguments.insert(1, f"--config={ROOT}/configs/protocol/paper.yaml")
+    for draw in ("fresh", "fixed"):
+        text = "model: {attention: {class_path: SkyformerAttention, init_args: {num_landmarks: 8, eval_landmarks: %s}}}"
+        (tmp_path / f"{draw}.yaml").write_text(text % draw)
+    files = ",".join(str(tmp_path / f"{draw}.yaml") for draw in ("fresh", "fixed"))
+    main(["study", kind, *arguments, f"--backends=[softmax,{files}]", f"--output={tmp_path}", extra])
+    if kind == "stability":
+        rows = rows_of(tmp_path / "stability.csv")
+        fresh, fixed = ([float(row["tau"]) for row in rows if row["method"] == draw] for draw in ("fresh", "fixed"))
+        assert max(fresh) < 3 * max(fixed), "else the score is that of another draw, not of the step"
 
 
 def test_own_attention_and_two_of_one_class(study, tmp_path):
@@ -172,6 +228,12 @@ def test_own_attention_and_two_of_one_class(study, tmp_path):
         (["stability", "--backends=[skyformer]"], "softmax must be among them"),
         (["stability", "--backends=[softmax,no_such]"], "--backends no_such: no file"),
         (["stability", "--steps=0"], "--steps 0 must be at least 1"),
+        (["stability", "--steps=100"], "--steps 100: an epoch has 12 batches"),
+        (["stability", "--backends=[]"], "--backends []: name one or more"),
+        (["spectrum", "--backends=[softmax,softmax]"], "two are called alike"),
+        (["spectrum", "--length=2000"], "too few to be joined"),
+        (["approximation", "--lengths=[16]"], "each length must exceed one number of them"),
+        (["approximation", "--lengths=[20]", "--backends=[softmax]"], "has no size to vary"),
         (["spectrum", "--layer=2"], "--layer 2: the model has 2 layers, 0 … 1"),
         (["spectrum", "--examples=0"], "--examples 0 must be at least 1"),
         (["approximation", "--lengths=[8]"], "--lengths [8]: name numbers of at least 16"),

@@ -9,10 +9,11 @@ from attention_inputs import clustered_rows, draw, draw_qkv
 from torch import Generator, nn
 
 from skyformer.attention import KernelizedAttention, SkyformerAttention, SoftmaxAttention
-from skyformer.study.approximation import make_backend, measure_backends, sized
+from skyformer.study.approximation import measure_backends, sized
+from skyformer.study.backends import make_attention, same_draws
 from skyformer.study.landmark_choices import CHOICES, estimated_scores, farthest_point, k_means, means_of_segments
 from skyformer.study.matrices import condition_number, leverage_scores, operator_norm, thin_norm
-from skyformer.study.spectrum import attention_matrix, effective_rank
+from skyformer.study.spectrum import _condition_and_rank, attention_matrix
 from skyformer.study.stability import instability, ratios, summarise
 from skyformer.study.targets import shared_target, skyformer_softmax
 from skyformer.study.theorem import FAILURE, measure_bound, measure_choices, nystrom_error, scaled_rows
@@ -41,10 +42,10 @@ def test_leverage_scores_and_statistical_dimension():
 
 def test_condition_and_rank():
     matrix = torch.diag(torch.tensor([4.0, 1.0, 0.002], dtype=torch.float64))
-    assert condition_number(matrix).item() == pytest.approx(2000)
-    assert effective_rank(matrix) == 2
+    assert _condition_and_rank(matrix) == [pytest.approx(2000), 2]
     matrix[2, 2] = 0
-    assert condition_number(matrix).item() == math.inf
+    assert _condition_and_rank(matrix[None]) == [math.inf, 2]
+    assert condition_number(torch.tensor([[4.0, 1.0], [3.0, 1.0]])).tolist() == [4, 3]
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -99,6 +100,13 @@ def test_scores_from_all_rows_are_the_exact_ones():
     torch.testing.assert_close(found, leverage_scores(kernel, ridge))
 
 
+def test_ridge_leverage_of_rows_that_coincide():
+    """Their scores are next to nothing, at all levels."""
+    for seed in range(50):
+        chosen = CHOICES["ridge leverage"](torch.ones(1024, 3).double(), 16, Generator().manual_seed(seed))
+        assert chosen.equal(torch.ones(16, 3).double())
+
+
 def test_ridge_leverage_sees_what_is_rare():
     """Ten rows apart among 500 nearly alike: uniform sampling takes few of them, leverage scores nearly all."""
     rows = torch.cat([0.05 * draw(500, 4), 20 * draw(10, 4, seed=1)])
@@ -136,6 +144,15 @@ def test_attention_matrix_is_what_multiplies_the_values():
     torch.testing.assert_close(matrix @ value, kernelized(query, key, value, None))
 
 
+def test_landmarks_that_are_drawn_at_each_call_are_the_same_for_all_columns():
+    query, key, value = draw_qkv(1, 1, 40, 40, 4)
+    layer = SkyformerAttention(1, 4, 40, num_landmarks=8, eval_landmarks="fresh").double().eval()
+    matrix = attention_matrix(layer, query, key)
+    assert torch.linalg.matrix_rank(matrix, rtol=1e-9).item() <= 8
+    with same_draws():
+        torch.testing.assert_close(matrix @ value, layer(query, key, value, None))
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -146,6 +163,7 @@ def test_attention_matrix_is_what_multiplies_the_values():
             {"chunk_length": 1, "num_buckets": 2, "num_rounds": 2},
             {"chunk_length": 16, "num_buckets": 16, "num_rounds": 2},
         ),
+        ({"chunk_length": 1, "num_rounds": 4}, {"chunk_length": 8, "num_buckets": 32, "num_rounds": 4}),
         ({"block_size": 1, "num_random_blocks": 3}, {"block_size": 8, "num_random_blocks": 3}),
     ],
 )
@@ -155,7 +173,7 @@ def test_size_of_a_method(arguments, expected):
 
 def test_errors_of_a_method_by_hand():
     heads = draw_qkv(1, 2, 40, 40, 8)
-    rows = list(measure_backends({40: heads}, ["skyformer", "linformer"], [16, 64], 2))
+    rows = list(measure_backends({40: heads}, ["skyformer", "linformer"], [16, 64], [0, 1]))
     assert {row["num_landmarks"] for row in rows} == {16}, "64 landmarks are more than 40 tokens"
     assert [row["draw"] for row in rows if row["target"] == "kernelized"] == [0, 1]
     query, key, value = heads
@@ -163,7 +181,7 @@ def test_errors_of_a_method_by_hand():
         "class_path": "skyformer.attention.SkyformerAttention",
         "init_args": {"num_landmarks": 16, "ridge": 0.1, "seed": 1},
     }
-    approximate = make_backend(attention, heads, 1)(query, key, value, None)[0]
+    approximate = make_attention(attention, 2, 8, 40, 1)(query, key, value, None)[0]
     exact = torch.stack([kernel_of(q / 8**0.25, k / 8**0.25) for q, k in zip(query[0], key[0], strict=True)]) @ value[0]
     norms = torch.linalg.matrix_norm(approximate - exact, ord=2)
     row = next(row for row in rows if row["target"] == "kernelized" and row["draw"] == 1)
@@ -188,23 +206,24 @@ def test_choice_of_landmarks_by_hand():
             nystrom_error(query, key, kernel, landmarks, ridge), torch.stack(errors), rtol=1e-4, atol=1e-9
         )
     assert nystrom_error(query, key, kernel, rows, 0.0).max() < 1e-8, "all rows leave no error"
-    found = list(measure_choices({30: heads}, [16], [0.1, 0.0], 2))
+    found = list(measure_choices({30: heads}, [16], [0.1, 0.0], [0, 1]))
     assert len(found) == len(CHOICES) * 2 * 2
     assert all(0 < row["relative"] < 1 for row in found)
 
 
 def test_bound_by_hand():
     heads = draw_qkv(1, 2, 30, 30, 4)
-    rows = scaled_rows(heads)[0]
-    completed = kernel_of(rows, rows)
-    norm = torch.linalg.matrix_norm(completed[:30, 30:], ord=2)
     for row in measure_bound({30: heads}):
-        ridge = row["relative"] * norm
-        scores = (completed @ torch.linalg.inv(completed + ridge * torch.eye(60))).diagonal()
-        assert row["d_stat"] == pytest.approx(scores.sum().item(), rel=1e-5)
-        beta = (1 / 60) / (scores / scores.sum()).max()
-        bound = scores.sum() / beta * math.log(30 / FAILURE)
-        assert row["bound"] == pytest.approx(bound.item(), rel=1e-5)
+        d_stats, bounds = [], []
+        for rows in scaled_rows(heads):
+            completed = kernel_of(rows, rows)
+            ridge = row["relative"] * torch.linalg.matrix_norm(completed[:30, 30:], ord=2)
+            scores = (completed @ torch.linalg.inv(completed + ridge * torch.eye(60))).diagonal()
+            beta = (1 / 60) / (scores / scores.sum()).max()
+            d_stats.append(scores.sum().item())
+            bounds.append((scores.sum() / beta * math.log(30 / FAILURE)).item())
+        assert row["d_stat"] == pytest.approx(max(d_stats), rel=1e-5)
+        assert row["bound"] == pytest.approx(max(bounds), rel=1e-5)
 
 
 class Linear(nn.Module):

@@ -62,10 +62,7 @@ def read_attention(named: str, dropout: float) -> tuple[str, dict[str, Any]]:
     Raises:
         RunError: where there is no such overlay, or the file is none.
     """
-    path = Path(named) if named.endswith((".yaml", ".yml")) else OVERLAYS / f"{named}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in OVERLAYS.glob("*.yaml")))
-        raise RunError(f"--backends {named}: no file {path}. Known: {known}; or name a YAML file.")
+    path = overlay_path(named)
     try:
         attention = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["attention"]
         arguments = dict(attention.get("init_args") or {})
@@ -75,6 +72,19 @@ def read_attention(named: str, dropout: float) -> tuple[str, dict[str, Any]]:
     if "dropout" in arguments:
         arguments["dropout"] = dropout
     return path.stem, {"class_path": class_path, "init_args": arguments}
+
+
+def overlay_path(named: str) -> Path:
+    """The file of a backend, from the name of an overlay or the path of one.
+
+    Raises:
+        RunError: where there is none.
+    """
+    path = Path(named) if named.endswith((".yaml", ".yml")) else OVERLAYS / f"{named}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in OVERLAYS.glob("*.yaml")))
+        raise RunError(f"--backends {named}: no file {path}. Known: {known}; or name a YAML file.")
+    return path
 
 
 def read_size(text: str) -> tuple[int, int]:

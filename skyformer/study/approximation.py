@@ -2,61 +2,49 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from skyformer.attention import Attention, SkyformerAttention
-from skyformer.benchmark.cases import read_attention
 from skyformer.runs import RunError
+from skyformer.study.backends import Description, make_attention, read_backends
 from skyformer.study.inputs import Heads
 from skyformer.study.matrices import thin_norm
 from skyformer.study.targets import skyformer_softmax, softmax_target, target_of
 
-# Arguments that are d, and those that make as many keys of it: 2 chunks in each of 2 rounds; 5 + 3 blocks.
+# Arguments that are d.
 _SIZES = ("num_landmarks", "projected_length", "num_features", "num_queries")
-_KEYS = {"chunk_length": 4, "block_size": 8}
 
 
-def sized(attention: dict[str, Any], num_landmarks: int, length: int, draw: int) -> dict[str, Any]:
-    """The arguments of a backend at size d, with the random numbers of this draw.
+def sized(attention: Description, num_landmarks: int, length: int, seed: int) -> Description:
+    """A backend at size d, its own seed set.
 
     d is what the method calls its landmarks, features, queries or projected length; of Reformer and BigBird, the number
-    of keys that a query sees. Nyströmformer's convolution, which approximates nothing, is left out.
-
-    Args:
-        attention: class path and arguments, as in YAML.
+    of keys that a query sees, over two chunks a round, or five blocks and the random ones. Nyströmformer's convolution,
+    which approximates nothing, is left out.
 
     Raises:
         RunError: for a backend without such an argument.
     """
-    arguments = dict(attention["init_args"])
-    changed = {name: num_landmarks for name in _SIZES if name in arguments}
-    changed |= {name: max(1, num_landmarks // share) for name, share in _KEYS.items() if name in arguments}
+    arguments = dict(attention.get("init_args") or {})
+    changed: dict[str, int] = {name: num_landmarks for name in _SIZES if name in arguments}
+    if "chunk_length" in arguments:
+        chunk = max(1, num_landmarks // (2 * arguments.get("num_rounds", 1)))
+        changed |= {"chunk_length": chunk, "num_buckets": 2 * max(1, length // (2 * chunk))}
+    if "block_size" in arguments:
+        changed["block_size"] = max(1, num_landmarks // (5 + arguments.get("num_random_blocks", 0)))
     if not changed:
-        known = ", ".join((*_SIZES, *_KEYS))
+        known = ", ".join((*_SIZES, "chunk_length", "block_size"))
         raise RunError(f"{attention['class_path']} has no size to vary; its YAML must set one of {known}")
-    if "num_buckets" in arguments:
-        changed["num_buckets"] = 2 * max(1, length // (2 * changed["chunk_length"]))
-    if "seed" in arguments:
-        changed["seed"] = draw
-    if "conv_kernel" in arguments:
-        changed["conv_kernel"] = 0
+    own = {"seed": seed, "conv_kernel": 0}
+    changed |= {name: value for name, value in own.items() if name in arguments}
     return {**attention, "init_args": {**arguments, **changed}}
 
 
-def make_backend(attention: dict[str, Any], heads: Heads, draw: int) -> Attention:
-    """A backend for these inputs, in float64 and in evaluation mode."""
-    module, _, name = attention["class_path"].rpartition(".")
-    torch.manual_seed(draw)
-    _, num_heads, length, head_dim = heads[0].shape
-    return getattr(import_module(module), name)(num_heads, head_dim, length, **attention["init_args"]).double().eval()
-
-
 def measure_backends(
-    inputs: dict[int, Heads], backends: Sequence[str], sizes: Sequence[int], draws: int
+    inputs: dict[int, Heads], backends: Sequence[str], sizes: Sequence[int], draws: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """A row for each method, target, length, d and draw: `error`, the spectral norm of the difference between the two
     outputs, and `relative`, over that of the target's; both the mean over the heads.
@@ -64,17 +52,25 @@ def measure_backends(
     Args:
         inputs: query, key and value `(1, H, n, p)`, by length.
         backends: overlays or YAML files.
-        sizes: the d.
-        draws: number of repeats with other random numbers.
+        sizes: the d; those below n are taken.
+        draws: seeds of the methods' random numbers.
+
+    Raises:
+        RunError: for a backend that cannot be made, before anything is measured.
     """
-    named = [read_attention(backend, 0.0) for backend in backends]
+    named = {name: attention for name, (_, attention) in read_backends(backends).items()}
+    for attention in named.values():
+        for num_landmarks in sizes:
+            make_attention(sized(attention, num_landmarks, num_landmarks, 0), 1, 8, num_landmarks, 0)
     for length, heads in inputs.items():
         exact = softmax_target(*heads)
-        for name, attention in named:
+        _, num_heads, _, head_dim = heads[0].shape
+        for name, attention in named.items():
             print(f"n = {length:,}: {name}", file=sys.stderr)
             for num_landmarks in (size for size in sizes if size < length):
-                for draw in range(draws):
-                    backend = make_backend(sized(attention, num_landmarks, length, draw), heads, draw)
+                for draw in draws:
+                    at_size = sized(attention, num_landmarks, length, draw)
+                    backend = make_attention(at_size, num_heads, head_dim, length, draw)
                     place = {"length": length, "num_landmarks": num_landmarks, "draw": draw, "method": name}
                     for target, method_error in _errors(backend, heads, exact):
                         yield {**place, "target": target, **method_error}

@@ -19,7 +19,15 @@ from skyformer.study.theorem import measure_bound, measure_choices
 
 BACKENDS = ["skyformer", "nystromformer", "linformer", "informer", "performer", "reformer", "bigbird"]
 LENGTHS = (512, 1024, 2048, 4096)
-_DESCRIPTION = "Spectral-norm errors of methods and of choices of landmarks against d and n (Figure 1, Theorem 2)."
+_DESCRIPTION = (
+    "Spectral-norm errors of methods and of choices of landmarks against d and n (Figure 1, Theorem 2). With --encoder "
+    "<name or folder> --text <file> in place of --config, of a Hugging Face encoder; --encoder x --help shows the rest."
+)
+_NOTES = (
+    "Means over heads and draws; a method's own parameters (Linformer's projections) are newly drawn. Skyformer is far "
+    "from softmax itself, since C has no row normaliser: through A and D it approximates softmax (Figure 1). Reformer "
+    "takes the queries for keys."
+)
 RIDGES = (0.1, 0.0)  # the default γ, and what the theorem has
 
 
@@ -28,8 +36,9 @@ def run_approximation(args: list[str]) -> None:
     `approximation.md` and two pictures.
     """
     config, inputs, source = _of_encoder(args) if _names_encoder(args) else _of_setting(args)
-    errors = list(measure_backends(inputs, config.backends, config.num_landmarks, config.draws))
-    choices = list(measure_choices(inputs, config.num_landmarks, RIDGES, config.draws))
+    draws = range(config.seed_everything, config.seed_everything + config.draws)
+    errors = list(measure_backends(inputs, config.backends, config.num_landmarks, draws))
+    choices = list(measure_choices(inputs, config.num_landmarks, RIDGES, draws))
     bounds = list(measure_bound(inputs))
     output = Path(config.output)
     for name, rows in (("errors", errors), ("landmarks", choices), ("bound", bounds)):
@@ -51,9 +60,9 @@ def _of_setting(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
     _add_arguments(parser)
     setting = Setting.read(parser, args)
     config = setting.config
-    _check(config)
     longest = setting.data.max_length
     lengths = config.lengths or [n for n in LENGTHS if n <= longest] or [longest]
+    _check(config, lengths)
     return config, heads_of_setting(setting, lengths, config.layer, config.example), f"{setting.task}, {setting.source}"
 
 
@@ -64,10 +73,12 @@ def _of_encoder(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
     add("--text", type=str, required=True, help="A text file, of whose beginning the tokens are.")
     add("--backends", type=list[str], default=BACKENDS, help="Overlays of configs/attention, or YAML files.")
     add("--output", type=str, default="report/approximation", help="Folder to write to.")
+    add("--seed_everything", type=int, default=0, help="Of the draws.")
     _add_arguments(parser)
     config = parser.parse_args(args)
-    _check(config)
-    inputs = heads_of_encoder(config.encoder, Path(config.text), config.lengths or [512], config.layer)
+    lengths = config.lengths or [512]
+    _check(config, lengths)
+    inputs = heads_of_encoder(config.encoder, Path(config.text), lengths, config.layer)
     return config, inputs, config.encoder
 
 
@@ -84,11 +95,15 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("--draws", type=int, default=3, help="Repeats with other random numbers.")
 
 
-def _check(config: Namespace) -> None:
-    for name in ("lengths", "num_landmarks"):
-        values = config[name]
-        if values is not None and (not values or min(values) < 16):
+def _check(config: Namespace, lengths: Sequence[int]) -> None:
+    sizes = config.num_landmarks
+    for name, values in (("lengths", lengths), ("num_landmarks", sizes)):
+        if not values or min(values) < 16:
             raise RunError(f"--{name} {values}: name numbers of at least 16")
+    if min(lengths) <= min(sizes):
+        raise RunError(
+            f"--lengths {list(lengths)}, --num_landmarks {sizes}: each length must exceed one number of them"
+        )
     if config.draws < 1 or config.example < 0:
         raise RunError(f"--draws {config.draws} must be at least 1, --example {config.example} at least 0")
 
@@ -104,7 +119,7 @@ def _error_tables(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[s
             | _across([row for row in own if (row["method"], row["target"]) == (method, target)])
             for method, target in pairs
         ]
-        tables.append((f"n = {length:,}: ‖output − target‖₂ / ‖target‖₂ by d, means over heads and draws.", table))
+        tables.append((f"n = {length:,}: ‖output − target‖₂ / ‖target‖₂ by d. {_NOTES}", table))
     return tables
 
 
@@ -139,4 +154,4 @@ def _bound_table(rows: Sequence[dict[str, Any]]) -> tuple[str, list[dict[str, st
         }
         for row in rows
     ]
-    return "Theorem 2, first head: d = 2n max ℓ_i(λ) · ln(n / 0.1), its constant taken as one.", table
+    return "Theorem 2, the worst head: d = 2n max ℓ_i(λ) · ln(n / 0.1), its constant C taken as one, δ = 0.1.", table

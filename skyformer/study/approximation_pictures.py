@@ -7,6 +7,7 @@ from typing import Any
 
 from skyformer.report.style import new_figure, save_picture, style_of
 
+THROUGH = "softmax through A and D"
 # Choices of landmarks in Okabe and Ito's colours, and markers for print without colour.
 _CHOICES = {
     "uniform": ("#D55E00", "o"),
@@ -42,7 +43,7 @@ def draw_errors(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
 
 def _nearest_to_softmax(method: str, rows: Sequence[dict[str, Any]]) -> str:
     targets = {row["target"] for row in rows if row["method"] == method}
-    return "softmax through A and D" if "softmax through A and D" in targets else "softmax"
+    return THROUGH if THROUGH in targets else "softmax"
 
 
 def _own_target(method: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -75,7 +76,10 @@ def draw_choices(choices: Sequence[dict[str, Any]], bounds: Sequence[dict[str, A
 def _plot_theorem(panel: Any, bounds: Sequence[dict[str, Any]], sizes: Sequence[int]) -> None:
     relative = [row["relative"] for row in bounds]
     limits = panel.get_ylim()
-    for key, linestyle, label in (("d_stat", ":", "λ at d = d_stat"), ("bound", "--", "λ of Theorem 2")):
+    for key, linestyle, label in (
+        ("d_stat", ":", "λ at d = d_stat, worst head"),
+        ("bound", "--", "λ of Theorem 2, its C = 1"),
+    ):
         panel.plot([row[key] for row in bounds], relative, color="#666666", linestyle=linestyle, label=label, lw=1.2)
     panel.set(xlim=(min(sizes) * 0.9, max(sizes) * 1.1), ylim=(limits[0], max(limits[1], max(relative))))
 
@@ -91,12 +95,8 @@ def _plot(panel: Any, rows: Sequence[dict[str, Any]], label: str, color: str, li
 
 
 def _new_grid(rows: int, columns: int) -> tuple[Any, Any]:
-    figure, _ = new_figure(1, 3.2 * columns + 2.4, 3.2 * rows)
-    figure.clear()
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for panel in panels.flat:
-        panel.spines[["top", "right"]].set_visible(False)
-    return figure, panels
+    figure, panels = new_figure(rows * columns, 3.2 * columns + 2.4, 3.2 * rows, columns)
+    return figure, panels.reshape(rows, columns)
 
 
 def _ticks(panel: Any, sizes: Sequence[int]) -> None:

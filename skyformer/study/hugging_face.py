@@ -25,7 +25,7 @@ def heads_of_encoder(encoder: str, text: Path, lengths: Sequence[int], layer: in
     except ImportError as error:
         raise RunError("--encoder needs transformers: pip install -e '.[encoder]'") from error
     try:
-        model = AutoModel.from_pretrained(encoder).eval()
+        model = AutoModel.from_pretrained(encoder, attn_implementation="eager").eval()
         tokenizer = AutoTokenizer.from_pretrained(encoder)
     except (OSError, ValueError) as error:
         raise RunError(f"--encoder {encoder}: {' '.join(str(error).split())[:300]}") from error
@@ -39,18 +39,26 @@ def heads_of_encoder(encoder: str, text: Path, lengths: Sequence[int], layer: in
 
 @torch.no_grad()
 def _heads(model: Any, ids: Tensor, layer: int) -> Heads:
-    """By what the layer's projections put out."""
-    query, key, value = _projections(model, layer)
-    seen: list[Tensor] = []
-    hooks = [part.register_forward_hook(lambda _, __, out: seen.append(out)) for part in (query, key, value)]
+    """By what the layer's projections put out, at their last call."""
+    seen: dict[int, Tensor] = {}
+    hooks = [
+        part.register_forward_hook(lambda _, __, out, number=number: seen.update({number: out}))
+        for number, part in enumerate(_projections(model, layer))
+    ]
     try:
-        model(ids)
+        attentions = model(ids, output_attentions=True).attentions
     finally:
         for hook in hooks:
             hook.remove()
     heads = model.config.num_attention_heads
-    split = [out.unflatten(-1, (heads, -1)).transpose(1, 2) for out in seen]
-    return split[0], split[1], split[2]
+    query, key, value = (seen[number].unflatten(-1, (heads, -1)).transpose(1, 2) for number in range(3))
+    expected = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
+    if not torch.allclose(expected, attentions[layer], rtol=1e-3, atol=1e-5):
+        raise RunError(
+            f"--encoder: layer {layer} of {type(model).__name__} is not softmax(Q Kᵀ / √p) of its projections; it may "
+            "turn them by position. Name another encoder."
+        )
+    return query, key, value
 
 
 def _projections(model: nn.Module, layer: int) -> list[nn.Module]:

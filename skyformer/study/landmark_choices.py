@@ -76,13 +76,14 @@ def ridge_leverage(rows: Tensor, num_landmarks: int, generator: Generator) -> Te
     sample, weights = order[: sizes[-1]], torch.ones(sizes[-1], dtype=rows.dtype)
     for size in reversed(sizes[:-1]):
         scores = estimated_scores(rows[order[:size]], rows[sample], weights, num_landmarks)
-        probability = (scores * math.log(num_landmarks)).clamp(max=1)
         if size == len(rows):
-            drawn = torch.multinomial(probability + torch.finfo(rows.dtype).tiny, num_landmarks, generator=generator)
+            drawn = torch.multinomial(scores + 1e-12, num_landmarks, generator=generator)
             return rows[order[drawn]]
+        probability = (scores * math.log(num_landmarks)).clamp(max=1)
         kept = torch.rand(size, dtype=rows.dtype, generator=generator) < probability
-        if not kept.any():
-            kept[0] = True
+        if not kept.any():  # all scores are next to nothing: rows that coincide
+            kept = torch.arange(size) < num_landmarks
+            probability = torch.full_like(probability, num_landmarks / size)
         sample, weights = order[:size][kept], probability[kept].rsqrt()
     return rows[sample]
 
@@ -95,8 +96,9 @@ def estimated_scores(rows: Tensor, sample: Tensor, weights: Tensor, num_landmark
     cross = gaussian_kernel(rows, sample) * weights
     inner = gaussian_kernel(sample, sample) * weights * weights[:, None]
     eigenvalues, vectors = torch.linalg.eigh(inner)
-    rank = min(len(sample) - 1, max(1, math.ceil(num_landmarks / (4 * math.log(num_landmarks)))))
-    ridge = (eigenvalues[: len(sample) - rank].clamp(min=0).sum() / rank).clamp(min=1e-6)
+    rank = math.ceil(num_landmarks / (4 * math.log(num_landmarks)))
+    left_out = eigenvalues[: max(0, len(sample) - rank)]  # ascending
+    ridge = (left_out.clamp(min=0).sum() / rank).clamp(min=1e-6)
     projected = cross @ vectors
     explained = (projected.square() / (eigenvalues.clamp(min=0) + ridge)).sum(dim=1)
     return ((1 - explained) / ridge).clamp(0, 1)

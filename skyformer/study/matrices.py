@@ -20,8 +20,9 @@ def operator_norm(product: Product, transposed: Product, like: Tensor, block: in
     Args:
         product: X → A X, `(…, m, c)` → `(…, n, c)`.
         transposed: Y → Aᵀ Y.
-        like: `(…, m, m')`, whose leading sizes, m, dtype and device those of X are.
-        block: c; the error falls with the ratio of the first to the (c + 1)-th singular value.
+        like: `(…, m, m)`, whose leading sizes, m, dtype and device those of X are.
+        block: c; what is found is a lower bound, within 1 % for a square Gaussian matrix, whose singular values lie
+            close together.
         iterations: products with AᵀA.
     """
     generator = torch.Generator().manual_seed(0)
@@ -40,10 +41,9 @@ def leverage_scores(kernel: Tensor, ridge: float) -> Tensor:
     return 1 - ridge * torch.cholesky_inverse(torch.linalg.cholesky(system)).diagonal()
 
 
-def condition_number(matrix: Tensor) -> Tensor:
-    """σ_1 / σ_n of `(…, n, m)`, `(…)`; infinite where σ_n is below σ_1 times the machine epsilon times the larger size,
+def condition_number(values: Tensor) -> Tensor:
+    """σ_1 / σ_n of singular values `(…, n)`, `(…)`; infinite where σ_n is below σ_1 times n times the machine epsilon,
     that is, where the rank is not full.
     """
-    values = torch.linalg.svdvals(matrix)
-    smallest = values[..., 0] * torch.finfo(matrix.dtype).eps * max(matrix.shape[-2:])
+    smallest = values[..., 0] * torch.finfo(values.dtype).eps * values.shape[-1]
     return torch.where(values[..., -1] > smallest, values[..., 0] / values[..., -1], torch.inf)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skyformer.arguments import check_config, check_nulls
 from skyformer.attention import Attention
-from skyformer.benchmark.cases import OVERLAYS
+from skyformer.benchmark.cases import overlay_path
 from skyformer.checkpoint_io import read_checkpoint
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, backend_name, task_name
@@ -94,7 +94,7 @@ class Setting:
     @property
     def source(self) -> str:
         """Where the weights come from, for a title."""
-        return str(self.config.checkpoint) if self.config.checkpoint else "initialised weights"
+        return f"{self.config.checkpoint} ({self.backend})" if self.config.checkpoint else "initialised weights"
 
     @property
     def max_steps(self) -> int:
@@ -106,7 +106,8 @@ class Setting:
     ) -> SequenceClassifier:
         """The model with this attention (None: the configuration's own), in evaluation mode.
 
-        All share the weights that any two of them have in common, whatever a backend draws for its own.
+        All share the weights that they have in common, whatever a backend draws for its own: of one whose queries are
+        its keys (Reformer), the projections of query and value.
 
         Args:
             backend: name of an overlay of configs/attention, or a YAML file.
@@ -120,7 +121,7 @@ class Setting:
         if self.state is not None and longest > self.data.max_length:
             raise RunError(
                 f"{self.config.checkpoint} has positions for {self.data.max_length:,} tokens, not for {longest:,}; "
-                "name smaller --lengths"
+                "ask for fewer"
             )
         torch.manual_seed(self.config.seed_everything if seed is None else seed)
         start = torch.get_rng_state()
@@ -132,19 +133,10 @@ class Setting:
             _load_shared(model, self._make("softmax", longest).state_dict())
         return model.eval()
 
-    def named_backends(self) -> dict[str, str]:
-        """What tables and pictures call each of `--backends`: its class's name, or its file's where two share one."""
-        names = {backend: backend_name(self._parse(backend).as_dict()) for backend in self.config.backends}
-        several = [name for name in names.values() if list(names.values()).count(name) > 1]
-        return {backend: Path(backend).stem if name in several else name for backend, name in names.items()}
-
     def _parse(self, backend: str | None) -> Namespace:
         if backend is None:
             return self.config
-        path = Path(backend) if backend.endswith((".yaml", ".yml")) else OVERLAYS / f"{backend}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in OVERLAYS.glob("*.yaml")))
-            raise RunError(f"--backends {backend}: no file {path}. Known: {known}; or name a YAML file.")
+        path = overlay_path(backend)
         config = self.parser.parse_args([*self.arguments, f"--config={path}"])
         check_config(Namespace(data=config.data, model=config.model))
         return config
@@ -176,11 +168,24 @@ def checkpoints_of(arguments: list[str]) -> list[str]:
 
 
 def _load_shared(model: SequenceClassifier, state: dict[str, Tensor]) -> None:
-    """Take what has the same name and shape; a method's own parameters stay as they were drawn."""
+    """Take what has the same name; a method's own parameters stay as they were drawn."""
     own = model.state_dict()
-    model.load_state_dict(
-        {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}, strict=False
-    )
+    taken = {name: _fitted(value, own[name].shape) for name, value in state.items() if name in own}
+    model.load_state_dict({name: value for name, value in taken.items() if value is not None}, strict=False)
+
+
+def _fitted(weight: Tensor, shape: torch.Size) -> Tensor | None:
+    """A weight in this shape: as it is, or with the rows of the key left out, or made those of the query, where one of
+    two methods has queries that are its keys; None where it cannot be.
+    """
+    if weight.shape == shape:
+        return weight
+    thirds, halves = weight.split(max(1, len(weight) // 3)), weight.split(max(1, len(weight) // 2))
+    if weight.shape[1:] == shape[1:] and 2 * len(weight) == 3 * shape[0]:
+        return torch.cat([thirds[0], thirds[2]])
+    if weight.shape[1:] == shape[1:] and 3 * len(weight) == 2 * shape[0]:
+        return torch.cat([halves[0], halves[0], halves[1]])
+    return None
 
 
 def attention_inputs(model: SequenceClassifier, *inputs: Tensor | None) -> list[tuple[Tensor, ...]]:

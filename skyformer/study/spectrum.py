@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from skyformer.attention import Attention, SkyformerAttention
-from skyformer.callbacks.health import measure as measure_landmarks
+from skyformer.functional import landmark_system
 from skyformer.model import SequenceClassifier
 from skyformer.report.style import new_figure, save_picture, style_of
 from skyformer.runs import RunError
-from skyformer.study.inputs import tokens_of_length
+from skyformer.study.backends import read_backends, same_draws
+from skyformer.study.inputs import Example, example_of_length, layer_inputs
 from skyformer.study.matrices import condition_number
 from skyformer.study.output import say_tables, write_rows
-from skyformer.study.setting import Setting, attention_inputs, checkpoints_of, make_parser
+from skyformer.study.setting import Setting, checkpoints_of, make_parser
 
 BACKENDS = [
     "softmax", "kernelized", "skyformer", "nystromformer", "linformer", "informer", "performer", "reformer", "bigbird",
@@ -29,7 +30,8 @@ _DESCRIPTION = (
 _CAPTION = (
     "Outputs: all heads side by side, {length:,} tokens × {width} numbers. Condition: σ₁ / σ_last. Rank: how many σ "
     "exceed σ₁ / 1,000. Attention matrices: {length:,} × {length:,}, the worst head's condition, the mean rank; ∞ "
-    "where the rank is not full in float64. M + γI: Skyformer's own system. Means over the examples."
+    "where the rank is not full in float64, as with every method of fewer landmarks than tokens, by construction; - "
+    "where the output is not linear in the values. M + γI: the system that Skyformer solves. Means over the examples."
 )
 
 
@@ -38,9 +40,16 @@ def run_spectrum(args: list[str]) -> None:
     parser = make_parser("spectrum", _DESCRIPTION, BACKENDS, "report/spectrum")
     add = parser.add_argument
     add("--layer", type=int, default=1, help="Which layer, from 0; the paper shows the second.")
-    add("--length", type=int, default=1024, help="Tokens of an example.")
+    add("--length", type=int | None, help="Tokens of an example; default: 1,024, or as many as the task has.")
     add("--examples", type=int, default=4, help="Over which is averaged.")
     settings = [Setting.read(parser, args, path) for path in checkpoints_of(args)] or [Setting.read(parser, args)]
+    if len(tasks := {setting.task for setting in settings}) > 1:
+        raise RunError(
+            f"--checkpoint: these runs are of several tasks, {', '.join(sorted(tasks))}; compare those of one"
+        )
+    for setting in settings:
+        if setting.config.length is None:
+            setting.config.length = min(1024, setting.data.max_length)
     config = settings[0].config
     for name in ("length", "examples"):
         if config[name] < 1:
@@ -55,8 +64,7 @@ def run_spectrum(args: list[str]) -> None:
     write_rows(output / "spectrum.csv", rows)
     source = settings[0].source if len(settings) == 1 else "each its own run"
     title = f"Spectrum of layer {config.layer + 1} on {settings[0].task}, {source}"
-    width = len(next(iter(found.values()))["singular_values"])
-    caption = _CAPTION.format(length=config.length, width=width)
+    caption = _CAPTION.format(length=config.length, width=config.model.embed_dim)
     say_tables(output / "spectrum.md", title, [(caption, [_row(name, found[name]) for name in found])])
     draw(found, title, output / "spectrum.png")
     print(f"{output}/spectrum.csv, spectrum.md, spectrum.png")
@@ -67,7 +75,7 @@ def _models(settings: Sequence[Setting]) -> Iterator[tuple[str, Setting, Sequenc
     if len(settings) == 1:
         (setting,) = settings
         length = max(setting.data.max_length, setting.config.length)
-        for backend, name in setting.named_backends().items():
+        for name, (backend, _) in read_backends(setting.config.backends).items():
             yield name, setting, setting.make_model(backend, length)
         return
     names = [setting.backend for setting in settings]
@@ -84,31 +92,41 @@ def measure(setting: Setting, model: SequenceClassifier) -> dict[str, Any]:
     print(type(layers[0].attention.backend).__name__, file=sys.stderr)
     config = setting.config
     examples = [
-        _measure_example(model, tokens_of_length(setting, config.length, number), config.layer)
+        _measure_example(model, example_of_length(setting, config.length, number), config.layer)
         for number in range(config.examples)
     ]
     return {key: _mean([example[key] for example in examples]) for key in examples[0]}
 
 
 @torch.no_grad()
-def _measure_example(model: SequenceClassifier, tokens: Tensor, number: int) -> dict[str, list[float]]:
-    layers = [module for module in model.modules() if isinstance(module, Attention)]
-    if not -len(layers) <= number < len(layers):
-        raise RunError(f"--layer {number}: the model has {len(layers)} layers, 0 … {len(layers) - 1}")
-    layer = layers[number]
-    query, key, value, _ = (None if x is None else x.double() for x in attention_inputs(model, tokens, None)[number])
-    layer.double()
-    output = torch.cat(layer(query, key, value, None)[0].unbind(0), dim=-1)
-    matrix = attention_matrix(layer, query, key)[0]
+def _measure_example(model: SequenceClassifier, example: Example, number: int) -> dict[str, list[float]]:
+    query, key, value, _ = layer_inputs(model, example, number)
+    query, key, value = query.double(), key.double(), value.double()
+    layer = [module for module in model.modules() if isinstance(module, Attention)][number].double()
+    with same_draws():
+        heads = layer(query, key, value, None)
+    matrix = attention_matrix(layer, query, key)
+    if not torch.allclose(matrix @ value, heads, rtol=1e-6, atol=1e-9):
+        matrix = torch.full_like(matrix, math.nan)  # it has none: what it does with the values is not linear
+    output = torch.cat(heads[0].unbind(0), dim=-1)
     values = torch.linalg.svdvals(output)
-    system = measure_landmarks(layer, query, key, value, None)[0] if isinstance(layer, SkyformerAttention) else math.nan
-    model.float()
-    return {
+    found = {
         "singular_values": (values / values[0]).tolist(),
-        "output": [condition_number(output).item(), effective_rank(output)],
-        "matrix": [condition_number(matrix).max().item(), effective_rank(matrix)],
-        "system": [system],
+        "output": _condition_and_rank(output),
+        "matrix": _condition_and_rank(matrix[0]),
+        "system": [_system_condition(layer, query, key)],
     }
+    layer.float()
+    return found
+
+
+def _system_condition(layer: Attention, query: Tensor, key: Tensor) -> float:
+    """Of Skyformer's M + γI, the worst head's; NaN for other methods."""
+    if not isinstance(layer, SkyformerAttention):
+        return math.nan
+    with same_draws():
+        landmarks, valid = layer.landmarks(query, key, None)
+    return condition_number(torch.linalg.svdvals(landmark_system(landmarks, layer.ridge, valid))).max().item()
 
 
 def attention_matrix(layer: Attention, query: Tensor, key: Tensor) -> Tensor:
@@ -117,14 +135,22 @@ def attention_matrix(layer: Attention, query: Tensor, key: Tensor) -> Tensor:
     """
     length, head_dim = query.shape[2:]
     identity = torch.eye(length, -(-length // head_dim) * head_dim, dtype=query.dtype).expand(*query.shape[:2], -1, -1)
-    parts = [layer(query, key, values, None) for values in identity.split(head_dim, dim=-1)]
+    parts = []
+    for values in identity.split(head_dim, dim=-1):
+        with same_draws():
+            parts.append(layer(query, key, values, None))
     return torch.cat(parts, dim=-1)[..., :length]
 
 
-def effective_rank(matrix: Tensor) -> float:
-    """How many singular values exceed a thousandth of the largest, the mean over leading sizes."""
+def _condition_and_rank(matrix: Tensor) -> list[float]:
+    """The worst condition number, and the mean effective rank: how many singular values exceed a thousandth of the
+    largest. NaN for a matrix of NaN.
+    """
+    if matrix.isnan().any():
+        return [math.nan, math.nan]
     values = torch.linalg.svdvals(matrix)
-    return (values > values[..., :1] / 1000).sum(dim=-1).double().mean().item()
+    rank = (values > values[..., :1] / 1000).sum(dim=-1).double().mean()
+    return [condition_number(values).max().item(), rank.item()]
 
 
 def _mean(lists: Sequence[Sequence[float]]) -> list[float]:
@@ -138,7 +164,7 @@ def _row(name: str, found: dict[str, Any]) -> dict[str, str]:
         "output: condition": _number(output[0]),
         "rank": f"{output[1]:.0f}",
         "matrix: condition": _number(matrix[0]),
-        "rank of it": f"{matrix[1]:.0f}",
+        "rank of it": "-" if math.isnan(matrix[1]) else f"{matrix[1]:.0f}",
         "M + γI": _number(found["system"][0]),
     }
 
@@ -155,7 +181,10 @@ def draw(found: dict[str, dict[str, Any]], title: str, path: Path) -> None:
     for name, measured in found.items():
         look, values = style_of(name), measured["singular_values"]
         numbers = range(1, len(values) + 1)
-        panel.plot(numbers, values, color=look.color, linestyle=look.linestyle, label=look.label, lw=1.4)
+        panel.plot(
+            numbers, values, color=look.color, linestyle=look.linestyle, marker=look.marker, markevery=0.1, ms=4,
+            label=look.label, lw=1.4,
+        )  # fmt: skip
     panel.set(xlabel="number of the singular value", ylabel="singular value / largest", yscale="log", title=title)
     figure.legend(loc="outside right center", frameon=False)
     save_picture(figure, path)

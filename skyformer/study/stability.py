@@ -13,14 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skyformer.encoder import MultiHeadAttention
 from skyformer.model import SequenceClassifier
 from skyformer.report.style import new_figure, save_picture, style_of
 from skyformer.runs import RunError
+from skyformer.study.backends import read_backends, same_draws
 from skyformer.study.output import say_tables, write_rows
 from skyformer.study.setting import Setting, make_parser
 
 BACKENDS = ["softmax", "nystromformer", "kernelized", "skyformer"]
 # Mean of τ over the first 20 steps, over that of self-attention (Chen et al. 2021, Appendix F).
+PUBLISHED_STEPS = 20
 PUBLISHED = {
     "nystromformer": {"text": 1.03, "listops": 1.01, "retrieval": 0.97, "pathfinder": 0.99, "image": 1.02},
     "kernelized": {"text": 0.83, "listops": 0.77, "retrieval": 0.64, "pathfinder": 0.74, "image": 0.62},
@@ -40,21 +43,22 @@ def run_stability(args: list[str]) -> None:
     for name in ("steps", "repeats"):
         if config[name] < 1:
             raise RunError(f"--{name} {config[name]} must be at least 1")
-    names = setting.named_backends()
-    if "softmax" not in names.values():
+    names = {name: backend for name, (backend, _) in read_backends(config.backends).items()}
+    if "softmax" not in names:
         raise RunError(f"--backends {config.backends}: softmax must be among them, since the scores are over its own")
     rows = list(measure(setting, names, config.steps, config.repeats))
     output = Path(config.output)
     write_rows(output / "stability.csv", rows)
     title = f"Instability of the first {config.steps} steps on {setting.task}, {setting.source}"
-    say_tables(output / "stability.md", title, [(_CAPTION, summarise(rows, setting.task))])
+    is_papers = config.steps == PUBLISHED_STEPS and setting.state is None
+    say_tables(output / "stability.md", title, [(_CAPTION, summarise(rows, setting.task if is_papers else ""))])
     draw(rows, title, output / "stability.png")
     print(f"{output}/stability.csv, stability.md, stability.png")
 
 
 _CAPTION = (
     "τ_i = ‖f(x_i, W_i) − f(x_i, W_(i−1))‖² / ‖W_i − W_(i−1)‖², f the class scores in evaluation mode. The ratio "
-    "is of the means over the steps."
+    "is of the means over the steps. The paper's ratios are of 20 steps from initialised weights."
 )
 
 
@@ -62,11 +66,14 @@ def measure(setting: Setting, names: dict[str, str], steps: int, repeats: int) -
     """A row for each method, repeat and step: `tau`."""
     for repeat in range(repeats):
         seed = setting.config.seed_everything + repeat
-        for backend, name in names.items():
+        for name, backend in names.items():
             print(f"{name}, seed {seed}", file=sys.stderr)
             lightning.seed_everything(seed, verbose=False)
             model = setting.make_model(backend, seed=seed)
-            batches = islice(setting.data.train_dataloader(), steps)
+            loader = setting.data.train_dataloader()
+            if steps > len(loader):
+                raise RunError(f"--steps {steps}: an epoch has {len(loader)} batches; ask for no more")
+            batches = islice(loader, steps)
             for step, tau in enumerate(instability(model, batches, setting.max_steps), 1):
                 yield {"method": name, "seed": seed, "step": step, "tau": tau}
 
@@ -74,6 +81,9 @@ def measure(setting: Setting, names: dict[str, str], steps: int, repeats: int) -
 def instability(model: SequenceClassifier, batches: Iterator[Any], max_steps: int) -> Iterator[float]:
     """τ of each training step, in float64: steps of a small rate are lost among float32's last bits."""
     model.double()
+    for module in model.modules():
+        if isinstance(module, MultiHeadAttention):
+            module.float32_attention = False
     optimizer, scheduler = model.make_optimizer_and_scheduler(max_steps)
     for batch in batches:
         before, weights = _scores(model, batch), _weights(model)
@@ -91,7 +101,8 @@ def instability(model: SequenceClassifier, batches: Iterator[Any], max_steps: in
 
 @torch.no_grad()
 def _scores(model: SequenceClassifier, batch: Any) -> Tensor:
-    return model(batch.tokens, batch.mask, batch.position)
+    with same_draws():
+        return model(batch.tokens, batch.mask, batch.position)
 
 
 @torch.no_grad()
@@ -109,7 +120,7 @@ def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def summarise(rows: Sequence[dict[str, Any]], task: str) -> list[dict[str, str]]:
-    """A row a method, beside the paper's ratio."""
+    """A row a method, beside the paper's ratio; `task` is empty where there is none to hold it against."""
     table = []
     for name, found in ratios(rows).items():
         mean_tau = fmean(row["tau"] for row in rows if row["method"] == name)
@@ -134,7 +145,16 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
         own = [row for row in rows if row["method"] == name]
         steps = sorted({row["step"] for row in own})
         values = [fmean(row["tau"] for row in own if row["step"] == step) for step in steps]
-        panel.plot(steps, values, color=look.color, linestyle=look.linestyle, label=look.label, lw=1.4)
+        panel.plot(
+            steps,
+            values,
+            color=look.color,
+            linestyle=look.linestyle,
+            marker=look.marker,
+            ms=4,
+            label=look.label,
+            lw=1.4,
+        )
     panel.set(xlabel="step", ylabel="instability score τ", title=title)
     panel.set_ylim(bottom=0)
     panel.xaxis.get_major_locator().set_params(integer=True)

@@ -26,8 +26,8 @@ def scaled_rows(heads: Heads) -> Tensor:
 
 @torch.no_grad()
 def measure_bound(inputs: dict[int, Heads]) -> Iterator[dict[str, Any]]:
-    """A row for each length and λ, for the first head: `d_stat`, and `bound`, the number of landmarks with which
-    `‖C̃ − C‖ ≤ λ` with probability 1 − δ.
+    """A row for each length and λ, of the head that needs the most: `d_stat`, and `bound`, the number of landmarks with
+    which `‖C̃ − C‖ ≤ λ` with probability 1 − δ.
 
     Theorem 2: `d ≥ C (d_stat / β) ln(n / δ)` for a constant C that the paper does not state; here it is one. β is the
     largest for which uniform sampling is β-approximate: `d_stat / β = 2n max_i ℓ_i(λ)`, ℓ the ridge leverage scores
@@ -35,18 +35,25 @@ def measure_bound(inputs: dict[int, Heads]) -> Iterator[dict[str, Any]]:
     """
     for length, heads in inputs.items():
         print(f"n = {length:,}: the theorem's bound", file=sys.stderr)
-        rows = scaled_rows(heads)[0]
-        completed = gaussian_kernel(rows, rows)
-        norm = matrix_norm(completed[:length, length:]).item()
-        for ratio in LAMBDAS:
-            scores = leverage_scores(completed, ratio * norm)
-            bound = len(rows) * scores.max().item() * math.log(length / FAILURE)
-            yield {"length": length, "relative": ratio, "d_stat": scores.sum().item(), "bound": bound}
+        found = [_needed(head, length) for head in scaled_rows(heads)]
+        for ratio, needed in zip(LAMBDAS, zip(*found, strict=True), strict=True):
+            d_stat, coherence = (max(values) for values in zip(*needed, strict=True))
+            yield {
+                "length": length, "relative": ratio, "d_stat": d_stat, "bound": coherence * math.log(length / FAILURE)
+            }  # fmt: skip
+
+
+def _needed(rows: Tensor, length: int) -> list[tuple[float, float]]:
+    """(d_stat, d_stat / β) of one head's [Q; K], for each λ."""
+    completed = gaussian_kernel(rows, rows)
+    norm = matrix_norm(completed[:length, length:]).item()
+    scores = (leverage_scores(completed, ratio * norm) for ratio in LAMBDAS)
+    return [(score.sum().item(), len(rows) * score.max().item()) for score in scores]
 
 
 @torch.no_grad()
 def measure_choices(
-    inputs: dict[int, Heads], sizes: Sequence[int], ridges: Sequence[float], draws: int
+    inputs: dict[int, Heads], sizes: Sequence[int], ridges: Sequence[float], draws: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """A row for each choice of landmarks, length, d, γ and draw: `relative`, ‖C̃ − C‖₂ / ‖C‖₂ with C = κ(Q, K), and
     `seconds` that the choice took; both the mean over the heads.
@@ -55,11 +62,11 @@ def measure_choices(
         rows = scaled_rows(heads)
         query, key = rows[:, :length], rows[:, length:]
         kernel = gaussian_kernel(query, key)
-        norm = matrix_norm(kernel)
+        norm = matrix_norm(kernel).clamp(min=torch.finfo(kernel.dtype).eps)
         for name, choose in CHOICES.items():
             print(f"n = {length:,}: landmarks by {name}", file=sys.stderr)
             for num_landmarks in (size for size in sizes if size < length):
-                for draw in range(draws):
+                for draw in draws:
                     generator = Generator().manual_seed(draw)
                     start = time.perf_counter()
                     landmarks = torch.stack([choose(head, num_landmarks, generator) for head in rows])

@@ -1,0 +1,62 @@
+"""The attentions that a study compares: by overlay or YAML file, their names, how one is made."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from skyformer.arguments import check_config
+from skyformer.attention import Attention
+from skyformer.benchmark.cases import read_attention
+from skyformer.encoder import AttentionFactory
+from skyformer.runs import RunError, backend_name
+
+Description = dict[str, Any]  # class path and arguments, as in YAML
+
+
+def read_backends(named: Sequence[str]) -> dict[str, tuple[str, Description]]:
+    """Overlays of configs/attention, or YAML files → the given name and the attention, by what tables call it: the
+    name of its class, or where several share that, of its file.
+
+    Raises:
+        RunError: for a backend that is none, none at all, or two of one name.
+    """
+    if not named:
+        raise RunError("--backends []: name one or more")
+    read = {backend: read_attention(backend, 0.0)[1] for backend in named}
+    by_class = {backend: backend_name({"model": {"attention": attention}}) for backend, attention in read.items()}
+    shared = [name for name in by_class.values() if list(by_class.values()).count(name) > 1]
+    names = {backend: Path(backend).stem if name in shared else name for backend, name in by_class.items()}
+    if len(set(names.values())) < len(named):
+        raise RunError(f"--backends {list(named)}: two are called alike; rename a file")
+    return {name: (backend, read[backend]) for backend, name in names.items()}
+
+
+def make_attention(attention: Description, num_heads: int, head_dim: int, length: int, seed: int) -> Attention:
+    """A backend as in YAML, its random numbers drawn from this seed, in float64 and in evaluation mode.
+
+    Raises:
+        RunError: for a class or arguments that cannot be, saying why.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--attention", type=AttentionFactory)
+    try:
+        config = parser.parse_object({"attention": attention})
+        check_config(Namespace(model=config))
+        torch.manual_seed(seed)
+        made = parser.instantiate(config).attention(num_heads, head_dim, length)
+    except (ArgumentError, ValueError, TypeError) as error:
+        said = " ".join(str(error.__cause__ or error).split())[:500]
+        raise RunError(f"{attention.get('class_path')}: {said}") from error
+    return made.double().eval()
+
+
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """Lets a backend that samples anew at each call, as with `eval_landmarks: fresh`, sample the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
