@@ -404,6 +404,7 @@ def test_time_left(write_grid, tmp_path):
     assert whole_time_left(dict(list(known.items())[:3]), 2) == "about 38 s left"
     assert whole_time_left(dict(list(known.items())[3:]), 2) == "time left not known yet"
     assert whole_time_left(dict(list(known.items())[:1]), 2) == "none left"
+    assert whole_time_left({cells[0]: seen(State.RUNNING, 100, 60, 0.0)}, 1) == "nearly done", "its test is to come"
 
 
 def test_durations():

@@ -58,7 +58,8 @@ def whole_time_left(seen: Seen, at_once: int | None) -> str:
     for cell, run in to_do.items():
         own = times[cell]
         left.append(_left(run, mean(wholes)) if own is None else own)
-    return f"{'roughly' if guessed else 'about'} {duration(max(max(left), sum(left) / at_once))} left"
+    seconds = max(max(left), sum(left) / at_once)
+    return f"{'roughly' if guessed else 'about'} {duration(seconds)} left" if seconds >= 1 else "nearly done"
 
 
 def duration(seconds: float | None) -> str:
