@@ -104,6 +104,10 @@ def stopped_with(main, arguments: list[str]) -> int:
         ({"arguments": {"data.batch_size": "many"}}, ["listops/skyformer/seed0", "batch_size"]),
         ({"overrides": {"a": {"model.attention.num_landmark": 1}}}, ["listops/skyformer/a/seed0", "num_landmark"]),
         ({"arguments": {"data.train_size": 2**70}}, ["listops/skyformer/seed0", "more than 64 bits"]),
+        (
+            {"overrides": {"deep": {"model.num_layers": 4}, "same": {}, "same2": {"model.pooling": "mean"}}},
+            ["listops/skyformer/same and listops/skyformer/same2 are the same run"],
+        ),
     ],
 )
 def test_grid_that_is_wrong_is_refused_before_anything_starts(keys, words, write_grid, main, capsys, tmp_path):
@@ -136,6 +140,33 @@ def test_every_place_of_the_grid_is_one_run(write_grid, tmp_path):
     assert (config["model"]["num_heads"], config["model"]["embed_dim"]) == (4, 16)
     assert plans["image/softmax/note/seed0"]["data"]["init_args"]["batch_size"] == 2
     assert plans["image/softmax/note/seed0"]["model"]["optimizer"]["class_path"].endswith("Adam")
+
+
+def test_later_layers_count_more_however_they_are_spelt(write_grid, tmp_path):
+    warmup = "model.lr_scheduler.init_args.warmup_steps"
+    scheduler = {"class_path": "skyformer.schedule.LinearOneCycle", "init_args": {"warmup_steps": 2}}
+    grid = write_grid(
+        arguments={"data.init_args.batch_size": 2, warmup: 7},
+        tasks={"listops": {"data.batch_size": 3, "model.lr_scheduler": scheduler}},
+        overrides={"own": {"data.init_args.batch_size": 4, warmup: 9}, "none": {}},
+    )
+    for cell, config in plan(cells_of(read_grid(grid), tmp_path)).items():
+        batch_size, steps = {"own": (4, 9), "none": (3, 2)}[cell.override]
+        assert config["data"]["init_args"]["batch_size"] == batch_size
+        assert config["model"]["lr_scheduler"]["init_args"]["warmup_steps"] == steps
+
+
+def test_backend_that_the_protocol_undoes_is_refused(write_grid, tmp_path):
+    """Both files are of Skyformer's class, so that both come before the protocol, which sets the solver."""
+    text = (ROOT / "configs/attention/skyformer.yaml").read_text()
+    other = tmp_path / "other.yaml"
+    other.write_text(text.replace("solver: cholesky", "solver: newton_schulz"))
+    keys = {"backends": {"skyformer": {}, str(other): {}}}
+    assert len(plan(cells_of(read_grid(write_grid(**keys)), tmp_path))) == 2
+    with pytest.raises(RunError, match="listops/other and listops/skyformer are the same run"):
+        plan(cells_of(read_grid(write_grid(**keys, configs=["protocol/paper"])), tmp_path))
+    keys["backends"][str(other)] = {"model.attention.solver": "cholesky"}
+    assert len(plan(cells_of(read_grid(write_grid(**keys, configs=["protocol/paper"])), tmp_path))) == 2
 
 
 def test_protocol_holds_for_every_backend(write_grid, tmp_path):

@@ -69,8 +69,8 @@ def cells_of(grid: Grid, runs: Path) -> list[Cell]:
         for backend in grid.backends:
             files = [f"--config={path}" for path in _files(task, grid.configs, backend)]
             for override in grid.overrides or [Axis("", None, {})]:
-                merged = {**grid.arguments, **task.arguments, **backend.arguments, **override.arguments}
-                configured = (*files, *_written(merged))
+                layers = (grid.arguments, task.arguments, backend.arguments, override.arguments)
+                configured = (*files, *_written(_merged(layers)))
                 cells += [Cell(task.name, backend.name, override.name, seed, runs, configured) for seed in grid.seeds]
     return cells
 
@@ -97,6 +97,18 @@ def _attention_class(path: Path) -> str | None:
         return str(read_mapping(path, "--grid")["model"]["attention"]["class_path"]).rpartition(".")[2]
     except (KeyError, TypeError):
         return None
+
+
+def _merged(layers: Iterable[Arguments]) -> Arguments:
+    """Arguments of which later ones count more, in that order: a value may have two spellings, or be part of another,
+    and the parser takes what comes last.
+    """
+    merged: Arguments = {}
+    for layer in layers:
+        for key, value in layer.items():
+            merged.pop(key, None)
+            merged[key] = value
+    return merged
 
 
 def _written(arguments: Arguments) -> Iterable[str]:

@@ -1,6 +1,7 @@
 """Each run's configuration before it starts, and whether its folder holds that very run."""
 
 import io
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -19,6 +20,7 @@ from skyformer.yaml_text import load_yaml
 # What a run that goes on may change, but a run of this grid may not: a result would depend on it.
 _COUNTS = ("best_checkpoint", "non_finite_loss", "trainer.check_val", "trainer.limit_", "trainer.max_", "trainer.min_",
            "trainer.val_check_interval")  # fmt: skip
+_DIFFER = ("config", "trainer.default_root_dir")  # in any two runs
 Config = dict[str, Any]
 
 
@@ -47,7 +49,7 @@ def plan(cells: Sequence[Cell]) -> dict[Cell, Config]:
     """The whole configuration of each run; its command line is parsed as `fit` will, once for all seeds.
 
     Raises:
-        RunError: for an argument that `fit` would refuse, naming the run.
+        RunError: for an argument that `fit` would refuse, or two runs that are one, naming them.
     """
     plans: dict[tuple[str, str, str], Config] = {}
     parser = None
@@ -63,7 +65,20 @@ def plan(cells: Sequence[Cell]) -> dict[Cell, Config]:
                 plans[cell.kind] = parser.parse(cell.fit)
         except (SystemExit, RunError) as error:
             raise RunError(f"{cell.name}: {_reason(said.getvalue()) or error}") from error
+    _check_different(plans)
     return {cell: {**plans[cell.kind], "seed_everything": cell.seed} for cell in cells}
+
+
+def _check_different(plans: Mapping[tuple[str, str, str], Config]) -> None:
+    """Refuse two places of the grid that would train one and the same configuration."""
+    first: dict[str, str] = {}
+    for kind, config in plans.items():
+        name = "/".join(filter(None, kind))
+        flat = {key: value for key, value in flatten(config).items() if key not in _DIFFER}
+        same = first.setdefault(json.dumps(flat, sort_keys=True, default=str), name)
+        if same != name:
+            fix = "Leave one out, or set what shall differ in its arguments, which count more than any file."
+            raise RunError(f"{same} and {name} are the same run twice: nothing in their configurations differs. {fix}")
 
 
 def _reason(said: str) -> str:
