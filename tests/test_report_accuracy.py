@@ -139,6 +139,37 @@ def test_shorter_run_is_a_row_of_its_own_beside_the_usual_one(tmp_path):
     assert [group.label for group in groups_in(tmp_path)] == ["Softmax", "Softmax, max_steps=40", "Informer"]
 
 
+def test_setting_that_only_some_have_tells_groups_apart(tmp_path):
+    for attention in ("softmax", "informer", "bigbird"):
+        write_run(tmp_path / attention / "with", attention=attention)
+        write_run(tmp_path / attention / "without", attention=attention, model__lr_scheduler=None)
+    rows = [label for label, _ in accuracy_table(groups_in(tmp_path)).rows]
+    assert sorted(rows) == sorted(
+        f"{name}{more}" for name in ("Softmax", "Informer", "BigBird") for more in ("", ", lr_scheduler=none")
+    )
+
+
+def test_arguments_of_one_class_tell_groups_apart_beside_another_class(tmp_path):
+    write_run(tmp_path / "without", model__lr_scheduler=None)
+    for steps in (10, 20):
+        write_run(tmp_path / str(steps), model__lr_scheduler__init_args__warmup_steps=steps)
+    assert len({group.label for group in groups_in(tmp_path)}) == 3
+
+
+def test_setting_that_is_missing_is_none(tmp_path):
+    write_run(tmp_path / "a", trainer__gradient_clip_val=None)
+    write_run(tmp_path / "b", seed=1)
+    (group,) = groups_in(tmp_path)
+    assert len(group.runs) == 2
+
+
+def test_groups_of_one_name_are_refused_and_not_dropped(tmp_path):
+    write_run(tmp_path / "a")
+    (group,) = groups_in(tmp_path)
+    with pytest.raises(ValueError, match="two groups of runs on listops are called 'Skyformer'"):
+        accuracy_table([group, group])
+
+
 def test_names_are_as_short_as_tells_apart(tmp_path):
     """Three runs that differ in all of rate, dropout and warm-up; the rate alone has a value for each."""
     for number in range(3):

@@ -80,17 +80,25 @@ def unnamed_groups(runs: Sequence[Run]) -> list[Group]:
     """In the order of the runs; `report.naming` names them."""
     found: dict[str, list[Run]] = {}
     for run in runs:
-        settings = sorted((name, say(value)) for name, value in settings_of(run).items())
+        # A setting that is missing is none: configurations of an earlier version lack what was added since.
+        settings = sorted((name, say(value)) for name, value in settings_of(run).items() if value is not None)
         found.setdefault(str((run.task, run.backend, settings)), []).append(run)
     return [Group(of[0].task, of[0].backend, settings_of(of[0]), tuple(of)) for of in found.values()]
 
 
 def in_rows(groups: Sequence[Group]) -> list[list[Group]]:
-    """Groups of one label, over tasks; in the order of the methods."""
-    rows: dict[str, list[Group]] = {}
+    """Groups of one label, over tasks; in the order of the methods.
+
+    Raises:
+        ValueError: for two groups of one label on a task, of which a table would show one only.
+    """
+    rows: dict[str, dict[str, Group]] = {}
     for group in sorted(groups, key=lambda group: group.place):
-        rows.setdefault(group.label, []).append(group)
-    return list(rows.values())
+        row = rows.setdefault(group.label, {})
+        if group.task in row:
+            raise ValueError(f"two groups of runs on {group.task} are called {group.label!r}")
+        row[group.task] = group
+    return [list(row.values()) for row in rows.values()]
 
 
 def tasks_of(groups: Sequence[Group]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from skyformer.report.groups import Group, unnamed_groups
 from skyformer.report.published import task_place
 from skyformer.report.read import Run
-from skyformer.report.settings import differing, say, short_names, usual
+from skyformer.report.settings import differing, say, short_names, unequal, usual
 
 _ATTENTION = "model.attention."
 # Of keys that tell groups apart as well, the first of these is named.
@@ -33,12 +33,15 @@ def _alike(group: Group, groups: Sequence[Group]) -> list[Group]:
 
 def _telling(groups: Sequence[Group]) -> list[str]:
     """Keys, as few as a greedy search finds, whose values are together different in each group."""
-    left = sorted(differing([group.settings for group in groups]), key=_preference)
+    settings = [group.settings for group in groups]
     found: list[str] = []
-    while left and _kinds(groups, found) < len(groups):
-        best = max(left, key=lambda key: _kinds(groups, [*found, key]))
-        left.remove(best)
-        found.append(best)
+    # Arguments of differing classes say little, unless two groups have the same class.
+    for keys in (differing(settings), unequal(settings)):
+        left = sorted(set(keys) - set(found), key=_preference)
+        while left and _kinds(groups, found) < len(groups):
+            best = max(left, key=lambda key: _kinds(groups, [*found, key]))
+            left.remove(best)
+            found.append(best)
     return sorted(found, key=_preference)
 
 
@@ -55,13 +58,14 @@ def _named(group: Group, groups: Sequence[Group], chosen: dict[tuple[str, str], 
     elsewhere = [key for (_, backend), keys in chosen.items() if backend == group.backend for key in keys]
     keys = list(dict.fromkeys([*own, *(key for key in elsewhere if key.startswith(_ATTENTION))]))
     names = short_names(keys)
-    known = [key for key in keys if key in group.settings]
+    # One that the group lacks tells it apart from those that have it; on other tasks it says nothing.
+    known = [key for key in keys if key in own or key in group.settings]
     shown = [key for key in known if key.startswith(_ATTENTION) or not _is_usual(key, group, groups)]
     differ = differing([other.settings for other in _alike(group, groups)])
     rest = short_names([key for key in differ if key not in keys])
     return replace(
         group,
-        variant={names[key]: group.settings[key] for key in shown},
+        variant={names[key]: group.settings.get(key) for key in shown},
         others={name: group.settings.get(key) for key, name in rest.items()},
     )
 

@@ -43,11 +43,16 @@ def _matters(key: str) -> bool:
 
 def differing(settings: Iterable[Settings]) -> list[str]:
     """The keys, in order, whose values are not the same in all; arguments of differing classes are left out."""
-    several = list(settings)
-    keys = sorted({key for one in several for key in one})
-    found = [key for key in keys if len({say(one.get(key)) for one in several}) > 1]
+    found = unequal(settings)
     classes = [key.removesuffix("class_path") + "init_args." for key in found if key.endswith(".class_path")]
     return [key for key in found if not key.startswith(tuple(classes))]
+
+
+def unequal(settings: Iterable[Settings]) -> list[str]:
+    """The keys, in order, whose values are not the same in all; one that is missing is none."""
+    several = list(settings)
+    keys = sorted({key for one in several for key in one})
+    return [key for key in keys if len({say(one.get(key)) for one in several}) > 1]
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
