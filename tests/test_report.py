@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from report_runs import write_checkpoint, write_run
 
 from skyformer.report.curves import running_mean, training_table
 from skyformer.report.naming import group_runs
@@ -94,6 +95,32 @@ def test_losses_of_a_run_that_logged_every_fifth_step(tmp_path, main, tiny_argum
     (row,) = training_table(group_runs([run]), "listops")
     assert run.curve("train/loss").step.tolist() == [4]
     assert row["first loss"] == row["last loss"] == f"{run.curve('train/loss').value[0]:.3f}"
+
+
+@pytest.mark.parametrize("log_every", [50, 100, 200])
+def test_run_that_stopped_after_its_last_log_is_not_finished(log_every, tmp_path):
+    """Evaluated at step 60 of 100, in the last interval between two logs."""
+    write_run(tmp_path / "run", steps=60, trainer__log_every_n_steps=log_every)
+    ((run,), _) = find_runs([tmp_path])
+    assert (run.steps, run.is_finished) == (60, False)
+
+
+@pytest.mark.parametrize(("in_checkpoint", "steps"), [(95, 95), (100, 100), (None, 90)])
+def test_checkpoint_counts_the_steps_after_the_last_log(in_checkpoint, steps, tmp_path):
+    folder = write_run(tmp_path / "run", steps=90, trainer__log_every_n_steps=30)
+    if in_checkpoint:
+        write_checkpoint(folder, in_checkpoint)
+    ((run,), _) = find_runs([tmp_path])
+    assert (run.steps, run.is_finished) == (steps, steps == 100)
+
+
+def test_run_that_logged_too_seldom_is_known_by_its_checkpoint(tmp_path, main, tiny_arguments):
+    logger = "--trainer.logger=skyformer.loggers.CSVLogger"
+    main(["fit", *tiny_arguments("listops", tmp_path), logger, "--trainer.log_every_n_steps=5",
+          "--trainer.val_check_interval=4"])  # fmt: skip
+    ((run,), _) = find_runs([tmp_path])
+    assert max(curve.step.max() for curve in run.curves.values()) < 8
+    assert run.steps == 9
 
 
 def test_every_method_looks_like_itself_alone():

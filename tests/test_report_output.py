@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report_runs import write_run
+from report_runs import write_checkpoint, write_run
 from rich.console import Console
 
 from skyformer.report.clock import seconds_at, training_seconds, unit_of
@@ -91,6 +91,7 @@ def test_time_comes_from_the_logged_speed(tmp_path):
         (folder / "metrics.csv").read_text().replace("29,2.0,32.0", "29,2.0,16.0").replace("39,2.0,32.0", "39,2.0,16.0")
     )
     (folder / "metrics.csv").write_text(table)
+    write_checkpoint(folder, 45)
     ((run,), _) = find_runs([tmp_path])
     clock = training_seconds(run)
     assert clock.step.tolist() == [10, 20, 30, 40, 45]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from skyformer.checkpoint_io import BEST
+from skyformer.checkpoint_io import BEST, LAST, CheckpointError, read_checkpoint
 from skyformer.report.logs import EVENTS, TABLE, Curve, Curves, read_curves
 from skyformer.runs import RunError, backend_name, task_name
 from skyformer.yaml_text import load_yaml
@@ -72,15 +72,20 @@ class Run:
         """That it was to take; -1 without such a limit."""
         return int(self.config["trainer"].get("max_steps") or -1)
 
+    @property
+    def log_every(self) -> int:
+        return int(self.config["trainer"].get("log_every_n_steps") or 1)
+
     @cached_property
     def steps(self) -> int:
-        """Optimiser steps that were taken, as far as they were logged."""
+        """Optimiser steps that were taken, as far as it is known."""
         during = [self.curves[name].step for name in self.curves if name.startswith(("train/", "val/", "speed/"))]
         at_end = [self.curves[name].step for name in self.curves if name.startswith("result/")]
         logged = max([int(step.max()) + 1 for step in during if len(step)] + [int(step.max()) for step in at_end] + [0])
-        every = self.config["trainer"].get("log_every_n_steps") or 1
-        # The last steps need not have been logged.
-        return max(logged, self.max_steps) if logged > self.max_steps - every and logged else logged
+        # Those after the last that is a multiple of `log_every` are in no log; the last checkpoint counts them.
+        if self.max_steps - self.max_steps % self.log_every <= logged < self.max_steps:
+            return max(logged, _steps_in(self.folder / LAST))
+        return logged
 
     @property
     def is_finished(self) -> bool:
@@ -152,6 +157,13 @@ def _read_run(folder: Path) -> Run:
     return Run(folder, config, curves, records, result, tuple(problems))
 
 
+def _steps_in(checkpoint: Path) -> int:
+    """That were taken before it was written; 0 where there is none, or it is damaged."""
+    with suppress(OSError, CheckpointError):
+        return int(read_checkpoint(checkpoint)["global_step"])
+    return 0
+
+
 def _is_of_another(result: dict[str, Any], path: Path, records: list[dict[str, Any]]) -> str:
     """Why a result is not that of the run's best checkpoint; empty where it is."""
     checkpoint = result.get("checkpoint")
@@ -167,7 +179,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = load_yaml(path.read_text(encoding="utf-8"))
         run = Run(path.parent, config, {}, [], None, ())
-        _ = run.task, run.backend, run.steps, run.examples_per_step + 0
+        _ = run.task, run.backend, run.max_steps % run.log_every, run.examples_per_step + 0
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _DamagedConfigError(" ".join(str(error).split())) from error
     return config
