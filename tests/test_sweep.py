@@ -5,6 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,30 +16,33 @@ import yaml
 from conftest import ROOT, TINY_DATA, TINY_MODEL
 from filelock import FileLock
 from test_cli import refuse
+from torch.utils.tensorboard import SummaryWriter
 
 from skyformer.runs import RunError
 from skyformer.sweep.attempts import Attempt, hold, is_running, read_attempts, write_attempts
-from skyformer.sweep.cells import cells_of
+from skyformer.sweep.cells import Cell, cells_of
+from skyformer.sweep.events import Events
 from skyformer.sweep.grid import read_grid
 from skyformer.sweep.job import Job, run_job
 from skyformer.sweep.plan import check_folders, plan
-from skyformer.sweep.progress import Progress, State, state_of
+from skyformer.sweep.progress import Progress, State, progress_of, state_of
 from skyformer.sweep.resources import default_parallel, least_used, processes_of
 from skyformer.sweep.table import last_lines, print_table
 from skyformer.sweep.time_left import duration, time_left, whole_time_left
 
 SMALL = {"tasks": ["listops"], "backends": ["skyformer"], "seeds": [0]}
+RESULT = '{"test/accuracy": 0.25, "checkpoint": "runs/checkpoints/best.ckpt"}'
 # Stands for Python where only what a sweep makes of its runs' ends is of interest: `fit` ends as the file `status` in
-# the runs' folder says, `test` writes a result.
+# the runs' folder says, after the shell commands DURING; `test` writes a result.
 FAKE = """#!/bin/sh
 for argument; do case $argument in --trainer.default_root_dir=*) folder=${argument#*=};; esac; done
 echo "$OMP_NUM_THREADS $2 $folder" >> RUNS/calls
 echo "$CUDA_VISIBLE_DEVICES" >> RUNS/gpus
 shift; echo "$@" >> RUNS/arguments
-if [ $1 = fit ] && [ -n "$STOPS" ]; then trap 'exit 143' TERM; kill -s $STOPS $SWEEP; sleep 60 & wait; fi
+if [ $1 = fit ]; then trap 'kill $!; exit 143' TERM; eval "$DURING"; fi
 if [ $1 = fit ]; then echo 'a loss of fit'; exit $(cat RUNS/status); fi
-echo '{"test/accuracy": 0.25}' > $folder/result.json
-"""
+echo 'RESULT' > $folder/result.json
+""".replace("RESULT", RESULT)
 
 
 @pytest.fixture
@@ -103,6 +110,8 @@ def stopped_with(main, arguments: list[str]) -> int:
         ({"arguments": {"trainer.max_step": 3}}, ["listops/skyformer/seed0", "trainer.max_step"]),
         ({"arguments": {"data.batch_size": "many"}}, ["listops/skyformer/seed0", "batch_size"]),
         ({"overrides": {"a": {"model.attention.num_landmark": 1}}}, ["listops/skyformer/a/seed0", "num_landmark"]),
+        ({"arguments": {"trainer.devices": [0, 2]}}, ["listops/skyformer/seed0: trainer.devices=[0, 2]", "how many"]),
+        ({"arguments": {"trainer.devices": "0,2"}}, ["listops/skyformer/seed0: trainer.devices=0,2", "how many"]),
         ({"arguments": {"data.train_size": 2**70}}, ["listops/skyformer/seed0", "more than 64 bits"]),
         (
             {"overrides": {"deep": {"model.num_layers": 4}, "same": {}, "same2": {"model.pooling": "mean"}}},
@@ -221,17 +230,56 @@ def test_what_failed_is_listed_and_retried_alone(write_grid, fake_python, main, 
     assert calls(fake_python) == ["1 fit listops/skyformer/seed2", "1 test listops/skyformer/seed2"]
 
 
+@pytest.fixture
+def hangup():
+    """`hangup(signal.SIG_DFL)`: what is done about SIGHUP for the time of a test; nohup has it ignored."""
+    former = signal.getsignal(signal.SIGHUP)
+    yield partial(signal.signal, signal.SIGHUP)
+    signal.signal(signal.SIGHUP, former)
+
+
 @pytest.mark.parametrize(("name", "status"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
-def test_stopped_sweep_stops_its_runs_and_goes_on(name, status, write_grid, fake_python, main, capsys, monkeypatch):
-    monkeypatch.setenv("STOPS", name)
-    monkeypatch.setenv("SWEEP", str(os.getpid()))
+def test_stopped_sweep_stops_its_runs_and_goes_on(
+    name, status, write_grid, fake_python, main, capsys, monkeypatch, hangup
+):
+    hangup(signal.SIG_DFL)
+    monkeypatch.setenv("DURING", f"kill -s {name} {os.getpid()}; sleep 60 & wait")
     assert stopped_with(main, sweep(write_grid(seeds=[0, 1]), fake_python, "--parallel=1")) == status
     assert "stopped   listops/skyformer/seed0" in capsys.readouterr().out
     assert [attempt.status for attempt in read_attempts(fake_python / "listops/skyformer/seed0")] == [143]
     assert calls(fake_python) == ["1 fit listops/skyformer/seed0"]
-    monkeypatch.delenv("STOPS")
+    monkeypatch.delenv("DURING")
     main(sweep(write_grid(seeds=[0, 1]), fake_python))
     assert len(calls(fake_python)) == 4
+
+
+def test_sweep_of_nohup_outlives_its_terminal(write_grid, fake_python, main, monkeypatch, hangup):
+    hangup(signal.SIG_IGN)
+    monkeypatch.setenv("DURING", f"kill -s HUP {os.getpid()}")
+    main(sweep(write_grid(), fake_python))
+    assert calls(fake_python) == ["1 fit listops/skyformer/seed0", "1 test listops/skyformer/seed0"]
+
+
+def test_run_that_failed_in_another_sweep_is_left_alone(write_grid, fake_python, main, capsys, monkeypatch):
+    """Meanwhile: the first run is at work, the second waits for its turn here."""
+    other = fake_python / "listops/skyformer/seed1"
+    write_attempts(fake_python, [Attempt(1.0, 50_000, 1, "there", 2.0, 3)])
+    monkeypatch.setenv("DURING", f"cp {fake_python}/attempts.json {other}")
+    assert stopped_with(main, sweep(write_grid(seeds=[0, 1]), fake_python, "--parallel=1")) == 1
+    assert calls(fake_python) == ["1 fit listops/skyformer/seed0", "1 test listops/skyformer/seed0"]
+    assert "failed    listops/skyformer/seed1" in capsys.readouterr().out
+
+
+def test_retry_takes_up_no_other_run(write_grid, fake_python, main, capsys, monkeypatch):
+    """One that another process trained until it was stopped, while the failed one was tried again."""
+    failed, foreign = (fake_python / f"listops/skyformer/seed{seed}" for seed in (0, 1))
+    write_attempts(failed, [Attempt(1.0, 50_000, 1, "here", 2.0, 3)])
+    write_attempts(foreign, [Attempt(1.0, 50_000, 1, "there", 2.0, 143)])
+    taken = iter([True, True])
+    monkeypatch.setattr("skyformer.sweep.progress.is_running", lambda folder: folder == foreign and next(taken, False))
+    assert stopped_with(main, sweep(write_grid(seeds=[0, 1]), fake_python, "--retry=true")) == 1
+    assert calls(fake_python) == ["1 fit listops/skyformer/seed0", "1 test listops/skyformer/seed0"]
+    assert "stopped   listops/skyformer/seed1" in capsys.readouterr().out
 
 
 def test_run_of_another_process_is_waited_for(write_grid, fake_python, main, monkeypatch):
@@ -248,8 +296,17 @@ def test_each_run_sees_a_gpu_of_its_own(write_grid, fake_python, main, monkeypat
     assert sorted((fake_python / "gpus").read_text().split()) == ["3", "3", "MIG-5", "MIG-5"]
 
 
-def test_time_of_slurm_is_in_minutes(write_grid, main, capsys, tmp_path):
-    refuse(main, capsys, sweep(write_grid(), tmp_path / "runs", "--slurm.time=4:00:00"), 1, "number of minutes")
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--slurm.time=4:00:00"],
+        ["--slurm.time", "1-04:00:00"],
+        ["--slurm", "{time: 4:00:00}"],
+        ['--slurm={"time":"4:00"}'],
+    ],
+)
+def test_time_of_slurm_is_in_minutes(given, write_grid, main, capsys, tmp_path):
+    refuse(main, capsys, sweep(write_grid(), tmp_path / "runs", *given), 1, "4:00", "number of minutes")
 
 
 def test_run_keeps_its_number_of_threads(write_grid, fake_python, main):
@@ -296,6 +353,10 @@ def tiny_grid(data_dir: Path, **trainer) -> dict:
         ({"trainer.max_steps": 2}, "trainer.max_steps: 3 in"),
         ({"trainer.limit_val_batches": 1}, "trainer.limit_val_batches: None in"),
         ({"data.batch_size": 7}, "data.init_args.batch_size: 8 in"),
+        (
+            {"trainer.callbacks": [{"class_path": "slow.Slow", "init_args": {"seconds": 0.1}}]},
+            "trainer.callbacks: None in",
+        ),
     ],
 )
 def test_folder_of_another_configuration_is_refused(change, said, trained, data_dir, write_grid, main, capsys):
@@ -319,7 +380,8 @@ def test_run_by_hand_is_taken_up_and_one_that_ended_is_not(tmp_path):
     for status, state in ((None, State.STOPPED), (143, State.STOPPED), (137, State.FAILED), (0, State.STOPPED)):
         write_attempts(tmp_path, [Attempt(1.0, 9, 1, "here", None if status is None else 2.0, status)])
         assert state_of(tmp_path, 9, {}) == state, status
-    (tmp_path / "result.json").write_text("{}")
+    result = tmp_path / "result.json"
+    result.write_text(RESULT)
     assert state_of(tmp_path, 9, {}) == State.FINISHED
     assert state_of(tmp_path, 10, {}) == State.STOPPED, "the grid asks for more steps now"
     write_attempts(tmp_path, [*read_attempts(tmp_path), Attempt(3.0, 9, 1, "here")])
@@ -328,11 +390,112 @@ def test_run_by_hand_is_taken_up_and_one_that_ended_is_not(tmp_path):
     assert state_of(tmp_path, 9, {}) == State.STOPPED
 
 
+def log_losses(folder: Path, *points: tuple[int, float]) -> None:
+    """As `fit` logs them: steps, and when, in seconds since 1970."""
+    with SummaryWriter(str(folder)) as writer:
+        for step, at in points:
+            writer.add_scalar("train/loss", 1.0, step, walltime=at)
+
+
+def test_time_of_a_killed_attempt_ends_with_its_last_log(tmp_path):
+    cell = Cell("listops", "skyformer", "", 0, tmp_path, ())
+    write_attempts(cell.folder, [Attempt(50.0, 100, 1, "here"), Attempt(1e5, 100, 1, "here", 1e5 + 60, 143)])
+    log_losses(cell.folder, (0, 60.0), (9, 65.0), (10, 1e5 + 30), (29, 1e5 + 50))
+    assert progress_of(cell, {"trainer": {"max_steps": 100}}, {}).seconds == 15 + 60
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_pace_is_that_of_the_attempt_at_work(by_hand, tmp_path):
+    cell = Cell("listops", "skyformer", "", 0, tmp_path, ())
+    now = time.time()
+    ended = {"ended": now - 1000 + 60, "status": 143} if by_hand else {}
+    write_attempts(cell.folder, [Attempt(now - 1000, 100, 1, "here", **ended)])
+    log_losses(cell.folder, (9, now - 950), (49, now))
+    with FileLock(cell.folder / (".lock" if by_hand else ".sweep.lock")):
+        progress = progress_of(cell, {"trainer": {"max_steps": 100}}, {})
+    assert (progress.state, progress.step) == (State.RUNNING, 50)
+    assert progress.seconds == pytest.approx(60 if by_hand else 1000, abs=100)
+    assert progress.left == (None if by_hand else pytest.approx(1000, abs=100))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", RESULT.replace("best", "last")])
+def test_result_of_another_checkpoint_does_not_count(text, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/last.ckpt").touch()
+    write_attempts(tmp_path, [Attempt(1.0, 9, 1, "here", 2.0, 0)])
+    (tmp_path / "result.json").write_text(text)
+    assert state_of(tmp_path, 9, {}) == State.STOPPED
+
+
+def test_result_from_before_the_last_training_does_not_count(tmp_path):
+    write_attempts(tmp_path, [Attempt(1.0, 9, 1, "here", 2.0, 0)])
+    (tmp_path / "result.json").write_text(RESULT)
+    for started, state in (
+        (datetime.now(UTC) - timedelta(minutes=1), State.FINISHED),
+        (datetime.now(UTC) + timedelta(minutes=1), State.STOPPED),
+    ):
+        (tmp_path / "record.json").write_text(json.dumps([{"started": started.isoformat()}]))
+        assert state_of(tmp_path, 9, {}) == state
+
+
 def test_queue_of_slurm_counts(tmp_path):
     (tmp_path / "slurm_job.txt").write_text("7_1\n")
     assert state_of(tmp_path, 9, {"7_1": "PENDING"}) == State.QUEUED
     assert state_of(tmp_path, 9, {"7_1": "RUNNING"}) == State.RUNNING
     assert state_of(tmp_path, 9, {"7_11": "RUNNING"}) == State.WAITING
+
+
+@pytest.fixture
+def watch(write_grid, tmp_path, monkeypatch):
+    """`watch(queues)`: `--wait true` with what squeue says, one after the other; None for no answer. Returns how many
+    runs' curves it read.
+    """
+    from skyformer.sweep import cluster
+
+    monkeypatch.setattr(cluster, "_POLL_SECONDS", 0)
+    cells = cells_of(read_grid(write_grid(seeds=[0, 1, 2])), tmp_path)
+    for number, cell in enumerate(cells):
+        write_attempts(cell.folder, [Attempt(1.0, 9, 1, "node", 2.0, 0)])
+        (cell.folder / "slurm_job.txt").write_text(f"7_{number}\n")
+        (cell.folder / "result.json").write_text(RESULT)
+    read = []
+    monkeypatch.setattr("skyformer.sweep.events.progress_of", lambda *a: read.append(a) or progress_of(*a))
+
+    def run(*queues: dict[str, str] | None) -> int:
+        answers = iter(queues)
+
+        def read_queue() -> dict[str, str]:
+            answer = next(answers)
+            if answer is None:
+                raise RunError("squeue did not answer")
+            return answer
+
+        monkeypatch.setattr(cluster, "read_queue", read_queue)
+        plans = {cell: {"trainer": {"max_steps": 9}} for cell in cells}
+        assert cluster.wait(cells, Events(plans, None)) == queues[-1]
+        return len(read)
+
+    return run
+
+
+def test_curves_are_read_when_a_run_of_slurm_has_ended(watch, capsys):
+    first, last = {f"7_{number}": "RUNNING" for number in range(3)}, {"7_2": "PENDING"}
+    assert watch(first, first, first, last, last, {}) == 3 + 1, "all when two ended; then the third"
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("finished")]
+    assert lines == [["finished", f"listops/skyformer/seed{seed}:"] for seed in range(3)]
+
+
+def test_squeue_may_fail_a_few_times_while_one_waits(watch):
+    going = {"7_0": "RUNNING"}
+    assert watch(*3 * [None], going, *19 * [None], {})
+    with pytest.raises(RunError, match="did not answer"):
+        watch(going, *20 * [None])
+
+
+def test_job_that_did_not_start_waits(watch, tmp_path, capsys):
+    (tmp_path / "listops/skyformer/seed1/attempts.json").unlink()  # cancelled while it was queued
+    watch({})
+    assert "waiting   listops/skyformer/seed1: its job did not start\n" in capsys.readouterr().out
 
 
 def test_locks_tell_who_trains(tmp_path):
@@ -363,17 +526,17 @@ def work(tmp_path):
         signal.signal(number, handler)
 
 
-RESULT = "open('result.json', 'w').write('{}')"
+WRITE_RESULT = f"open('result.json', 'w').write({RESULT!r})"
 SIGNAL_PARENT = "import os, signal, time; os.kill(os.getppid(), signal.{}); time.sleep(60)"
 
 
 def test_job_runs_its_commands_once(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert work("import os; print(os.environ['ANSWER'])", RESULT).status == 0
+    assert work("import os; print(os.environ['ANSWER'])", WRITE_RESULT).status == 0
     assert "\n42\n" in (tmp_path / "log.txt").read_text()
     work("raise SystemExit(5)")
     assert len(read_attempts(tmp_path)) == 1, "it is finished"
-    assert work("raise SystemExit(5)", RESULT, max_steps=10).status == 5
+    assert work("raise SystemExit(5)", WRITE_RESULT, max_steps=10).status == 5
     assert len(read_attempts(tmp_path)) == 2
 
 
@@ -382,6 +545,15 @@ def test_job_leaves_a_run_alone_that_another_has(work, tmp_path):
     with FileLock(tmp_path / ".lock"):
         work("raise SystemExit(6)")
     assert [attempt.status for attempt in read_attempts(tmp_path)] == [5]
+
+
+def test_to_be_looked_at_costs_a_job_nothing(work, tmp_path):
+    """Another sweep asks whether somebody trains at the moment at which the job does."""
+    (tmp_path / ".lock").touch()
+    lock = FileLock(tmp_path / ".lock", thread_local=False)
+    lock.acquire()
+    threading.Timer(0.2, lock.release).start()
+    assert work("").status == 0
 
 
 def test_job_passes_sigterm_on(work, tmp_path):
@@ -418,7 +590,7 @@ def test_one_run_a_gpu_or_as_many_as_cores_hold(monkeypatch, write_grid, tmp_pat
     assert default_parallel({cell: {"trainer": {"devices": 2, "accelerator": "cpu"}}}, ["0"], 1) == 4
     with pytest.raises(RunError, match="devices=2, but this machine has 1 GPU"):
         default_parallel({cell: config}, ["0"], 1)
-    assert [processes_of({"trainer": {"devices": d}}) for d in (1, "auto", -1, "3", [0, 2])] == [1, 1, 1, 3, 2]
+    assert [processes_of({"trainer": {"devices": d}}) for d in (1, "auto", -1, "3")] == [1, 1, 1, 3]
     assert least_used(["a", "b", "c"], ["a", "c", "a"], 2) == ["b", "c"]
 
 

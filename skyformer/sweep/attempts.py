@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from skyformer.files import write_whole
+from skyformer.sweep.result import read_test_accuracy
 
 LOG = "log.txt"
 _FILE = "attempts.json"
@@ -60,9 +61,9 @@ def threads_of(folder: Path, threads: int) -> int:
 
 
 def is_finished(folder: Path, max_steps: int) -> bool:
-    """Whether the last attempt trained this many steps, or more, and tested."""
+    """Whether the last attempt trained this many steps, or more, and tested the best checkpoint."""
     last = read_attempts(folder)[-1:]
-    return (folder / "result.json").exists() and any(a.status == 0 and a.max_steps >= max_steps for a in last)
+    return any(a.status == 0 and a.max_steps >= max_steps for a in last) and read_test_accuracy(folder) is not None
 
 
 @contextmanager
@@ -92,17 +93,19 @@ def is_running(folder: Path) -> bool:
     return not _is_free(folder / _LOCK) or is_trained(folder)
 
 
-def is_trained(folder: Path) -> bool:
-    """Whether a process trains in the folder; for one that holds the run, or knows that no job does."""
-    return not _is_free(folder / _LOCK_OF_FIT)
+def is_trained(folder: Path, seconds: float = 0.0) -> bool:
+    """Whether a process trains in the folder, and does so for so long; for one that holds the run, or knows that no job
+    does.
+    """
+    return not _is_free(folder / _LOCK_OF_FIT, seconds)
 
 
-def _is_free(path: Path) -> bool:
+def _is_free(path: Path, seconds: float = 0.0) -> bool:
     if not path.exists():
         return True
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=seconds)
     except Timeout:
         return False
     except NotImplementedError:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from skyformer.sweep.progress import State
 from skyformer.sweep.squeue import read_queue
 from skyformer.sweep.submission import inherited, new_folder
 
-_POLL_SECONDS = 5
+_POLL_SECONDS = 30
+_PATIENCE = 20  # times in a row that squeue may not answer, as when SLURM's controller is started anew
 # SLURM's own default is minutes; a run that meets its limit is queued again and goes on.
 _DEFAULTS = {"time": 240, "signal_delay_s": 90}
 
@@ -57,13 +59,33 @@ def submit(jobs: Mapping[Cell, Job], runs: Path, parallel: int | None, slurm: Ma
     return submitted[0].job_id.partition("_")[0]
 
 
-def wait(cells: Sequence[Cell], events: Events) -> None:
-    """Say how these runs end, until none is queued or running."""
-    watched = list(cells)
+def wait(cells: Sequence[Cell], events: Events) -> dict[str, str]:
+    """Say how these runs end, until none is queued or running.
+
+    Returns:
+        The last states of SLURM's jobs by their ids.
+
+    Raises:
+        RunError: when SLURM does not answer for ten minutes.
+    """
+    watched, queue = list(cells), dict[str, str]()
     while watched:
+        queue = _next_queue()
+        going = [cell for cell in watched if events.state(cell, queue) in (State.QUEUED, State.RUNNING)]
+        if len(going) < len(watched):
+            events.look(queue)
+            for cell in watched:
+                if cell not in going:
+                    events.ended(cell)
+        watched = going
+    return queue
+
+
+def _next_queue() -> dict[str, str]:
+    """The queue after a while; a few times without an answer are borne."""
+    for _ in range(_PATIENCE - 1):
         time.sleep(_POLL_SECONDS)
-        queue = read_queue()
-        for cell in watched:
-            if events.look(queue)[cell].state not in (State.QUEUED, State.RUNNING):
-                events.ended(cell, queue=queue)
-        watched = [cell for cell in watched if events.seen[cell].state in (State.QUEUED, State.RUNNING)]
+        with suppress(RunError):
+            return read_queue()
+    time.sleep(_POLL_SECONDS)
+    return read_queue()

@@ -52,7 +52,7 @@ def run_sweep(args: list[str]) -> None:
     if on_slurm:
         _on_cluster(config, runs, todo, threads, events)
     else:
-        _here(runs, todo, parallel, threads, gpus, events)
+        _here(config, runs, todo, parallel, threads, gpus, events)
 
 
 def _parse(args: list[str]) -> Namespace:
@@ -60,9 +60,8 @@ def _parse(args: list[str]) -> Namespace:
     for name in ("parallel", "threads"):
         if config[name] is not None and config[name] < 1:
             raise RunError(f"--{name} {config[name]} must be at least 1")
-    for argument in args:
-        if re.fullmatch(r"(--slurm\.time=)?(\d+-)?\d+(:\d+)+", argument):  # YAML takes 4:00:00 for a number, 14,400
-            raise RunError(f"{argument}: --slurm.time is a number of minutes")
+    if wrong := re.search(r"\btime\b\W*?((\d+-)?\d+(:\d+)+)", " ".join(args)):  # YAML takes 4:00:00 for 14,400
+        raise RunError(f"--slurm.time {wrong[1]} must be a number of minutes")
     return config
 
 
@@ -72,12 +71,20 @@ def _todo(events: Events, retry: bool) -> list[Cell]:
     return [cell for cell, progress in events.seen.items() if progress.state in states]
 
 
-def _here(runs: Path, todo: Sequence[Cell], parallel: int, threads: int, gpus: Sequence[str], events: Events) -> None:
+def _here(
+    config: Namespace,
+    runs: Path,
+    todo: Sequence[Cell],
+    parallel: int,
+    threads: int,
+    gpus: Sequence[str],
+    events: Events,
+) -> None:
     foreign = [cell for cell, seen in events.seen.items() if seen.state == State.RUNNING]
     if todo or foreign:
         local = _import("local")
         print(f"{parallel} at once, each process with {threads} thread(s)", flush=True)
-        local.LocalSweep(events.plans, runs, parallel, threads, gpus, events).run(todo, foreign)
+        local.LocalSweep(events.plans, runs, parallel, threads, gpus, events, config.retry).run(todo, foreign)
     _end(events, {})
 
 
@@ -89,8 +96,7 @@ def _on_cluster(config: Namespace, runs: Path, todo: Sequence[Cell], threads: in
         print(f"Submitted as job {array}; it goes on without this command. Look with --status true.", flush=True)
     if config.wait:
         going = [cell for cell, seen in events.seen.items() if seen.state in (State.QUEUED, State.RUNNING)]
-        _import("cluster").wait([*todo, *going], events)
-        _end(events, read_queue())
+        _end(events, _import("cluster").wait([*todo, *going], events))
         return
     seen = events.look(read_queue())
     print_failed(seen)

@@ -6,7 +6,7 @@ from typing import Any
 
 from skyformer.sweep.attempts import LOG
 from skyformer.sweep.cells import Cell
-from skyformer.sweep.progress import Progress, State, progress_of
+from skyformer.sweep.progress import Progress, State, progress_of, state_of
 from skyformer.sweep.table import last_lines
 from skyformer.sweep.time_left import duration, whole_time_left
 
@@ -30,29 +30,31 @@ class Events:
                 self.seen[cell] = progress_of(cell, config, queue)
         return self.seen
 
+    def state(self, cell: Cell, queue: Mapping[str, str]) -> State:
+        """Of a run as it is now, without a look at its curves."""
+        return state_of(cell.folder, self.plans[cell]["trainer"]["max_steps"], queue)
+
     def started(self, cell: Cell) -> None:
         print(f"started   {cell.name}", flush=True)
 
-    def ended(self, cell: Cell, said: Path | None = None, queue: Mapping[str, str] | None = None) -> None:
-        """Say how a run ended, and how long the others will take.
+    def ended(self, cell: Cell, said: Path | None = None) -> None:
+        """Say how a run ended, as it was when last looked at, and how long the others will take.
 
         Args:
             cell: the run.
             said: the log of its job, for one that did not come to start its run.
-            queue: states of SLURM's jobs by their ids.
         """
-        seen = self.look(queue or {})
-        progress = seen[cell]
+        progress = self.seen[cell]
         if progress.state == State.FINISHED:
             accuracy = "-" if progress.test_accuracy is None else f"{progress.test_accuracy:.2%}"
-            done = sum(other.state == State.FINISHED for other in seen.values())
+            done = sum(other.state == State.FINISHED for other in self.seen.values())
             what = f"test {accuracy} after {duration(progress.seconds)}"
-            print(f"finished  {cell.name}: {what}\n          {done} of {len(seen)}, {self._left()}", flush=True)
+            print(f"finished  {cell.name}: {what}\n          {done} of {len(self.seen)}, {self._left()}", flush=True)
         elif progress.state == State.FAILED:
             print(f"failed    {cell.name}: {''.join(last_lines(cell.folder / LOG, 1))}", flush=True)
         elif progress.state == State.WAITING:
             reason = f": {''.join(last_lines(said, 1))} ({said})" if said else ""
-            print(f"failed    {cell.name}: its job did not start{reason}", flush=True)
+            print(f"waiting   {cell.name}: its job did not start{reason}", flush=True)
         else:
             print(f"{progress.state:<9} {cell.name}", flush=True)
 

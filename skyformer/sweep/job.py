@@ -12,7 +12,8 @@ from types import FrameType
 
 from skyformer.sweep.attempts import LOG, Attempt, hold, is_finished, is_trained, read_attempts, write_attempts
 
-_PROBE_SECONDS = 10.0  # others hold the lock for an instant to see whether it is held
+# Others hold a lock for an instant to see whether it is held; that of the training, only before a job has the other.
+_PROBE_SECONDS, _PROBE_TRAINING_SECONDS = 10.0, 1.0
 _TOO_SHORT = 124  # as timeout(1) says it
 _UNKNOWN_SIGNAL = -signal.SIGUSR1  # a command that does not know SLURM's signal yet, or any more, dies of it
 
@@ -88,7 +89,7 @@ def run_job(job: Job) -> None:
     commands = _Commands(job)
     commands.listen()
     with hold(folder, _PROBE_SECONDS) as free:
-        if not free or is_trained(folder) or is_finished(folder, job.max_steps):
+        if not free or is_trained(folder, _PROBE_TRAINING_SECONDS) or is_finished(folder, job.max_steps):
             print(f"{folder} is finished, or another process has it")
             return
         attempt = Attempt(time.time(), job.max_steps, job.threads, socket.gethostname())

@@ -14,7 +14,7 @@ import submitit
 from skyformer.sweep.cells import Cell
 from skyformer.sweep.events import Events
 from skyformer.sweep.job import run_job
-from skyformer.sweep.progress import State, state_of
+from skyformer.sweep.progress import State
 from skyformer.sweep.resources import least_used, processes_of, uses_gpu
 from skyformer.sweep.submission import inherited, job_of, new_folder
 
@@ -35,6 +35,7 @@ class LocalSweep:
         threads: of each process.
         gpus: of this machine, as CUDA_VISIBLE_DEVICES names them.
         events: what is said of it.
+        retry: whether it is the failed runs that are started, and no others.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class LocalSweep:
         threads: int,
         gpus: Sequence[str],
         events: Events,
+        retry: bool = False,
     ) -> None:
-        self.plans, self.parallel, self.threads, self.gpus, self.events = plans, parallel, threads, gpus, events
+        self.plans, self.parallel, self.threads, self.gpus = plans, parallel, threads, gpus
+        self.events, self.retry = events, retry
         self.executor = submitit.LocalExecutor(new_folder(runs))
         self.executor.update_parameters(timeout_min=_MINUTES)
         self.jobs: dict[Cell, submitit.Job[None]] = {}
@@ -58,7 +61,7 @@ class LocalSweep:
 
         Args:
             waiting: runs to start, in this order.
-            foreign: runs that other processes train; they are waited for, and taken up where these leave them.
+            foreign: runs that others train; they are waited for and, but for a retry, taken up where these stop.
 
         Raises:
             SystemExit: 128 + n after signal n, once all runs of this sweep have stopped.
@@ -75,6 +78,9 @@ class LocalSweep:
                 self._stop()
 
     def _start(self, cell: Cell) -> None:
+        if not self.retry and self.events.state(cell, {}) == State.FAILED:  # in another sweep, since this one began
+            self._ended(cell)
+            return
         config = self.plans[cell]
         in_use = [gpu for gpus in self.used.values() for gpu in gpus]
         count = processes_of(config) if uses_gpu(config, list(self.gpus)) else 0
@@ -89,23 +95,24 @@ class LocalSweep:
         for cell, job in list(self.jobs.items()):
             if job.done():
                 del self.jobs[cell], self.used[cell]
-                if self._state(cell) == State.RUNNING:
+                if self.events.state(cell, {}) == State.RUNNING:
                     others.append(cell)
                 else:
-                    self.events.ended(cell, job.paths.stderr)
+                    self._ended(cell, job.paths.stderr)
 
     def _watch(self, queue: list[Cell], others: list[Cell]) -> None:
         for cell in list(others):
-            state = self._state(cell)
+            state = self.events.state(cell, {})
             if state != State.RUNNING:
                 others.remove(cell)
-                if state in (State.STOPPED, State.WAITING):
+                if state in (State.STOPPED, State.WAITING) and not self.retry:
                     queue.insert(0, cell)
                 else:
-                    self.events.ended(cell)
+                    self._ended(cell)
 
-    def _state(self, cell: Cell) -> State:
-        return state_of(cell.folder, self.plans[cell]["trainer"]["max_steps"], {})
+    def _ended(self, cell: Cell, said: Path | None = None) -> None:
+        self.events.look({})
+        self.events.ended(cell, said)
 
     def _stop(self) -> None:
         """Ask the jobs to stop, and wait for the checkpoints that they write."""

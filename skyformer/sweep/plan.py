@@ -18,8 +18,8 @@ from skyformer.sweep.cells import Cell
 from skyformer.yaml_text import load_yaml
 
 # What a run that goes on may change, but a run of this grid may not: a result would depend on it.
-_COUNTS = ("best_checkpoint", "non_finite_loss", "trainer.check_val", "trainer.limit_", "trainer.max_", "trainer.min_",
-           "trainer.val_check_interval")  # fmt: skip
+_COUNTS = ("best_checkpoint", "non_finite_loss", "trainer.callbacks", "trainer.check_val", "trainer.limit_",
+           "trainer.max_", "trainer.min_", "trainer.val_check_interval")  # fmt: skip
 _DIFFER = ("config", "trainer.default_root_dir")  # in any two runs
 Config = dict[str, Any]
 
@@ -65,8 +65,16 @@ def plan(cells: Sequence[Cell]) -> dict[Cell, Config]:
                 plans[cell.kind] = parser.parse(cell.fit)
         except (SystemExit, RunError) as error:
             raise RunError(f"{cell.name}: {_reason(said.getvalue()) or error}") from error
+        _check_devices(cell, plans[cell.kind])
     _check_different(plans)
     return {cell: {**plans[cell.kind], "seed_everything": cell.seed} for cell in cells}
+
+
+def _check_devices(cell: Cell, config: Config) -> None:
+    """Refuse GPUs by their numbers: a run sees only those that it is given, numbered from 0."""
+    devices = config["trainer"]["devices"]
+    if isinstance(devices, list) or "," in str(devices):
+        raise RunError(f"{cell.name}: trainer.devices={devices}: say how many; the sweep chooses which")
 
 
 def _check_different(plans: Mapping[tuple[str, str, str], Config]) -> None:

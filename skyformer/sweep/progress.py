@@ -1,19 +1,22 @@
 """How far a run is, from its folder."""
 
+import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
 
 from skyformer.checkpoint_io import LAST, PREVIOUS
-from skyformer.sweep.attempts import STOPS, is_finished, is_running, read_attempts
+from skyformer.sweep.attempts import STOPS, Attempt, is_finished, is_running, read_attempts
 from skyformer.sweep.cells import Cell
+from skyformer.sweep.result import read_test_accuracy
 
 
 class State(StrEnum):
@@ -84,39 +87,54 @@ def progress_of(cell: Cell, config: Mapping[str, Any], queue: Mapping[str, str])
     max_steps = config["trainer"]["max_steps"]
     state = state_of(cell.folder, max_steps, queue)
     attempts = read_attempts(cell.folder)
-    step, logged_at, dev_accuracy = _curves(cell.folder)
-    running = state == State.RUNNING and attempts
-    seconds = sum((a.ended or logged_at or a.started) - a.started for a in attempts[: -1 if running else None])
+    points, accuracies = _curves(cell.folder)
+    step = points[-1].step + 1 if points else None
+    ends = _ends(attempts, [point.wall_time for point in points])
     left = None
-    if running:
-        started = attempts[-1].started
-        seconds += time.time() - started
-        new = (step or 0) - _from_step(cell.folder, started)
-        if step is not None and logged_at is not None and logged_at > started and new > 0 and max_steps > 0:
-            left = max(0.0, (logged_at - started) / new * (max_steps - step) - (time.time() - logged_at))
+    # Else somebody trains by hand, or its job is back from the queue and has not written its attempt yet.
+    if state == State.RUNNING and attempts and attempts[-1].ended is None:
+        ends[-1] = time.time()
+        left = _left(cell.folder, attempts[-1].started, points, max_steps)
     finished = state == State.FINISHED
     return Progress(
         state=state,
         step=max_steps if finished else step,
         max_steps=max_steps,
-        dev_accuracy=dev_accuracy,
-        test_accuracy=_test_accuracy(cell.folder) if finished else None,
-        seconds=max(0.0, seconds),
+        dev_accuracy=max(accuracies, default=None),
+        test_accuracy=read_test_accuracy(cell.folder) if finished else None,
+        seconds=sum(max(0.0, end - attempt.started) for attempt, end in zip(attempts, ends, strict=True)),
         left=left,
         status=attempts[-1].status if attempts else None,
     )
 
 
-def _curves(folder: Path) -> tuple[int | None, float | None, float | None]:
-    """The last step logged, when, in seconds since 1970, and the best dev accuracy."""
+def _ends(attempts: Sequence[Attempt], logged: Sequence[float]) -> list[float]:
+    """When each attempt ended, in seconds since 1970; one that was killed, with its last log before the next one."""
+    following = [*(attempt.started for attempt in attempts[1:]), inf]
+    return [
+        attempt.ended or max((at for at in logged if attempt.started <= at < end), default=attempt.started)
+        for attempt, end in zip(attempts, following, strict=False)  # of none, none follows
+    ]
+
+
+def _left(folder: Path, started: float, points: Sequence[ScalarEvent], max_steps: int) -> float | None:
+    """Seconds to the end of a run at the pace of its present attempt; None before that has logged anything."""
+    if not points or points[-1].wall_time <= started or max_steps <= 0:
+        return None
+    step, logged_at = points[-1].step + 1, points[-1].wall_time
+    new = step - _from_step(folder, started)
+    return max(0.0, (logged_at - started) / new * (max_steps - step) - (time.time() - logged_at)) if new > 0 else None
+
+
+def _curves(folder: Path) -> tuple[list[ScalarEvent], list[float]]:
+    """What was logged of training and evaluations, by step, and the dev accuracies."""
     if not any(folder.glob("events.out.tfevents.*")):
-        return None, None, None
+        return [], []
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all points
     events.Reload()
-    names = [name for name in events.Tags()["scalars"] if name in ("train/loss", "val/accuracy")]
-    last = max((events.Scalars(name)[-1] for name in names), key=lambda point: point.step, default=None)
-    accuracies = [point.value for point in events.Scalars("val/accuracy")] if "val/accuracy" in names else []
-    return last and last.step + 1, last and last.wall_time, max(accuracies, default=None)
+    curves = {name: events.Scalars(name) for name in events.Tags()["scalars"] if name in ("train/loss", "val/accuracy")}
+    points = sorted(itertools.chain(*curves.values()), key=lambda point: point.step)
+    return points, [point.value for point in curves.get("val/accuracy", [])]
 
 
 def _from_step(folder: Path, started: float) -> int:
@@ -126,9 +144,3 @@ def _from_step(folder: Path, started: float) -> int:
         if path.stat().st_mtime >= started:
             return int(json.loads(path.read_text(encoding="utf-8"))[-1]["from_step"])
     return 0
-
-
-def _test_accuracy(folder: Path) -> float | None:
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        return float(json.loads((folder / "result.json").read_text(encoding="utf-8"))["test/accuracy"])
-    return None

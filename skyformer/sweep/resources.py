@@ -22,8 +22,6 @@ def visible_gpus() -> list[str]:
 def processes_of(config: Mapping[str, Any]) -> int:
     """Of a run: `trainer.devices`; one where that leaves it to what the run sees."""
     devices = config["trainer"]["devices"]
-    if isinstance(devices, list):
-        return len(devices)
     return max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
 
 
