@@ -11,6 +11,11 @@ import torch
 import yaml
 
 from skyformer.checkpoint_io import LAST
+from skyformer.report.accuracy import accuracy_table
+from skyformer.report.groups import Group
+from skyformer.report.naming import group_runs
+from skyformer.report.read import find_runs
+from skyformer.report.table import Cell
 
 ROOT = Path(__file__).parent.parent
 MODULES = {"listops": "ListOps", "text": "Text", "image": "Image", "retrieval": "Retrieval", "pathfinder": "Pathfinder"}
@@ -61,6 +66,21 @@ def write_run(folder: Path, task: str = "listops", attention: str = "skyformer",
         result = {"test/accuracy": accuracy, "test/loss": 1.0, "test/examples": 200, "checkpoint": None}
         (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return folder
+
+
+def groups_in(folder: Path) -> list[Group]:
+    """The groups of all runs in a folder."""
+    return group_runs(find_runs([folder])[0])
+
+
+def cells_in(folder: Path) -> dict[tuple[str, str], Cell]:
+    """The table of accuracies of all runs in a folder, `{(method, task): cell}`."""
+    table = accuracy_table(groups_in(folder))
+    return {
+        (label, column): cell
+        for label, cells in table.rows
+        for column, cell in zip(table.columns[1:], cells, strict=True)
+    }
 
 
 def write_checkpoint(folder: Path, steps: int) -> None:

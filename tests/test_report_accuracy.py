@@ -2,28 +2,17 @@
 
 import json
 import os
+import re
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from report_runs import MODULES, configuration, write_run
+from report_runs import MODULES, cells_in, groups_in, write_run
 
-from skyformer.report import published
 from skyformer.report.accuracy import accuracy_rows, accuracy_table
-from skyformer.report.naming import group_runs
+from skyformer.report.cost import cost_table
+from skyformer.report.notes import code_notes
 from skyformer.report.read import find_runs
-from skyformer.runs import flatten
-
-
-def groups_in(folder):
-    return group_runs(find_runs([folder])[0])
-
-
-def cells_in(folder):
-    """`{(method, task): cell}`."""
-    table = accuracy_table(groups_in(folder))
-    return {(label, column): cell for label, cells in table.rows
-            for column, cell in zip(table.columns[1:], cells, strict=True)}  # fmt: skip
 
 
 def write_seeds(folder, attention, accuracies, **changes):
@@ -120,78 +109,6 @@ def test_seed_that_is_there_twice_counts_once(tmp_path):
     assert cell.lines[0] == "seed 0 more than once, the latest counts"
 
 
-def test_settings_of_a_method_are_rows_named_by_what_differs(tmp_path):
-    for number in (128, 64):
-        write_run(tmp_path / f"l{number}", model__attention__init_args__num_landmarks=number)
-    write_run(tmp_path / "elsewhere", task="text", data__init_args__num_workers=3, data__init_args__data_dir="there")
-    labels = [(group.task, group.label) for group in groups_in(tmp_path)]
-    assert labels == [
-        ("text", "Skyformer, num_landmarks=128"),
-        ("listops", "Skyformer, num_landmarks=64"),
-        ("listops", "Skyformer, num_landmarks=128"),
-    ]
-
-
-def test_shorter_run_is_a_row_of_its_own_beside_the_usual_one(tmp_path):
-    for attention in ("softmax", "informer"):
-        write_run(tmp_path / attention, attention=attention)
-    write_run(tmp_path / "short", attention="softmax", seed=1, steps=40, max_steps=40)
-    assert [group.label for group in groups_in(tmp_path)] == ["Softmax", "Softmax, max_steps=40", "Informer"]
-
-
-def test_setting_that_only_some_have_tells_groups_apart(tmp_path):
-    for attention in ("softmax", "informer", "bigbird"):
-        write_run(tmp_path / attention / "with", attention=attention)
-        write_run(tmp_path / attention / "without", attention=attention, model__lr_scheduler=None)
-    rows = [label for label, _ in accuracy_table(groups_in(tmp_path)).rows]
-    assert sorted(rows) == sorted(
-        f"{name}{more}" for name in ("Softmax", "Informer", "BigBird") for more in ("", ", lr_scheduler=none")
-    )
-
-
-def test_arguments_of_one_class_tell_groups_apart_beside_another_class(tmp_path):
-    write_run(tmp_path / "without", model__lr_scheduler=None)
-    for steps in (10, 20):
-        write_run(tmp_path / str(steps), model__lr_scheduler__init_args__warmup_steps=steps)
-    assert len({group.label for group in groups_in(tmp_path)}) == 3
-
-
-def test_setting_that_is_missing_is_none(tmp_path):
-    write_run(tmp_path / "a", trainer__gradient_clip_val=None)
-    write_run(tmp_path / "b", seed=1)
-    (group,) = groups_in(tmp_path)
-    assert len(group.runs) == 2
-
-
-def test_groups_of_one_name_are_refused_and_not_dropped(tmp_path):
-    write_run(tmp_path / "a")
-    (group,) = groups_in(tmp_path)
-    with pytest.raises(ValueError, match="two groups of runs on listops are called 'Skyformer'"):
-        accuracy_table([group, group])
-
-
-def test_names_are_as_short_as_tells_apart(tmp_path):
-    """Three runs that differ in all of rate, dropout and warm-up; the rate alone has a value for each."""
-    for number in range(3):
-        tuned = {"lr": 0.1 * (number + 1), "warmup": 10 * (number > 0), "dropout": 0.1 * (number > 1)}
-        write_run(
-            tmp_path / str(number),
-            model__optimizer__init_args__lr=tuned["lr"],
-            model__lr_scheduler__init_args__warmup_steps=tuned["warmup"],
-            model__dropout=tuned["dropout"],
-        )
-    write_run(tmp_path / "text", task="text")
-    groups = groups_in(tmp_path)
-    assert [group.label for group in groups if group.task == "listops"] == [
-        "Skyformer, lr=0.1, …",
-        "Skyformer, lr=0.2, …",
-        "Skyformer, lr=0.3, …",
-    ]
-    assert groups[1].others == {"dropout": 0.0, "warmup_steps": 0}
-    assert groups[0].label == "Skyformer", "a task's own rate is no news"
-    assert any(note.startswith("A name with …") for note in accuracy_table(groups).notes)
-
-
 def test_average_only_over_all_tasks(tmp_path):
     for number, task in enumerate(MODULES):
         write_run(tmp_path / task / "s", task=task, accuracy=0.1 * (number + 1))
@@ -199,50 +116,47 @@ def test_average_only_over_all_tasks(tmp_path):
             write_run(tmp_path / task / "b", task=task, attention="bigbird")
     cells = cells_in(tmp_path)
     assert cells["Skyformer", "Average"].value == "30.00"
-    assert cells["Skyformer", "Average"].lines == ("paper 59.39, −29.39",)
+    (line,) = cells["Skyformer", "Average"].lines
+    assert re.fullmatch(r"paper 59\.39, −29\.39 \(a, b.*\)", line), "with the letters of all its cells"
+    assert not cells["Skyformer", "Average"].is_best, "there is nothing to be better than"
     assert cells["BigBird", "Average"].value == ""
 
 
-def test_published_figures_fit_their_averages():
-    for backend, average in published.AVERAGE.items():
-        figures = [published.accuracy(backend, task) for task in published.TASKS]
-        assert np.mean(figures) == pytest.approx(average, abs=0.0051), backend
+def test_average_of_unlike_cells_says_so_and_is_not_best(tmp_path):
+    for task in ("text", "listops"):
+        for number, attention in enumerate(("softmax", "informer", "bigbird")):
+            record = {"data_hash": "other"} if attention == "bigbird" and task == "text" else {}
+            write_run(tmp_path / task / attention, task, attention, accuracy=0.5 + 0.1 * number, record=record)
+    averages = {label: cell for (label, column), cell in cells_in(tmp_path).items() if column == "Average"}
+    assert averages["BigBird"].value == "70.00"
+    assert averages["BigBird"].lines == ("from unlike cells",)
+    assert averages["Informer"].lines == ()
+    assert {label for label, cell in averages.items() if cell.is_best} == {"Informer"}
 
 
-@pytest.mark.parametrize("task", published.TASKS)
-def test_papers_overlay_is_the_papers_setting(task):
-    for overlays, backend in ((["protocol/paper"], "skyformer"), (["protocol/paper", "attention/softmax"], "softmax")):
-        settings = flatten(configuration(task, *overlays))
-        settings["batch"] = settings["data.init_args.batch_size"]
-        assert published.departures(backend, task, settings) == {}
+def test_seeds_of_several_data_sets_are_said_of_every_cell(tmp_path):
+    for attention in ("softmax", "informer"):
+        for seed, data in enumerate("ab"):
+            record = {"data_hash": data}
+            write_run(tmp_path / attention / str(seed), attention=attention, seed=seed, record=record)
+    groups = groups_in(tmp_path)
+    assert all("seeds of several data sets" in cell.lines for _, (cell,) in accuracy_table(groups).rows)
+    assert all("seeds of several data sets" in cell.lines for _, (cell,) in cost_table(groups).rows)
 
 
-def test_smaller_data_is_a_departure_from_the_paper():
-    settings = {"data.init_args.min_length": 32, "data.init_args.train_size": 96_000}
-    apart = published.departures("softmax", "listops", settings)
-    assert apart["data.init_args.min_length"] == (32, 500)
-    assert "data.init_args.train_size" not in apart
-    assert "data.init_args.max_length" not in apart
-
-
-def test_departure_from_the_paper_is_marked(tmp_path):
-    write_run(tmp_path / "a", attention="softmax")
-    write_run(tmp_path / "b", attention="informer", model__attention__init_args__num_queries=64)
-    notes = accuracy_table(groups_in(tmp_path)).notes
-    cells = cells_in(tmp_path)
-    assert cells["Softmax", "ListOps"].lines[-1].endswith(" (a)")
-    assert cells["Informer", "ListOps"].lines[-1].endswith(" (a, b)")
-    shared = next(note for note in notes if note.startswith("(a)"))
-    assert "max_steps 100 (paper: 50,000)" in shared
-    assert "brackets none (paper: false)" in shared
-    assert "(b) Not as in the paper: num_queries 64 (paper: 128)." in notes
-
-
-def test_own_attention_and_task(tmp_path):
-    config = {"model__attention__class_path": "mine.CosineAttention", "data__class_path": "mine.Chess"}
-    write_run(tmp_path / "a", attention="softmax", **config)
-    (row,) = accuracy_rows(groups_in(tmp_path))
-    assert (row["task"], row["method"], row["paper"], row["accuracy_mean"]) == ("chess", "cosine", "", 50.0)
+def test_commits_are_said_where_they_are_several_or_changed(tmp_path):
+    commits = {"a": "1" * 40, "b": "1" * 40}
+    for number, (name, commit) in enumerate(commits.items()):
+        write_run(tmp_path / name, seed=number, record={"code": {"commit": commit, "dirty": False}})
+    assert code_notes(groups_in(tmp_path)) == []
+    write_run(tmp_path / "c", seed=2, record={"code": {"commit": "2" * 40, "dirty": True}})
+    notes = [
+        "Runs are of several commits, with the number of runs: 111111111 (2), 222222222 (1).",
+        "1 of 3 runs were made by code with changes that were not committed.",
+    ]
+    assert code_notes(groups_in(tmp_path)) == notes
+    for table in (accuracy_table(groups_in(tmp_path)), cost_table(groups_in(tmp_path))):
+        assert set(notes) <= set(table.notes)
 
 
 def test_result_of_another_checkpoint_does_not_count(tmp_path):

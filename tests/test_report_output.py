@@ -1,4 +1,4 @@
-"""What `report` writes: forms of a table, the page, time and memory, pictures; and what it makes of damage."""
+"""What `report` writes: forms of a table, the page, pictures; and what it makes of damage."""
 
 import csv
 import json
@@ -6,13 +6,10 @@ import re
 import shutil
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
-from report_runs import write_checkpoint, write_run
+from report_runs import groups_in, write_run
 from rich.console import Console
 
-from skyformer.report.clock import seconds_at, training_seconds, unit_of
-from skyformer.report.cost import cost_of, cost_table
 from skyformer.report.naming import group_runs
 from skyformer.report.progress import draw_progress, looks_of, mean_line
 from skyformer.report.read import find_runs
@@ -84,57 +81,6 @@ def test_table_on_the_screen_is_whole_and_no_wider(width, capsys):
     assert sum("num_landmarks" in line for line in lines) == (4 if width == 80 else 1)
 
 
-def test_time_comes_from_the_logged_speed(tmp_path):
-    """One batch a second; then the second half of a run at half of it; a step that was not logged takes the mean."""
-    folder = write_run(tmp_path / "run", steps=40, max_steps=45)
-    table = (
-        (folder / "metrics.csv").read_text().replace("29,2.0,32.0", "29,2.0,16.0").replace("39,2.0,32.0", "39,2.0,16.0")
-    )
-    (folder / "metrics.csv").write_text(table)
-    write_checkpoint(folder, 45)
-    ((run,), _) = find_runs([tmp_path])
-    clock = training_seconds(run)
-    assert clock.step.tolist() == [10, 20, 30, 40, 45]
-    assert clock.value == pytest.approx([10, 20, 40, 60, 60 * 45 / 40])
-    assert seconds_at(run, np.array([5, 25])) == pytest.approx([5, 30])
-    (group,) = group_runs([run])
-    costs = cost_of(group)
-    assert costs["hours"] == pytest.approx(67.5 / 3600)
-    assert costs["hours_50k"] == pytest.approx(1.5 * 50_000 / 3600)
-    assert costs["peak_gb"] == pytest.approx(1.039)
-    cell = cost_table([group]).rows[0][1][0]
-    assert cell.value == "1.1 min"
-    assert cell.lines == ("45 steps (n=1)", "≈ 20.83 h for 50,000", "1.04 GB", "paper 1.29 h, 1.75 GB")
-
-
-def test_time_goes_on_where_a_run_was_resumed(tmp_path, main, tiny_arguments):
-    """Each step counts once, whatever was logged before it stopped."""
-    arguments = [*tiny_arguments("listops", tmp_path), "--trainer.logger=skyformer.loggers.TensorBoardLogger"]
-    stop = ["--trainer.callbacks=stop_at.StopAt", "--trainer.callbacks.step=4", "--trainer.callbacks.name=SIGTERM"]
-    with pytest.raises(SystemExit):
-        main(["fit", *arguments, *stop])
-    main(["fit", *arguments, "--ckpt_path=last"])
-    ((run,), _) = find_runs([tmp_path])
-    assert len(list(tmp_path.glob("events.*"))) > 1
-    assert len(run.records) == 2
-    assert training_seconds(run).step.tolist() == list(range(1, 10))
-    rates = run.curve("speed/examples_per_second").value
-    assert training_seconds(run).value == pytest.approx(np.cumsum(8 / rates))
-
-
-def test_machine_that_is_not_the_usual_one_is_named(tmp_path):
-    for name, record in {"a": {}, "b": {}, "c": {"hardware": {"processor": "A CPU", "gpus": ["A GPU"]}}}.items():
-        write_run(tmp_path / name, attention={"a": "softmax", "b": "informer", "c": "bigbird"}[name], record=record)
-    table = cost_table(group_runs(find_runs([tmp_path])[0]))
-    assert table.notes[0] == "Ran on: A CPU, unless the cell says otherwise."
-    assert ["on A GPU" in cells[0].lines for _, cells in table.rows] == [False, False, True]
-
-
-@pytest.mark.parametrize(("seconds", "unit"), [(100, (1, "s")), (600, (60, "min")), (20_000, (3600, "h"))])
-def test_unit_of_time(seconds, unit):
-    assert unit_of(seconds) == unit
-
-
 def test_line_of_a_method_is_the_mean_of_its_seeds(tmp_path):
     for seed in (0, 1):
         folder = write_run(tmp_path / str(seed), seed=seed, steps=60, max_steps=60)
@@ -142,7 +88,7 @@ def test_line_of_a_method_is_the_mean_of_its_seeds(tmp_path):
             text = (folder / "metrics.csv").read_text().replace("19,,,,0.1,", "19,,,,0.3,")
             (folder / "metrics.csv").write_text(text)
     write_run(tmp_path / "cut", seed=2, steps=40, max_steps=60, accuracy=None)
-    (group,) = group_runs(find_runs([tmp_path])[0])
+    (group,) = groups_in(tmp_path)
     line = mean_line(group, "accuracy", "steps")
     assert line.x.tolist() == [20, 40, 60], "the one that was cut short does not count"
     assert line.mean == pytest.approx([20, 20, 30])
@@ -154,7 +100,7 @@ def test_settings_of_a_method_look_apart_and_alike(tmp_path):
     for number in (64, 128):
         write_run(tmp_path / str(number), model__attention__init_args__num_landmarks=number)
     write_run(tmp_path / "text", task="text")
-    groups = group_runs(find_runs([tmp_path])[0])
+    groups = groups_in(tmp_path)
     usual, further = looks_of(groups).values()
     assert list(looks_of(groups)) == ["Skyformer, num_landmarks=128", "Skyformer, num_landmarks=64"]
     assert usual["color"] == further["color"]
@@ -164,7 +110,7 @@ def test_settings_of_a_method_look_apart_and_alike(tmp_path):
 
 def test_no_picture_where_nothing_was_evaluated(tmp_path):
     write_run(tmp_path / "run", steps=10, max_steps=10)
-    groups = group_runs(find_runs([tmp_path])[0])
+    groups = groups_in(tmp_path)
     assert not draw_progress(groups, "accuracy", "steps", tmp_path / "p.png")
     assert not (tmp_path / "p.png").exists()
 

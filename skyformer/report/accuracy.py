@@ -8,6 +8,7 @@ import numpy as np
 from skyformer.report import published
 from skyformer.report.comparison import not_as_paper, remarks
 from skyformer.report.groups import Group, in_rows, tasks_of
+from skyformer.report.notes import PaperNotes, code_notes
 from skyformer.report.table import EMPTY, Cell, Table
 
 _RULES = (
@@ -20,64 +21,34 @@ _RULES = (
 _MORE = "A name with … : more settings differ; runs.csv has all of them."
 
 
-class _Notes:
-    """Footnotes on what is not the paper's setting: one for what a whole column shares, one for what is a cell's own.
-
-    Args:
-        groups: of all columns.
-    """
-
-    def __init__(self, groups: Sequence[Group]) -> None:
-        self.shared: dict[str, set[str]] = {}
-        for task in tasks_of(groups):
-            apart = [not_as_paper(g) for g in groups if g.task == task and published.accuracy(g.backend, task)]
-            texts = [set(one.values()) for one in apart]
-            self.shared[task] = set.intersection(*texts) if texts else set()
-        self.letters: dict[tuple[str, ...], str] = {}
-
-    def mark(self, group: Group) -> str:
-        """` (a, c)`; empty for a group in the paper's setting."""
-        words, shared = not_as_paper(group).values(), self.shared[group.task]
-        parts = [tuple(word for word in words if word in shared), tuple(word for word in words if word not in shared)]
-        letters = [self.letters.setdefault(part, _letter(len(self.letters))) for part in parts if part]
-        return f" ({', '.join(sorted(letters))})" if letters else ""
-
-    def texts(self) -> list[str]:
-        """The footnotes that were marked."""
-        return [f"({letter}) Not as in the paper: {', '.join(words)}." for words, letter in self.letters.items()]
-
-
 def accuracy_table(groups: Sequence[Group]) -> Table:
     """Methods by tasks; the average for those that have all tasks, where there are several."""
-    tasks = tasks_of(groups)
+    tasks, rows, notes = tasks_of(groups), in_rows(groups), PaperNotes(groups, not_as_paper)
     best = {task: _best([group for group in groups if group.task == task]) for task in tasks}
-    notes = _Notes(groups)
-    rows = []
-    for row in in_rows(groups):
+    cells = []
+    for row in rows:
         of_task = {group.task: group for group in row}
-        cells = [_cell(of_task[task], groups, best[task], notes) if task in of_task else EMPTY for task in tasks]
-        rows.append((row[0].label, row, cells))
-    averages = [_average(row, groups, tasks) for _, row, _ in rows]
-    has_average = len(tasks) > 1 and any(np.isfinite(mean) for mean, _ in averages)
+        cells.append([_cell(of_task[task], groups, best[task], notes) if task in of_task else EMPTY for task in tasks])
+    averages = _average_cells(rows, groups, tasks, notes) if len(tasks) > 1 else []
+    has_average = any(average != EMPTY for average in averages)
     if has_average:
-        top = max((mean for mean, fair in averages if fair), default=None)
-        for (_, row, cells), (mean, fair) in zip(rows, averages, strict=True):
-            cells.append(_average_cell(row[0].backend, mean, fair and _shown(mean) == _shown(top), tasks))
+        cells = [[*row, average] for row, average in zip(cells, averages, strict=True)]
     columns = ("Method", *map(published.task_name_of, tasks), *(["Average"] if has_average else []))
+    more = [_MORE] if any(group.others for group in groups) else []
     return Table(
-        "Accuracy", columns, tuple((label, tuple(cells)) for label, _, cells in rows),
-        (*_RULES, *([_MORE] if any(group.others for group in groups) else []), *notes.texts()),
+        "Accuracy", columns, tuple((row[0].label, tuple(own)) for row, own in zip(rows, cells, strict=True)),
+        (*_RULES, *more, *code_notes(groups), *notes.texts()),
     )  # fmt: skip
 
 
-def _cell(group: Group, groups: Sequence[Group], best: str | None, notes: _Notes) -> Cell:
+def _cell(group: Group, groups: Sequence[Group], best: str | None, notes: PaperNotes) -> Cell:
     said = remarks(group, [other for other in groups if other.task == group.task])
     lines = list(said.words)
     if not group.counted:
         return Cell("–", tuple(lines))
     theirs = published.accuracy(group.backend, group.task)
     if theirs is not None:
-        lines.append(f"paper {theirs:.2f}, {_signed(group.mean - theirs)}{notes.mark(group)}")
+        lines.append(f"paper {theirs:.2f}, {_signed(group.mean - theirs)}{notes.mark([group])}")
     n = len(group.counted)
     value = f"{group.mean:.2f} ± {group.deviation:.2f} (n={n})" if n > 1 else f"{group.mean:.2f} (n=1)"
     return Cell(value, tuple(lines), said.is_comparable and _shown(group.mean) == best)
@@ -89,6 +60,18 @@ def _best(column: Sequence[Group]) -> str | None:
     return _shown(max(means)) if len(means) > 1 else None
 
 
+def _average_cells(
+    rows: Sequence[Sequence[Group]], groups: Sequence[Group], tasks: Sequence[str], notes: PaperNotes
+) -> list[Cell]:
+    averages = [_average(row, groups, tasks) for row in rows]
+    fair = [mean for mean, is_fair in averages if is_fair]
+    best = _shown(max(fair)) if len(fair) > 1 else None
+    return [
+        _average_cell(row, mean, is_fair, best, notes) if np.isfinite(mean) else EMPTY
+        for row, (mean, is_fair) in zip(rows, averages, strict=True)
+    ]
+
+
 def _average(row: Sequence[Group], groups: Sequence[Group], tasks: Sequence[str]) -> tuple[float, bool]:
     """The mean over all tasks, NaN where one is missing; whether each of them may be held against its column."""
     means = [group.mean for group in row]
@@ -98,14 +81,13 @@ def _average(row: Sequence[Group], groups: Sequence[Group], tasks: Sequence[str]
     return float(np.mean(means)), all(fair)
 
 
-def _average_cell(backend: str, mean: float, is_best: bool, tasks: Sequence[str]) -> Cell:
-    if not np.isfinite(mean):
-        return EMPTY
-    lines = []
-    if set(tasks) == set(published.TASKS) and backend in published.AVERAGE:
+def _average_cell(row: Sequence[Group], mean: float, is_fair: bool, best: str | None, notes: PaperNotes) -> Cell:
+    lines = [] if is_fair else ["from unlike cells"]
+    backend = row[0].backend
+    if {group.task for group in row} == set(published.TASKS) and backend in published.AVERAGE:
         theirs = published.AVERAGE[backend]
-        lines = [f"paper {theirs:.2f}, {_signed(mean - theirs)}"]
-    return Cell(_shown(mean) or "", tuple(lines), is_best)
+        lines.append(f"paper {theirs:.2f}, {_signed(mean - theirs)}{notes.mark(row)}")
+    return Cell(f"{mean:.2f}", tuple(lines), is_fair and _shown(mean) == best)
 
 
 def accuracy_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -140,8 +122,3 @@ def _shown(mean: float | None) -> str | None:
 
 def _signed(difference: float) -> str:
     return f"{difference:+.2f}".replace("-", "−")
-
-
-def _letter(number: int) -> str:
-    """a, b, …, z, aa, ab, …"""
-    return (_letter(number // 26 - 1) if number > 25 else "") + "abcdefghijklmnopqrstuvwxyz"[number % 26]

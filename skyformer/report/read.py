@@ -98,8 +98,11 @@ class Run:
 
     @property
     def device(self) -> str:
-        """The name of the GPU or processor that it ran on."""
-        hardware = self.record.get("hardware", {})
+        """The name of the GPU or processor that it ran on; of several, by its starts, `A, then B`."""
+        return ", then ".join(dict.fromkeys(map(self._device_of, self.records or [{}])))
+
+    def _device_of(self, record: dict[str, Any]) -> str:
+        hardware = record.get("hardware", {})
         gpus = hardware.get("gpus") or []
         if gpus and self.config["trainer"].get("accelerator") != "cpu":
             return str(gpus[0])

@@ -43,9 +43,13 @@ def _matters(key: str) -> bool:
 
 def differing(settings: Iterable[Settings]) -> list[str]:
     """The keys, in order, whose values are not the same in all; arguments of differing classes are left out."""
-    found = unequal(settings)
-    classes = [key.removesuffix("class_path") + "init_args." for key in found if key.endswith(".class_path")]
-    return [key for key in found if not key.startswith(tuple(classes))]
+    return without_arguments(unequal(settings))
+
+
+def without_arguments(keys: Sequence[str]) -> list[str]:
+    """Those keys that are no argument of a class that is among them."""
+    classes = [key.removesuffix("class_path") + "init_args." for key in keys if key.endswith(".class_path")]
+    return [key for key in keys if not key.startswith(tuple(classes))]
 
 
 def unequal(settings: Iterable[Settings]) -> list[str]:
