@@ -11,10 +11,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import processes
 import pytest
 import yaml
 from conftest import ROOT, TINY_DATA, TINY_MODEL
 from filelock import FileLock
+from slurm_cluster import wait_until
 from test_cli import refuse
 from torch.utils.tensorboard import SummaryWriter
 
@@ -67,6 +69,7 @@ def fake_python(tmp_path, monkeypatch) -> Path:
     script.write_text(FAKE.replace("RUNS", str(runs)))
     script.chmod(0o755)
     monkeypatch.setattr("skyformer.sweep.submission.PYTHON", str(script))
+    monkeypatch.setattr("skyformer.sweep.local._POLL_SECONDS", 0.02)
     return runs
 
 
@@ -632,24 +635,22 @@ def test_last_lines_are_those_that_say_something(tmp_path):
     assert list(last_lines(tmp_path / "none")) == []
 
 
-def test_killed_sweep_goes_on_without_repeating_a_finished_run(tmp_path, data_dir, write_grid):
-    """The whole way in real processes: the sweep is killed when the first of four runs is over, and started again."""
-    arguments = {**tiny_grid(data_dir), "data.max_length": 63}
-    grid = write_grid(backends=["skyformer", "softmax"], seeds=[0, 1], arguments=arguments)
-    runs = tmp_path / "runs"
-    command = [sys.executable, str(ROOT / "run.py"), *sweep(grid, runs, "--parallel=2")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout is not None
-        line = next(line for line in first.stdout if line.startswith("finished"))
-        first.kill()
-    finished = runs / line.split()[1].rstrip(":")
-    record = (finished / "record.json").stat().st_mtime_ns
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"finished  {finished.relative_to(runs)}" not in again.stdout
-    assert (finished / "record.json").stat().st_mtime_ns == record
-    folders = [path.parent for path in runs.rglob("record.json")]
-    assert len(folders) == 4
-    for folder in folders:
-        assert len(json.loads((folder / "record.json").read_text())) == 1, "what the killed sweep left went on"
+def test_killed_sweep_goes_on_and_repeats_nothing(tmp_path, data_dir, write_grid):
+    """The whole way in real processes: the sweep is killed while its run is at work, and started again, and again."""
+    folder, log = tmp_path / "runs/listops/skyformer/seed0", tmp_path / "said"
+    command = sweep(write_grid(arguments={**tiny_grid(data_dir), "data.max_length": 63}), tmp_path / "runs")
+    first = processes.start(command, log)
+    wait_until((folder / "log.txt").exists, seconds=300)
+    first.kill()
+    first.join()
+    for expected in ("To start: 0", "finished  listops/skyformer/seed0"), ("1 finished. To start: 0",):
+        log.unlink()
+        again = processes.start(command, log)
+        again.join(timeout=300)
+        again.kill()
+        assert again.exitcode == 0, log.read_text()
+        assert all(words in log.read_text() for words in expected), log.read_text()
+        assert "1 run: 1 finished" in log.read_text()
+        assert "started " not in log.read_text(), "what the killed sweep left went on"
+        assert len(json.loads((folder / "record.json").read_text())) == len(read_attempts(folder)) == 1
         assert json.loads((folder / "result.json").read_text())["test/examples"] == 13
-    assert "4 runs: 4 finished" in again.stdout

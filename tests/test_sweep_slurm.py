@@ -38,7 +38,7 @@ def sweep(slurm, tmp_path, data_dir):
         (tmp_path / "grid.yaml").write_text(yaml.safe_dump({**grid, **keys, "arguments": own}))
         command = [sys.executable, str(ROOT / "run.py"), "sweep", f"--grid={tmp_path}/grid.yaml"]
         command += [f"--runs={tmp_path}/runs", "--executor=slurm", *arguments]
-        return subprocess.run(command, env=slurm, capture_output=True, text=True, check=False)
+        return subprocess.run(command, env=slurm, capture_output=True, text=True, check=False, timeout=1200)
 
     return run
 
@@ -85,16 +85,21 @@ def test_failed_job_is_listed_and_retried(sweep, tmp_path):
 
 
 def test_cancelled_job_goes_on(sweep, slurm, tmp_path):
-    slow = {"trainer.callbacks": [{"class_path": "slow.Slow", "init_args": {"seconds": 1.0}}]}
-    assert sweep({"arguments": slow}, max_steps=100, val_check_interval=50).returncode == 0
+    slow = {
+        "trainer.callbacks": [{"class_path": "slow.Slow", "init_args": {"seconds": 0.5}}],
+        "last_checkpoint.every_n_train_steps": 2,
+    }
+    trainer = {"max_steps": 60, "val_check_interval": 30}
+    assert sweep({"arguments": slow}, **trainer).returncode == 0
     folder = tmp_path / "runs/listops/skyformer/seed0"
-    wait_until((folder / "record.json").exists)  # it trains
-    status = sweep({"arguments": slow}, "--status=true", max_steps=100, val_check_interval=50)
+    wait_until((folder / "checkpoints/last.ckpt").exists)  # it trains
+    status = sweep({"arguments": slow}, "--status=true", **trainer)
     assert "running" in status.stdout
-    subprocess.run(["scancel", (folder / "slurm_job.txt").read_text().strip()], env=slurm, check=True)
-    wait_until(lambda: not subprocess.run(["squeue", "--noheader"], env=slurm, capture_output=True).stdout)
+    subprocess.run(["scancel", (folder / "slurm_job.txt").read_text().strip()], env=slurm, check=True, timeout=60)
+    command = ["squeue", "--noheader"]
+    wait_until(lambda: not subprocess.run(command, env=slurm, capture_output=True, timeout=60).stdout)
     assert read_attempts(folder)[-1].status == 143
-    done = sweep({}, "--wait=true", max_steps=100, val_check_interval=50)
+    done = sweep({"arguments": slow}, "--wait=true", **trainer)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [record["from_step"] > 0 for record in json.loads((folder / "record.json").read_text())] == [False, True]
 
