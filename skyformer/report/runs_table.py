@@ -19,8 +19,6 @@ def run_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _row(group: Group, run: Run) -> dict[str, Any]:
-    code, versions = run.record.get("code") or {}, run.record.get("versions") or {}
-    dev, clock, result = run.curve("val/accuracy"), training_seconds(run), run.result or {}
     return {
         "task": group.task,
         "method": group.label,
@@ -29,12 +27,30 @@ def _row(group: Group, run: Run) -> dict[str, Any]:
         "steps": run.steps,
         "max_steps": run.max_steps,
         "batch": run.examples_per_step * run.num_processes or "",
+        **_result(run),
+        **_made_with(run),
+        "folder": str(run.folder),
+        "problems": "; ".join(run.problems),
+    }
+
+
+def _result(run: Run) -> dict[str, Any]:
+    """What it reached, and what that took."""
+    dev, clock, result = run.curve("val/accuracy"), training_seconds(run), run.result or {}
+    return {
         "test_accuracy": result.get("test/accuracy", ""),
         "test_loss": result.get("test/loss", ""),
         "test_examples": result.get("test/examples", ""),
         "best_dev_accuracy": _round(np.nanmax(dev.value)) if np.isfinite(dev.value).any() else "",
         "hours": _round(clock.value[-1] / 3600) if len(clock.value) else "",
         "peak_gb": _round(peak_memory_gb(run)),
+    }
+
+
+def _made_with(run: Run) -> dict[str, Any]:
+    """Machine, code, data and command; of the last start, where they are not of all."""
+    code, versions = run.record.get("code") or {}, run.record.get("versions") or {}
+    return {
         "device": run.device,
         "commit": code.get("commit") or "",
         "dirty": "" if code.get("dirty") is None else code["dirty"],
@@ -43,8 +59,6 @@ def _row(group: Group, run: Run) -> dict[str, Any]:
         "started": (run.records[0] if run.records else {}).get("started", ""),
         "starts": len(run.records),
         "command": command_of(run.record),
-        "folder": str(run.folder),
-        "problems": "; ".join(run.problems),
     }
 
 
