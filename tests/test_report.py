@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from report_runs import write_checkpoint, write_run
+from report_runs import groups_in, write_checkpoint, write_run
 
 from skyformer.report.curves import running_mean, training_table
 from skyformer.report.naming import group_runs
@@ -48,8 +48,16 @@ def test_seconds_a_step_are_the_examples_over_their_rate(runs):
     (row,) = training_table(group_runs([run]), "text")
     rates = run.curve("speed/examples_per_second").value
     assert len(rates) == 9
-    assert row["s/step"] == f"{(4 / rates).mean():.2f}"
+    assert row["s/step"] == f"{(4 / rates).mean():.3g}"
     assert len(run.curve("no/such").value) == 0
+
+
+def test_seconds_a_step_have_three_digits_and_leave_out_a_speed_of_nothing(tmp_path):
+    folder = write_run(tmp_path / "run", steps=30)
+    text = (folder / "metrics.csv").read_text().replace(",32.0,", ",8000.0,").replace("29,2.0,8000.0", "29,2.0,0.0")
+    (folder / "metrics.csv").write_text(text)
+    (row,) = training_table(groups_in(tmp_path), "listops")
+    assert row["s/step"] == "0.004"
 
 
 def test_folder_without_a_run_is_refused(tmp_path, main, capsys):
@@ -58,6 +66,18 @@ def test_folder_without_a_run_is_refused(tmp_path, main, capsys):
     assert stopped.value.code == 1
     assert f"no run in {tmp_path}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_holds_no_run_is_named(tmp_path, main, capsys):
+    write_run(tmp_path / "softmax", attention="softmax")
+    (tmp_path / "empty").mkdir()
+    folders = ", ".join(str(tmp_path / name) for name in ("softmax", "empty", "sotfmax"))
+    main(["report", f"--runs=[{folders}]", f"--output={tmp_path}/out"])
+    said = capsys.readouterr().err
+    assert f"no run in {tmp_path}/empty\n" in said
+    assert f"no run in {tmp_path}/sotfmax, which is no folder\n" in said
+    assert f"no run in {tmp_path}/softmax" not in said
+    assert "sotfmax, which is no folder" in (tmp_path / "out/report.html").read_text()
 
 
 @pytest.mark.parametrize("text", ["a: [", "data: {}", "- 1", "\udcff"])

@@ -1,4 +1,4 @@
-"""What `report` writes: forms of a table, the page, pictures; and what it makes of damage."""
+"""What `report` writes: forms of a table, the page; and what it makes of damage."""
 
 import csv
 import json
@@ -7,11 +7,10 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from report_runs import groups_in, write_run
+from report_runs import write_run
 from rich.console import Console
 
 from skyformer.report.naming import group_runs
-from skyformer.report.progress import draw_progress, looks_of, mean_line
 from skyformer.report.read import find_runs
 from skyformer.report.table import Cell, Table, print_table, to_html, to_latex, to_markdown
 
@@ -79,40 +78,6 @@ def test_table_on_the_screen_is_whole_and_no_wider(width, capsys):
     assert max(map(len, lines)) <= width
     assert [f"{n}.00 ± 0.10 (n=3)" in "\n".join(lines) for n in range(7)] == [True] * 7
     assert sum("num_landmarks" in line for line in lines) == (4 if width == 80 else 1)
-
-
-def test_line_of_a_method_is_the_mean_of_its_seeds(tmp_path):
-    for seed in (0, 1):
-        folder = write_run(tmp_path / str(seed), seed=seed, steps=60, max_steps=60)
-        if seed:
-            text = (folder / "metrics.csv").read_text().replace("19,,,,0.1,", "19,,,,0.3,")
-            (folder / "metrics.csv").write_text(text)
-    write_run(tmp_path / "cut", seed=2, steps=40, max_steps=60, accuracy=None)
-    (group,) = groups_in(tmp_path)
-    line = mean_line(group, "accuracy", "steps")
-    assert line.x.tolist() == [20, 40, 60], "the one that was cut short does not count"
-    assert line.mean == pytest.approx([20, 20, 30])
-    assert (line.low[0], line.high[0]) == pytest.approx((10, 30))
-    assert mean_line(group, "loss", "time").x == pytest.approx([20, 40, 60]), "a step takes a second"
-
-
-def test_settings_of_a_method_look_apart_and_alike(tmp_path):
-    for number in (64, 128):
-        write_run(tmp_path / str(number), model__attention__init_args__num_landmarks=number)
-    write_run(tmp_path / "text", task="text")
-    groups = groups_in(tmp_path)
-    usual, further = looks_of(groups).values()
-    assert list(looks_of(groups)) == ["Skyformer, num_landmarks=128", "Skyformer, num_landmarks=64"]
-    assert usual["color"] == further["color"]
-    assert usual["linestyle"] != further["linestyle"]
-    assert usual["markerfacecolor"] != further["markerfacecolor"]
-
-
-def test_no_picture_where_nothing_was_evaluated(tmp_path):
-    write_run(tmp_path / "run", steps=10, max_steps=10)
-    groups = groups_in(tmp_path)
-    assert not draw_progress(groups, "accuracy", "steps", tmp_path / "p.png")
-    assert not (tmp_path / "p.png").exists()
 
 
 def test_report_writes_everything_and_a_page_that_needs_nothing_else(tmp_path, main, capsys):

@@ -17,7 +17,7 @@ from skyformer.report.naming import group_runs
 from skyformer.report.page import make_page, table_of_rows
 from skyformer.report.progress import Axis, draw_progress
 from skyformer.report.published import task_name_of
-from skyformer.report.read import Run, find_runs
+from skyformer.report.read import find_runs
 from skyformer.report.runs_table import run_rows
 from skyformer.report.table import Table, print_table, to_latex, to_markdown
 
@@ -53,7 +53,7 @@ def run_report(args: list[str]) -> None:
         write_whole(output / f"{name}.tex", to_latex(table))
     _write_rows(groups, output)
     training = _write_training(groups, output)
-    pictures = _draw(runs, groups, output)
+    pictures = _draw(groups, output)
     write_whole(output / "report.html", make_page(tables, pictures, training, groups, problems))
     print(f"{output}/report.html; the tables as .md, .tex and .csv and the pictures as .png beside it")
 
@@ -75,14 +75,14 @@ def _write_training(groups: Sequence[Group], output: Path) -> list[Table]:
     return [table_of_rows(f"Training, {task_name_of(task)}", rows[task], [_LOSSES]) for task in tasks]
 
 
-def _draw(runs: Sequence[Run], groups: Sequence[Group], output: Path) -> dict[str, Path]:
+def _draw(groups: Sequence[Group], output: Path) -> dict[str, Path]:
     """The pictures that there was something to draw for, by their captions."""
     drawn = {}
     for caption, (quantity, axis) in _PROGRESS.items():
         path = output / f"{quantity}_against_{axis}.png"
         if draw_progress(groups, quantity, axis, path):
             drawn[caption] = path
-    draw_loss_curves(runs, output / "loss_curves.png")
+    draw_loss_curves(groups, output / "loss_curves.png")
     return {**drawn, "Training loss": output / "loss_curves.png"}
 
 

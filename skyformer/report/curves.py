@@ -6,31 +6,31 @@ from typing import Any
 
 import numpy as np
 
-from skyformer.report.groups import Group
-from skyformer.report.published import task_name_of, task_place
+from skyformer.report.groups import Group, tasks_of
+from skyformer.report.looks import add_legend, in_order, legend_width, looks_of
+from skyformer.report.published import task_name_of
 from skyformer.report.read import Run
-from skyformer.report.style import PANELS_IN_ROW, new_figure, place, save_picture, style_of
+from skyformer.report.style import PANELS_IN_ROW, new_figure, save_picture
 
 BEGINNING, WINDOW = 10, 30  # steps
 
 
-def draw_loss_curves(runs: Sequence[Run], path: Path) -> None:
+def draw_loss_curves(groups: Sequence[Group], path: Path) -> None:
     """One panel a task, one line a run: training loss against step, the mean of those logged in the last `WINDOW`."""
-    tasks = sorted({run.task for run in runs}, key=task_place)
+    tasks, looks = tasks_of(groups), looks_of(groups)
     columns = min(PANELS_IN_ROW, len(tasks))
-    figure, panels = new_figure(len(tasks), 4.2 * columns + 2.0, 3.5 * -(-len(tasks) // columns), columns)
+    width = 4.2 * columns + legend_width(looks)
+    figure, panels = new_figure(len(tasks), width, 3.5 * -(-len(tasks) // columns), columns)
     handles: dict[str, Any] = {}
     for panel, task in zip(panels, tasks, strict=True):
-        for run in _in_order(runs, task):
-            curve, look = run.curve("train/loss"), style_of(run.backend)
-            if len(curve.value):
-                values = running_mean(curve.step, curve.value, WINDOW)
-                (handle,) = panel.plot(curve.step, values, color=look.color, linestyle=look.linestyle, lw=1.2)
-                handles.setdefault(run.backend, handle)
+        for group in (group for group in groups if group.task == task):
+            look = {name: looks[group.label][name] for name in ("color", "linestyle", "linewidth")}
+            for curve in (run.curve("train/loss") for run in group.runs):
+                if len(curve.value):
+                    values = running_mean(curve.step, curve.value, WINDOW)
+                    handles.setdefault(group.label, *panel.plot(curve.step, values, **look))
         panel.set(title=task_name_of(task), xlabel="step", ylabel=f"training loss (nats), mean of {WINDOW} steps")
-    shown = sorted(handles, key=place)
-    labels = [style_of(backend).label for backend in shown]
-    figure.legend([handles[backend] for backend in shown], labels, loc="outside right center", frameon=False)
+    add_legend(figure, {label: handles[label] for label in in_order(groups, handles)})
     save_picture(figure, path)
 
 
@@ -49,6 +49,7 @@ def training_table(groups: Sequence[Group], task: str) -> list[dict[str, str]]:
 
 def _training_row(group: Group, run: Run) -> dict[str, str]:
     loss, speed = run.curve("train/loss"), run.curve("speed/examples_per_second")
+    rates = speed.value[np.isfinite(speed.value) & (speed.value > 0)]
     accuracy, memory = run.curve("val/accuracy"), run.curve("speed/peak_memory_mb")
     return {
         "method": group.label,
@@ -58,13 +59,9 @@ def _training_row(group: Group, run: Run) -> dict[str, str]:
         "last loss": _mean(loss.value[loss.step > loss.step.max(initial=0) - WINDOW]),
         "best dev": f"{accuracy.value.max():.1%}" if len(accuracy.value) else "-",
         "last dev": f"{accuracy.value[-1]:.1%}" if len(accuracy.value) else "-",
-        "s/step": _mean(run.examples_per_step / speed.value, ".2f"),
+        "s/step": _mean(run.examples_per_step / rates, ".3g"),
         "peak MB": f"{memory.value.max():,.0f}" if len(memory.value) else "-",
     }
-
-
-def _in_order(runs: Sequence[Run], task: str) -> list[Run]:
-    return sorted((run for run in runs if run.task == task), key=lambda run: (place(run.backend), str(run.folder)))
 
 
 def _mean(values: np.ndarray, form: str = ".3f") -> str:

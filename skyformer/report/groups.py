@@ -47,12 +47,16 @@ class Group:
     @cached_property
     def counted(self) -> tuple[Run, ...]:
         """The tested runs, by seed; of several with one seed the one that was started last."""
-        latest = {run.seed: run for run in sorted(self._tested, key=lambda run: str(run.record.get("started", "")))}
-        return tuple(latest[seed] for seed in sorted(latest, key=order))
+        return latest_of_seeds(self._tested)
 
     @property
     def _tested(self) -> list[Run]:
         return [run for run in self.runs if run.accuracy is not None]
+
+    @property
+    def seeds(self) -> list[Any]:
+        """Of all its runs, each once."""
+        return list(dict.fromkeys(run.seed for run in self.runs))
 
     @property
     def repeated_seeds(self) -> list[Any]:
@@ -74,6 +78,12 @@ class Group:
     def deviation(self) -> float:
         """Their sample standard deviation (n − 1), in %; NaN below two."""
         return float(self.accuracies.std(ddof=1)) if len(self.counted) > 1 else float("nan")
+
+
+def latest_of_seeds(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """By seed; of several with one seed the one that was started last."""
+    latest = {run.seed: run for run in sorted(runs, key=lambda run: str(run.record.get("started", "")))}
+    return tuple(latest[seed] for seed in sorted(latest, key=order))
 
 
 def unnamed_groups(runs: Sequence[Run]) -> list[Group]:

@@ -121,22 +121,30 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     Raises:
         RunError: when there is none.
     """
-    folders = [folder.expanduser() for folder in folders]
-    found = {path.parent.resolve(): path.parent for folder in folders for path in folder.rglob("config.yaml")}
+    below = {folder: _run_folders(folder) for folder in (named.expanduser() for named in folders)}
+    empty = [f"no run in {_named(folder)}" for folder, paths in below.items() if not paths]
+    found = {path.resolve(): path for paths in below.values() for path in paths}
     runs, problems = [], []
     for folder in sorted(found.values()):
-        if not any(any(folder.glob(name)) for name in (EVENTS, TABLE, "record.json", "result.json")):
-            continue
         try:
             runs.append(_read_run(folder))
             problems += [f"{folder}: {problem}" for problem in runs[-1].problems]
         except _DamagedConfigError as error:
             problems.append(f"{folder}/config.yaml is not the configuration of a run ({error}); left out")
     if not runs:
-        named = ", ".join(map(str, folders))
         what = "a run's folder holds config.yaml and what it logged"
-        raise RunError("; ".join([f"no run in {named}: {what}", *problems]))
-    return runs, problems
+        raise RunError("; ".join([f"no run in {', '.join(map(_named, below))}: {what}", *problems]))
+    return runs, [*empty, *problems]
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    logged = (EVENTS, TABLE, "record.json", "result.json")
+    holding = (path.parent for path in folder.rglob("config.yaml"))
+    return [path for path in holding if any(any(path.glob(name)) for name in logged)]
+
+
+def _named(folder: Path) -> str:
+    return str(folder) if folder.is_dir() else f"{folder}, which is no folder"
 
 
 class _DamagedConfigError(ValueError):
