@@ -11,7 +11,7 @@ import slurm_cluster
 import yaml
 from conftest import ROOT
 from slurm_cluster import wait_until
-from test_sweep import tiny_grid
+from sweep_runs import tiny_grid
 
 from skyformer.sweep.attempts import read_attempts
 
