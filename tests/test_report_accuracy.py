@@ -117,7 +117,7 @@ def test_average_only_over_all_tasks(tmp_path):
     cells = cells_in(tmp_path)
     assert cells["Skyformer", "Average"].value == "30.00"
     (line,) = cells["Skyformer", "Average"].lines
-    assert re.fullmatch(r"paper 59\.39, −29\.39 \(a, b.*\)", line), "with the letters of all its cells"
+    assert re.fullmatch(r"paper 59\.39, −29\.39 \(a,b.*\)", line), "with the letters of all its cells"
     assert not cells["Skyformer", "Average"].is_best, "there is nothing to be better than"
     assert cells["BigBird", "Average"].value == ""
 

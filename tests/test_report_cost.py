@@ -114,7 +114,7 @@ def test_time_of_another_setting_than_the_papers_is_marked(tmp_path):
     table = cost_table(groups)
     assert [cell.lines[-1] for _, (cell,) in table.rows] == [
         "paper 2.24 h, 5.37 GB (a)",
-        "paper 1.19 h, 4.85 GB (a, b)",
+        "paper 1.19 h, 4.85 GB (a,b)",
     ]
     assert "(b) Not as in the paper: batch 4 (paper: 32)." in table.notes
     assert not any("lr 0.5" in note for note in table.notes), "the rate costs no time"

@@ -79,7 +79,7 @@ def test_departure_from_the_paper_is_marked(tmp_path):
     notes = accuracy_table(groups_in(tmp_path)).notes
     cells = cells_in(tmp_path)
     assert cells["Softmax", "ListOps"].lines[-1].endswith(" (a)")
-    assert cells["Informer", "ListOps"].lines[-1].endswith(" (a, b)")
+    assert cells["Informer", "ListOps"].lines[-1].endswith(" (a,b)")
     shared = next(note for note in notes if note.startswith("(a)"))
     assert "max_steps 100 (paper: 50,000)" in shared
     assert "brackets none (paper: false)" in shared

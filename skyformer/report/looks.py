@@ -9,7 +9,7 @@ from skyformer.report.groups import Group
 from skyformer.report.style import style_of
 
 _DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))  # of a method's further settings
-_WIDTH = 1.3  # points
+_WIDTH, _BROADER = 1.3, 0.8  # points
 _LEGEND = 30  # characters in a line
 
 
@@ -30,7 +30,7 @@ def looks_of(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
             "color": style.color,
             "marker": style.marker,
             "linestyle": _DASHES[dashes] if number else style.linestyle,
-            "linewidth": _WIDTH * (1 + max(0, times)),
+            "linewidth": _WIDTH + _BROADER * max(0, times),
             "markerfacecolor": "white" if number else style.color,
         }
     return looks
@@ -45,9 +45,10 @@ def in_order(groups: Sequence[Group], labels: Iterable[str]) -> list[str]:
 def add_legend(figure: Any, handles: Mapping[str, Any]) -> None:
     """Beside the panels: lines by their texts, long ones broken."""
     texts = [fill(text, _LEGEND) for text in handles]
-    figure.legend(list(handles.values()), texts, loc="outside right center", frameon=False)
+    place = {"loc": "outside right center", "frameon": False, "handlelength": 3}  # long enough for dashes
+    figure.legend(list(handles.values()), texts, **place)
 
 
 def legend_width(texts: Iterable[str]) -> float:
     """Inches that the legend of these needs."""
-    return 0.7 + 0.085 * min(_LEGEND, max(map(len, texts), default=0))
+    return 0.85 + 0.085 * min(_LEGEND, max(map(len, texts), default=0))

@@ -27,9 +27,9 @@ class PaperNotes:
         self.letters: dict[tuple[str, ...], str] = {}
 
     def mark(self, groups: Sequence[Group]) -> str:
-        """` (a, c)`, all letters of these groups; empty where they are in the paper's setting."""
+        """` (a,c)`, all letters of these groups; empty where they are in the paper's setting."""
         letters = {letter for group in groups for letter in self._letters_of(group)}
-        return f" ({', '.join(sorted(letters))})" if letters else ""
+        return f" ({','.join(sorted(letters))})" if letters else ""
 
     def _letters_of(self, group: Group) -> list[str]:
         words, shared = self.not_as_paper(group).values(), self.shared[group.task]

@@ -21,7 +21,7 @@ class Cell:
 
 
 EMPTY = Cell("")
-_WIDEST, _WIDEST_LABEL = 26, 22  # characters of a cell: three columns on 80; longer lines are broken
+_WIDEST, _WIDEST_LABEL = 27, 22  # characters of a cell: three columns on 80; longer lines are broken
 
 
 @dataclass(frozen=True)
