@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from skyformer.report.logs import Curve
-from skyformer.report.read import Run
+from skyformer.report.run import Run
 
 
 def training_seconds(run: Run) -> Curve:

@@ -7,7 +7,7 @@ from typing import Any
 
 from skyformer.report.groups import Group
 from skyformer.report.published import SOURCE, departures
-from skyformer.report.read import Run
+from skyformer.report.run import Run
 from skyformer.report.settings import say, short_names, usual
 
 # The method's own, and what may be tuned for each: said where it differs, but no reason against a comparison.

@@ -11,7 +11,7 @@ from skyformer.report.clock import training_seconds
 from skyformer.report.comparison import cost_not_as_paper, cost_remarks
 from skyformer.report.groups import Group, in_rows, tasks_of
 from skyformer.report.notes import PaperNotes, code_notes
-from skyformer.report.read import Run
+from skyformer.report.run import Run
 from skyformer.report.table import EMPTY, Cell, Table
 
 _RULES = (

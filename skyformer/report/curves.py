@@ -9,7 +9,7 @@ import numpy as np
 from skyformer.report.groups import Group, tasks_of
 from skyformer.report.looks import add_legend, in_order, legend_width, looks_of
 from skyformer.report.published import task_name_of
-from skyformer.report.read import Run
+from skyformer.report.run import Run
 from skyformer.report.style import PANELS_IN_ROW, new_figure, save_picture
 
 BEGINNING, WINDOW = 10, 30  # steps

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from skyformer.report.published import task_place
-from skyformer.report.read import Run
+from skyformer.report.run import Run
 from skyformer.report.settings import Settings, order, say, settings_of
 from skyformer.report.style import place, style_of
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from skyformer.report.groups import Group, unnamed_groups
 from skyformer.report.published import task_place
-from skyformer.report.read import Run
+from skyformer.report.run import Run
 from skyformer.report.settings import differing, say, short_names, unequal, usual
 
 _ATTENTION = "model.attention."

@@ -10,7 +10,7 @@ from typing import Any
 from skyformer.report.groups import Group
 from skyformer.report.page_style import STYLE
 from skyformer.report.published import task_name_of
-from skyformer.report.read import Run
+from skyformer.report.run import Run
 from skyformer.report.runs_table import command_of
 from skyformer.report.settings import say
 from skyformer.report.style import style_of

@@ -11,7 +11,7 @@ from skyformer.report.clock import seconds_at, training_seconds, unit_of
 from skyformer.report.groups import Group, latest_of_seeds, tasks_of
 from skyformer.report.looks import add_legend, in_order, legend_width, looks_of
 from skyformer.report.published import task_name_of
-from skyformer.report.read import Run
+from skyformer.report.run import Run
 from skyformer.report.style import PANELS_IN_ROW, new_figure, save_picture
 
 Axis = Literal["steps", "time"]

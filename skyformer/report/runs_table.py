@@ -9,7 +9,7 @@ import numpy as np
 from skyformer.report.clock import training_seconds
 from skyformer.report.cost import peak_memory_gb
 from skyformer.report.groups import Group
-from skyformer.report.read import Run
+from skyformer.report.run import Run
 from skyformer.report.settings import say
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from skyformer.report.read import Run
+from skyformer.report.run import Run
 from skyformer.runs import FREE_ON_RESUME, flatten
 
 Settings = dict[str, Any]
