@@ -109,3 +109,15 @@ def test_nine_settings_of_a_method_look_apart(tmp_path):
         write_run(tmp_path / str(number), model__attention__init_args__num_landmarks=2**number)
     looks = [(str(look["linestyle"]), look["linewidth"]) for look in looks_of(groups_in(tmp_path)).values()]
     assert len(set(looks)) == 9
+
+
+def test_long_legend_is_whole(tmp_path, figures):
+    for number in range(24):
+        write_run(tmp_path / str(number), model__attention__init_args__num_landmarks=number + 1)
+    draw_progress(groups_in(tmp_path), "accuracy", "steps", tmp_path / "p.png")
+    draw_loss_curves(groups_in(tmp_path), tmp_path / "p.png")
+    for figure in figures:
+        figure.savefig(tmp_path / "p.png")
+        legend = figure.legends[0].get_window_extent()
+        assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= legend.y0 < legend.y1 <= figure.bbox.y1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from skyformer.report.groups import Group, tasks_of
-from skyformer.report.looks import add_legend, in_order, legend_width, looks_of
+from skyformer.report.looks import add_legend, figure_size, in_order, looks_of
 from skyformer.report.published import task_name_of
 from skyformer.report.run import Run
 from skyformer.report.style import PANELS_IN_ROW, new_figure, save_picture
@@ -19,8 +19,7 @@ def draw_loss_curves(groups: Sequence[Group], path: Path) -> None:
     """One panel a task, one line a run: training loss against step, the mean of those logged in the last `WINDOW`."""
     tasks, looks = tasks_of(groups), looks_of(groups)
     columns = min(PANELS_IN_ROW, len(tasks))
-    width = 4.2 * columns + legend_width(looks)
-    figure, panels = new_figure(len(tasks), width, 3.5 * -(-len(tasks) // columns), columns)
+    figure, panels = new_figure(len(tasks), *figure_size(len(tasks), columns, list(looks)), columns)
     handles: dict[str, Any] = {}
     for panel, task in zip(panels, tasks, strict=True):
         for group in (group for group in groups if group.task == task):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from textwrap import fill
+from textwrap import fill, wrap
 from typing import Any
 
 from skyformer.report.groups import Group
@@ -49,6 +49,8 @@ def add_legend(figure: Any, handles: Mapping[str, Any]) -> None:
     figure.legend(list(handles.values()), texts, **place)
 
 
-def legend_width(texts: Iterable[str]) -> float:
-    """Inches that the legend of these needs."""
-    return 0.85 + 0.085 * min(_LEGEND, max(map(len, texts), default=0))
+def figure_size(panels: int, columns: int, texts: Sequence[str]) -> tuple[float, float]:
+    """Width and height in inches of so many panels in rows of `columns`, and of a legend of these texts beside them."""
+    legend = [wrap(text, _LEGEND) for text in texts]
+    width = 0.85 + 0.085 * max((len(line) for lines in legend for line in lines), default=0)
+    return 4.2 * columns + width, max(3.5 * -(-panels // columns), 0.3 + 0.24 * sum(map(len, legend)))

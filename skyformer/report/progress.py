@@ -9,7 +9,7 @@ import numpy as np
 
 from skyformer.report.clock import seconds_at, training_seconds, unit_of
 from skyformer.report.groups import Group, latest_of_seeds, tasks_of
-from skyformer.report.looks import add_legend, in_order, legend_width, looks_of
+from skyformer.report.looks import add_legend, figure_size, in_order, looks_of
 from skyformer.report.published import task_name_of
 from skyformer.report.run import Run
 from skyformer.report.style import PANELS_IN_ROW, new_figure, save_picture
@@ -49,8 +49,8 @@ def draw_progress(groups: Sequence[Group], quantity: str, axis: Axis, path: Path
     columns, looks = min(PANELS_IN_ROW, len(tasks)), looks_of(groups)
     drawn = [(group, line) for task in tasks for group, line in _lines(groups, task, quantity, axis)]
     texts = {label: _text(label, drawn) for label in in_order(groups, (group.label for group, _ in drawn))}
-    width = 4.2 * columns + legend_width(texts.values())
-    figure, panels = new_figure(len(tasks), width, 3.5 * -(-len(tasks) // columns), columns)
+    size = figure_size(len(tasks), columns, list(texts.values()))
+    figure, panels = new_figure(len(tasks), *size, columns)
     handles: dict[str, Any] = {}
     for panel, task in zip(panels, tasks, strict=True):
         _draw_panel(panel, [(group, line) for group, line in drawn if group.task == task], axis, looks, handles)
