@@ -91,7 +91,7 @@ class SkyformerCLI(LightningCLI):
             # `--trainer.max_step` is a mistake, not an abbreviation.
             parser_kwargs={
                 "allow_abbrev": False,
-                "epilog": "Also, each with --help: prepare, report, benchmark, sweep.",
+                "epilog": "Also, each with --help: prepare, sweep, report, study, benchmark.",
             },
             args=args,
         )
