@@ -1,4 +1,4 @@
-"""Train, evaluate, predict, prepare, sweep, report, study, benchmark: `python run.py fit --config configs/pathfinder.yaml`."""
+"""Train, evaluate, predict, and all around it: `python run.py fit --config configs/pathfinder.yaml`."""
 
 import sys
 from typing import Any
