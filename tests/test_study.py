@@ -220,6 +220,10 @@ def test_own_attention_and_two_of_one_class(study, tmp_path):
     folder = study("stability", "listops", "--steps=1", backends)
     methods = [row["method"] for row in rows_of(folder / "stability.csv")]
     assert methods == ["softmax", "nystromformer", "nystromformer_without_convolution"]
+    folder = study(
+        "stability", "listops", "--steps=1", "--backends=[softmax,protocol/nystromformer_without_convolution]"
+    )
+    assert [row["method"] for row in rows_of(folder / "stability.csv")] == ["softmax", "nystromformer"]
 
 
 @pytest.mark.parametrize(

@@ -75,12 +75,14 @@ def read_attention(named: str, dropout: float) -> tuple[str, dict[str, Any]]:
 
 
 def overlay_path(named: str) -> Path:
-    """The file of a backend, from the name of an overlay or the path of one.
+    """The file of a backend, from the name of an overlay of configs/attention, or of another folder there, such as
+    `protocol/nystromformer_without_convolution`, or the path of one.
 
     Raises:
         RunError: where there is none.
     """
-    path = Path(named) if named.endswith((".yaml", ".yml")) else OVERLAYS / f"{named}.yaml"
+    folder = OVERLAYS.parent if "/" in named else OVERLAYS
+    path = Path(named) if named.endswith((".yaml", ".yml")) else folder / f"{named}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in OVERLAYS.glob("*.yaml")))
         raise RunError(f"--backends {named}: no file {path}. Known: {known}; or name a YAML file.")
