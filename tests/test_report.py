@@ -149,4 +149,7 @@ def test_every_method_looks_like_itself_alone():
     assert len({style_of(name).marker for name in [*ORDER, "mine"]}) == 10, "in grey, too"
     assert style_of("mine") == style_of("mine")
     assert style_of("mine").label == "mine"
+    assert style_of("mine").color not in {style_of(name).color for name in ORDER}
+    variant = style_of("nystromformer_without_convolution")
+    assert (variant.label, variant.color) == ("Nyströmformer without convolution", style_of("nystromformer").color)
     assert sorted(["mine", "softmax", "skyformer"], key=place) == ["skyformer", "softmax", "mine"]

@@ -21,7 +21,7 @@ _METHODS = {
     "reformer": ("Reformer", "#0072B2", "--", "<"),
     "bigbird": ("BigBird", "#009E73", "--", "*"),
 }
-_OTHERS = ("#CC79A7", "#D55E00", "#56B4E9", "#000000")
+_OTHERS = ("#5E3C99", "#8C510A", "#7F7F7F")
 ORDER = tuple(_METHODS)
 PANELS_IN_ROW = 3
 
@@ -37,9 +37,14 @@ class Style:
 
 
 def style_of(backend: str) -> Style:
-    """The look of a backend, the same everywhere; of one that is not in the package, by its name."""
+    """The look of a backend, the same everywhere; of one that is not in the package, by its name, and where that begins
+    with one that is, as `skyformer_mine`, in the colour of that.
+    """
     if backend in _METHODS:
         return Style(*_METHODS[backend])
+    for name, (label, color, _, _) in _METHODS.items():
+        if backend.startswith((f"{name}_", f"{name} ")):
+            return Style(label + backend.removeprefix(name).replace("_", " "), color, ":", "h")
     return Style(backend, _OTHERS[sum(backend.encode()) % len(_OTHERS)], ":", "h")
 
 

@@ -29,10 +29,10 @@ def draw_errors(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
         approximated = [row for row in own if row["target"] == _own_target(row["method"], own)]
         for panel, shown in ((panels[0][column], against_softmax), (panels[1][column], approximated)):
             for method in dict.fromkeys(row["method"] for row in shown):
-                look = style_of(method)
-                _plot(
-                    panel, [row for row in shown if row["method"] == method], look.label, look.color, look.linestyle, ""
-                )
+                look, rows_of_method = style_of(method), [row for row in shown if row["method"] == method]
+                through = rows_of_method[0]["target"] == THROUGH
+                label = f"{look.label} (A, then D)" if through else look.label
+                _plot(panel, rows_of_method, label, look.color, look.linestyle, look.marker)
             panel.set(xscale="log", yscale="log", xlabel="d")
             _ticks(panel, sorted({row["num_landmarks"] for row in own}))
         panels[0][column].set_title(f"n = {length:,}")
@@ -105,7 +105,7 @@ def _ticks(panel: Any, sizes: Sequence[int]) -> None:
 
 
 def _finish(figure: Any, panels: Any, title: str, path: Path) -> None:
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize="medium")
     handles = {
         label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }

@@ -185,6 +185,7 @@ def draw(found: dict[str, dict[str, Any]], title: str, path: Path) -> None:
             numbers, values, color=look.color, linestyle=look.linestyle, marker=look.marker, markevery=0.1, ms=4,
             label=look.label, lw=1.4,
         )  # fmt: skip
-    panel.set(xlabel="number of the singular value", ylabel="singular value / largest", yscale="log", title=title)
+    panel.set(xlabel="number of the singular value", ylabel="singular value / largest", yscale="log")
+    figure.suptitle(title, fontsize="medium")
     figure.legend(loc="outside right center", frameon=False)
     save_picture(figure, path)

@@ -140,7 +140,7 @@ def summarise(rows: Sequence[dict[str, Any]], task: str) -> list[dict[str, str]]
 
 def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     """τ against the step, the mean over the seeds."""
-    figure, (panel,) = new_figure(1, 6.4, 3.8)
+    figure, (panel,) = new_figure(1, 7.6, 3.8)
     for name in dict.fromkeys(row["method"] for row in rows):
         look = style_of(name)
         own = [row for row in rows if row["method"] == name]
@@ -156,7 +156,8 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
             label=look.label,
             lw=1.4,
         )
-    panel.set(xlabel="step", ylabel="instability score τ", title=title)
+    panel.set(xlabel="step", ylabel="instability score τ")
+    figure.suptitle(title, fontsize="medium")
     panel.set_ylim(bottom=0)
     panel.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(loc="outside right center", frameon=False)
