@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Iterable
-from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from skyformer.checkpoint_io import BEST
 from skyformer.report.logs import EVENTS, TABLE, read_curves
 from skyformer.report.run import Run
+from skyformer.result import why_not_counted
 from skyformer.runs import RunError
 from skyformer.yaml_text import load_yaml
 
@@ -65,21 +63,10 @@ def _read_run(folder: Path) -> Run:
     if result is not None and not _is_result(result):
         problems.append("result.json holds no test/accuracy from 0 to 1; counted as not tested")
         result = None
-    if result is not None and (why := _is_of_another(result, folder / "result.json", records)):
+    if result is not None and (why := why_not_counted(result, folder / "result.json", records)):
         problems.append(f"result.json is {why}; counted as not tested, test it again")
         result = None
     return Run(folder, config, curves, records, result, tuple(problems))
-
-
-def _is_of_another(result: dict[str, Any], path: Path, records: list[dict[str, Any]]) -> str:
-    """Why a result is not that of the run's best checkpoint; empty where it is."""
-    checkpoint = result.get("checkpoint")
-    if checkpoint is not None and Path(str(checkpoint)).name != Path(BEST).name:
-        return f"of {Path(str(checkpoint)).name}, not of the best checkpoint"
-    with suppress(ValueError, KeyError, IndexError, TypeError):
-        if path.stat().st_mtime < datetime.fromisoformat(records[-1]["started"]).timestamp():
-            return "older than the run's last start"
-    return ""
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from skyformer.files import write_whole
-from skyformer.sweep.result import read_test_accuracy
+from skyformer.result import read_test_accuracy
 
 LOG = "log.txt"
 _FILE = "attempts.json"
@@ -69,19 +69,8 @@ def is_finished(folder: Path, max_steps: int) -> bool:
 @contextmanager
 def hold(folder: Path, seconds: float) -> Iterator[bool]:
     """Whether no other job has this run, for which one waits so long; then none has until the end of the context."""
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=seconds)
-    except Timeout:
-        yield False
-        return
-    except NotImplementedError:  # a file system without locks
-        yield True
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
+    with _held(folder / _LOCK, seconds) as free:
+        yield free
 
 
 def is_running(folder: Path) -> bool:
@@ -103,12 +92,23 @@ def is_trained(folder: Path, seconds: float = 0.0) -> bool:
 def _is_free(path: Path, seconds: float = 0.0) -> bool:
     if not path.exists():
         return True
+    with _held(path, seconds) as free:
+        return free
+
+
+@contextmanager
+def _held(path: Path, seconds: float) -> Iterator[bool]:
+    """Whether nobody else has this lock, for which one waits so long; held until the end of the context."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=seconds)
     except Timeout:
-        return False
-    except NotImplementedError:
-        return True
-    lock.release()
-    return True
+        yield False
+        return
+    except NotImplementedError:  # filelock's word for a file system without locks
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

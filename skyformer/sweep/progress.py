@@ -14,9 +14,9 @@ from typing import Any
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
 
 from skyformer.checkpoint_io import LAST, PREVIOUS
+from skyformer.result import read_test_accuracy
 from skyformer.sweep.attempts import STOPS, Attempt, is_finished, is_running, read_attempts
 from skyformer.sweep.cells import Cell
-from skyformer.sweep.result import read_test_accuracy
 
 
 class State(StrEnum):
