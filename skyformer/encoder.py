@@ -4,6 +4,7 @@ Shapes: B batch, N tokens, D embedding size, H heads, P = D / H.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,3 +129,22 @@ class MultiHeadAttention(nn.Module):
         heads = self.backend.num_heads
         pieces = projected.split(self.backend.head_dim, dim=-1)
         return (torch.stack(pieces[start : start + heads], dim=1) for start in range(0, len(pieces), heads))
+
+
+@torch.no_grad()
+def attention_inputs(
+    encoder: Encoder, tokens: Tensor, mask: Tensor | None, position: Tensor | None
+) -> list[tuple[Attention, tuple[Any, ...]]]:
+    """Each layer's backend and what reaches it for `encoder(tokens, mask, position)`: (query, key, value, mask).
+
+    Runs `forward` itself, since a compiled encoder would pass the hooks by.
+    """
+    seen: list[tuple[Attention, tuple[Any, ...]]] = []
+    layers = [module for module in encoder.modules() if isinstance(module, Attention)]
+    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: seen.append((layer, inputs))) for layer in layers]
+    try:
+        encoder.forward(tokens, mask, position)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen

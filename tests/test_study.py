@@ -169,7 +169,7 @@ def test_example_is_one_where_one_is_long_enough(data_dir):
         joined = example_of_length(setting, 100, number).tokens
         assert joined[0].equal(whole[100 * number : 100 * (number + 1)]), "each its own tokens"
     model = setting.make_model(None, 100)
-    assert layer_inputs(model, example_of_length(setting, 100, 0), 1)[0].shape == (1, 2, 100, 8)
+    assert layer_inputs(model, example_of_length(setting, 100, 0), 1)[1][0].shape == (1, 2, 100, 8)
 
 
 def test_longer_of_two_documents(data_dir):
@@ -191,7 +191,7 @@ def test_black_pixels_left_out_leave_the_others_in_their_places(data_dir):
     assert example.position[0].equal(batch.position[0, :20])
     assert example.position[0, -1] > 19
     model = setting.make_model()
-    query = layer_inputs(model, example, 0)[0]
+    query = layer_inputs(model, example, 0)[1][0]
     embedded = model.encoder.tokens.weight[example.tokens] + model.encoder.positions.weight[example.position]
     block = model.encoder.blocks[0]
     projected = block.attention.query_key_value(block.attention_norm(embedded))[..., :16]

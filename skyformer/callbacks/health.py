@@ -7,6 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from skyformer.attention import SkyformerAttention
+from skyformer.encoder import attention_inputs
 from skyformer.functional import gaussian_kernel, landmark_system, nystrom_gaussian_attention
 
 MAX_EXAMPLES = 2
@@ -31,33 +32,23 @@ class LandmarkHealth(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        layers = [module for module in pl_module.modules() if isinstance(module, SkyformerAttention)]
-        if batch_idx or trainer.sanity_checking or not layers:
+        if batch_idx or trainer.sanity_checking or not _has_landmarks(pl_module):
             return
         length = batch.tokens.shape[-1]  # of two documents an example, the first two count
-        first = [
+        first: list[Any] = [
             None if tensor is None else tensor.reshape(-1, length)[:MAX_EXAMPLES]
             for tensor in (batch.tokens, batch.mask, batch.position)
         ]
-        for number, inputs in enumerate(_attention_inputs(pl_module, layers, first)):
-            condition, error = measure(layers[number], *inputs)
+        seen = attention_inputs(pl_module.encoder, *first)
+        own = [(layer, inputs) for layer, inputs in seen if isinstance(layer, SkyformerAttention)]
+        for number, (layer, inputs) in enumerate(own):
+            condition, error = measure(layer, *inputs)
             pl_module.log(f"condition_number/layer{number}", condition, batch_size=1)
             pl_module.log(f"spectral_error/layer{number}", error, batch_size=1)
 
 
-@torch.no_grad()
-def _attention_inputs(
-    pl_module: LightningModule, layers: list[SkyformerAttention], encoder_inputs: list[Tensor | None]
-) -> list[tuple[Any, ...]]:
-    """What reaches each layer. Runs `forward` itself, since a compiled encoder would pass the hooks by."""
-    seen: list[tuple[Any, ...]] = []
-    hooks = [layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs)) for layer in layers]
-    try:
-        pl_module.encoder.forward(*encoder_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
+def _has_landmarks(module: LightningModule) -> bool:
+    return any(isinstance(part, SkyformerAttention) for part in module.modules())
 
 
 @torch.no_grad()

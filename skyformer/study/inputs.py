@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skyformer.attention import Attention
+from skyformer.encoder import attention_inputs
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError
-from skyformer.study.setting import Setting, attention_inputs
+from skyformer.study.setting import Setting
 
 Heads = tuple[Tensor, Tensor, Tensor]  # query, key, value, (1, H, n, p)
 
@@ -31,18 +33,18 @@ def heads_of_setting(setting: Setting, lengths: Sequence[int], layer: int, examp
     model = setting.make_model(None, max(lengths))
     found = {}
     for length in lengths:
-        query, key, value, _ = layer_inputs(model, example_of_length(setting, length, example), layer)
+        _, (query, key, value, _) = layer_inputs(model, example_of_length(setting, length, example), layer)
         found[length] = (query, key, value)
     return found
 
 
-def layer_inputs(model: SequenceClassifier, example: Example, number: int) -> tuple[Tensor, ...]:
-    """(query, key, value, mask) of one layer.
+def layer_inputs(model: SequenceClassifier, example: Example, number: int) -> tuple[Attention, tuple[Any, ...]]:
+    """One layer's backend and its (query, key, value, mask).
 
     Raises:
         RunError: for a layer that is none.
     """
-    layers = attention_inputs(model, example.tokens, None, example.position)
+    layers = attention_inputs(model.encoder, example.tokens, None, example.position)
     if not -len(layers) <= number < len(layers):
         raise RunError(f"--layer {number}: the model has {len(layers)} layers, 0 … {len(layers) - 1}")
     return layers[number]

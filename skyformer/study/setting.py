@@ -11,7 +11,6 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from skyformer.arguments import check_config, check_nulls
-from skyformer.attention import Attention
 from skyformer.benchmark.cases import overlay_path
 from skyformer.checkpoint_io import read_checkpoint
 from skyformer.model import SequenceClassifier
@@ -186,17 +185,3 @@ def _fitted(weight: Tensor, shape: torch.Size) -> Tensor | None:
     if weight.shape[1:] == shape[1:] and 3 * len(weight) == 2 * shape[0]:
         return torch.cat([halves[0], halves[0], halves[1]])
     return None
-
-
-def attention_inputs(model: SequenceClassifier, *inputs: Tensor | None) -> list[tuple[Tensor, ...]]:
-    """(query, key, value, mask) of every layer, as they reach the backends, for `encoder(*inputs)`."""
-    seen: list[tuple[Any, ...]] = []
-    layers = [module for module in model.modules() if isinstance(module, Attention)]
-    hooks = [layer.register_forward_pre_hook(lambda _, given: seen.append(given)) for layer in layers]
-    try:
-        with torch.no_grad():
-            model.encoder(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen

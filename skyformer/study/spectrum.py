@@ -100,9 +100,9 @@ def measure(setting: Setting, model: SequenceClassifier) -> dict[str, Any]:
 
 @torch.no_grad()
 def _measure_example(model: SequenceClassifier, example: Example, number: int) -> dict[str, list[float]]:
-    query, key, value, _ = layer_inputs(model, example, number)
+    layer, (query, key, value, _) = layer_inputs(model, example, number)
     query, key, value = query.double(), key.double(), value.double()
-    layer = [module for module in model.modules() if isinstance(module, Attention)][number].double()
+    layer.double()
     with same_draws():
         heads = layer(query, key, value, None)
     matrix = attention_matrix(layer, query, key)
