@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from skyformer.report.looks import add_legend
 from skyformer.report.style import new_figure, save_picture, style_of
 
 THROUGH = "softmax through A and D"
@@ -109,5 +110,5 @@ def _finish(figure: Any, panels: Any, title: str, path: Path) -> None:
     handles = {
         label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+    add_legend(figure, handles)
     save_picture(figure, path)
