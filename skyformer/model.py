@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +53,8 @@ class SequenceClassifier(LightningModule):
         vocab_size, num_classes, max_length, num_documents: sizes of the task; linked from the data.
         num_layers, embed_dim, hidden_dim, num_heads, dropout, float32_attention: see `Encoder`.
         pooling: see `ClassificationHead`.
+        positions_lr_factor: learning rate of the position embedding as a multiple of the optimiser's. Adam moves each
+            position by the full rate, however little its gradients agree: at a rate of 1e-3 that is mostly noise.
         compile: run the encoder through `torch.compile`; checkpoints are the same either way.
     """
 
@@ -71,6 +74,7 @@ class SequenceClassifier(LightningModule):
         dropout: float = 0.1,
         float32_attention: bool = False,
         pooling: Pooling = "mean",
+        positions_lr_factor: float = 1.0,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -90,6 +94,9 @@ class SequenceClassifier(LightningModule):
             dropout=dropout,
             float32_attention=float32_attention,
         )
+        if not 0 <= positions_lr_factor < inf:
+            raise ValueError(f"positions_lr_factor={positions_lr_factor} must be a number, 0 or more")
+        self.positions_lr_factor = positions_lr_factor
         self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling, num_documents)
         self.optimizer_factory = optimizer
         self.scheduler_factory = lr_scheduler
@@ -179,11 +186,21 @@ class SequenceClassifier(LightningModule):
         """
         key = "model.optimizer"
         try:
-            optimizer = self.optimizer_factory(self.parameters())
+            optimizer = self.optimizer_factory(self._parameter_groups())
+            if self.positions_lr_factor != 1:
+                optimizer.param_groups[-1]["lr"] *= self.positions_lr_factor
             key = "model.lr_scheduler"
             return optimizer, self.scheduler_factory and self.scheduler_factory(optimizer, max_steps)
         except ValueError as error:
             raise MisconfigurationException(f"{key}: {error}") from error
+
+    def _parameter_groups(self) -> Iterable:
+        """All in one, or the position embedding in a last one of its own."""
+        if self.positions_lr_factor == 1:
+            return self.parameters()
+        positions = self.encoder.positions.weight
+        others = [parameter for parameter in self.parameters() if parameter is not positions]
+        return [{"params": others}, {"params": [positions]}]
 
 
 def put_back(tokens: Tensor, mask: Tensor | None, position: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -205,6 +205,7 @@ def test_damaged_checkpoint(tmp_path, trained, main, capsys):
         ("--model.attention.init_args.num_landmarks=0", 1, ["num_landmarks=0", "at least 1"]),
         ("--model.attention.init_args.ridge=-1", 1, ["ridge=-1"]),
         ("--model.attention.init_args.solver=lu", 2, ["solver", "cholesky"]),
+        ("--model.positions_lr_factor=-1", 1, ["positions_lr_factor=-1"]),
         ("--model.num_heads=3", 1, ["num_heads=3", "embed_dim=16"]),
         ("--data.init_args.batch_size=0", 1, ["data.batch_size=0"]),
         ("--data.init_args.batch_size=101", 1, ["data.batch_size=101", "100"]),

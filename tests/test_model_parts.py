@@ -1,4 +1,4 @@
-"""Pooling and the head for two documents, against values worked out by hand."""
+"""Pooling, the head for two documents, rates of the optimiser, against values worked out by hand."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch
 from skyformer.attention import SoftmaxAttention
 from skyformer.head import ClassificationHead, pool
 from skyformer.model import SequenceClassifier
+from skyformer.schedule import LinearOneCycle
 
 VECTORS = torch.tensor([[[1.0, -1.0], [3.0, -5.0], [100.0, 100.0]], [[7.0, 7.0], [2.0, 4.0], [6.0, 0.0]]])
 MASK = torch.tensor([[True, True, False], [False, True, True]])
@@ -58,3 +59,37 @@ def test_pair_is_two_documents_through_one_encoder():
 def test_other_numbers_of_documents_are_refused():
     with pytest.raises(ValueError, match="num_documents=3 must be 1 or 2"):
         ClassificationHead(2, 8, 2, num_documents=3)
+
+
+def make_model(**arguments):
+    return SequenceClassifier(
+        SoftmaxAttention, torch.optim.SGD, LinearOneCycle, max_length=8, embed_dim=8, hidden_dim=8, **arguments
+    )
+
+
+def test_positions_follow_the_schedule_at_their_own_rate():
+    optimizer, schedule = make_model(positions_lr_factor=0.25).make_optimizer_and_scheduler(10)
+    rates = []
+    for _ in range(4):
+        optimizer.step()
+        schedule.step()
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    assert [positions / others for others, positions in rates] == pytest.approx([0.25] * 4)
+    assert rates[3][0] == pytest.approx(0.6 * rates[0][0] / 0.9)
+
+
+def test_factor_0_holds_the_positions_and_nothing_else():
+    model = make_model(positions_lr_factor=0.0)
+    optimizer, _ = model.make_optimizer_and_scheduler(10)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    held = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
+    assert held == {"encoder.positions.weight"}
+
+
+@pytest.mark.parametrize("factor", [-0.5, float("nan"), float("inf")])
+def test_senseless_rate_of_the_positions_is_refused(factor):
+    with pytest.raises(ValueError, match=f"positions_lr_factor={factor} must be"):
+        make_model(positions_lr_factor=factor)

@@ -54,6 +54,7 @@ def test_drawn_data_is_a_departure_from_the_paper(tmp_path):
         ({"model__optimizer__class_path": "torch.optim.SGD"}, "optimizer SGD (paper: AdamW)"),
         ({"model__optimizer__init_args__eps": 1e-8}, "eps 1e-08 (paper: 1e-06)"),
         ({"model__optimizer__init_args__weight_decay": 0.1}, "weight_decay 0.1 (paper: 0)"),
+        ({"model__positions_lr_factor": 0.1}, "positions_lr_factor 0.1 (paper: 1)"),
         ({"model__lr_scheduler": None}, "lr_scheduler none (paper: LinearOneCycle)"),
         ({"data__init_args__level": "easy"}, "level easy (paper: hard)"),
     ],

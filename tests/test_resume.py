@@ -147,6 +147,7 @@ def test_run_that_goes_from_the_end_of_an_epoch_to_the_end_of_the_next(workers, 
         ("bf16", ("trainer/bf16",), []),
         ("softmax", ("attention/softmax",), []),
         ("kernelized", ("attention/kernelized",), []),
+        ("positions", (), ["--model.positions_lr_factor=0.1"]),
     ],
 )
 def test_variants_resume_to_the_last_bit(name, overlays, extra, tmp_path, main, tiny_arguments):

@@ -12,7 +12,7 @@ from skyformer.report.settings import say, short_names, usual
 
 # The method's own, and what may be tuned for each: said where it differs, but no reason against a comparison.
 _OWN = "model.attention."
-_TUNED = ("model.optimizer.", "model.lr_scheduler")
+_TUNED = ("model.optimizer.", "model.lr_scheduler", "model.positions_lr_factor")
 _STEPS, _DATA, _EXAMPLES, _SEEDS = "steps", "data", "tested examples", "seeds"
 _SEVERAL = "seeds of several data sets"
 # What a step's time and memory do not depend on.

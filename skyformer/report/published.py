@@ -134,9 +134,10 @@ def departures(backend: str, task: str, settings: Mapping[str, Any]) -> dict[str
     expected, also = conditions(backend, task), _ALSO.get(task, {})
     if not expected:
         return {}
-    sizes = {f"data.init_args.{name}": value for name, value in _SIZES.get(task, {}).items()}
-    # Sizes that a configuration does not name are those of the benchmark.
-    expected |= {key: value for key, value in sizes.items() if key in settings}
+    usual = {f"data.init_args.{name}": value for name, value in _SIZES.get(task, {}).items()}
+    usual["model.positions_lr_factor"] = 1.0
+    # What of these a configuration does not name is as in the paper.
+    expected |= {key: value for key, value in usual.items() if key in settings}
     said = {key: say(settings.get(key)) for key in expected}
     unlike = [key for key, value in expected.items() if said[key] not in (say(value), say(also.get(key, value)))]
     apart = {key: (settings.get(key), expected[key]) for key in without_arguments(unlike)}
