@@ -18,6 +18,7 @@ _CHOICES = {
     "ridge leverage": ("#000000", "D"),
     "farthest point": ("#CC79A7", "x"),
 }
+_GREY = "#666666"
 
 
 def draw_errors(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
@@ -75,13 +76,19 @@ def draw_choices(choices: Sequence[dict[str, Any]], bounds: Sequence[dict[str, A
 
 
 def _plot_theorem(panel: Any, bounds: Sequence[dict[str, Any]], sizes: Sequence[int]) -> None:
+    """The two curves; where one is to the right of the panel, a note says from which d on there is one."""
     relative = [row["relative"] for row in bounds]
-    limits = panel.get_ylim()
+    limits, notes = panel.get_ylim(), []
     for key, linestyle, label in (
         ("d_stat", ":", "λ at d = d_stat, worst head"),
         ("bound", "--", "λ of Theorem 2, its C = 1"),
     ):
-        panel.plot([row[key] for row in bounds], relative, color="#666666", linestyle=linestyle, label=label, lw=1.2)
+        places = [row[key] for row in bounds]
+        if min(places) > max(sizes):
+            notes.append(f"{label}: from d = {min(places):,.0f} on")
+        else:
+            panel.plot(places, relative, color=_GREY, linestyle=linestyle, label=label, lw=1.2)
+    panel.set_title("\n".join(notes), loc="right", fontsize="small", color=_GREY)
     panel.set(xlim=(min(sizes) * 0.9, max(sizes) * 1.1), ylim=(limits[0], max(limits[1], max(relative))))
 
 
