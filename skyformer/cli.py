@@ -37,6 +37,8 @@ def _quieten() -> None:
         "You're resuming from a checkpoint that ended before the epoch ended",
         # Curves are written by steps, whatever the length of an epoch.
         "The number of training batches .* is smaller than the logging interval",
+        # The configuration of a checkpoint is handed over as an argument.
+        "LightningCLI's args parameter is intended to run from within Python",
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         ".*isinstance.treespec, LeafSpec.*",
     ):
@@ -80,6 +82,8 @@ class SkyformerCLI(LightningCLI):
                     callbacks.Throughput(),
                     callbacks.LandmarkHealth(),
                     callbacks.ImageSheet(),
+                    callbacks.CurriculumCurve(),
+                    callbacks.PlateauNotice(),
                     callbacks.TestResult(),
                     callbacks.LeaveEvaluation(),
                 ],
@@ -91,7 +95,7 @@ class SkyformerCLI(LightningCLI):
             # `--trainer.max_step` is a mistake, not an abbreviation.
             parser_kwargs={
                 "allow_abbrev": False,
-                "epilog": "Also, each with --help: prepare, sweep, report, study, benchmark.",
+                "epilog": "Also, each with --help: prepare, export, sweep, report, study, benchmark.",
             },
             args=args,
         )
@@ -104,6 +108,10 @@ class SkyformerCLI(LightningCLI):
         parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint after fit.")
         for size in ("vocab_size", "num_classes", "max_length", "num_documents"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
+        # A user's own data module need not have it.
+        parser.link_arguments(
+            "data", "model.image_side", lambda data: getattr(data, "image_side", 0), apply_on="instantiate"
+        )
 
     def _set_seed(self) -> None:
         try:
@@ -134,6 +142,8 @@ class SkyformerCLI(LightningCLI):
         self.checkpoint: dict[str, Any] = {}
         if path is not None:
             path, self.checkpoint = read_or_fall_back(path, config.ckpt_path, self.subcommand)
+            if self.subcommand == "fit" and self.checkpoint.get("weights_only"):
+                raise RunError(f"checkpoint {path} holds weights only, so no run can resume from it. Fix: name another")
             check_same_run(path, self.checkpoint, plain, self.subcommand)
         config.ckpt_path = path and str(path)
 

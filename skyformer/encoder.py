@@ -3,8 +3,9 @@
 Shapes: B batch, N tokens, D embedding size, H heads, P = D / H.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from skyformer.attention import Attention
 from skyformer.dropout import Dropout, check_probability
 
+PositionInit = Literal["normal", "sinusoidal_2d"]
 AttentionFactory = Callable[[int, int, int], Attention]
 # For torch.compile, which by itself draws landmarks from a generator of its own: another run than the eager one.
 COMPILE_OPTIONS = {"fallback_random": True}
@@ -27,6 +29,12 @@ class Encoder(nn.Module):
         num_layers, embed_dim, hidden_dim, num_heads: 2, 64, 128, 2 in the paper.
         dropout: rate after the embedding and inside each block.
         float32_attention: keep attention in float32 under autocast, as the published code does.
+        position_init: how the learned positions start: `normal`, of standard deviation 0.02, or `sinusoidal_2d`, which
+            gives near pixels of an image similar vectors (`sinusoidal_positions_2d`).
+        query_key_gain: None: query and key projections start independent. A number: they start equal, at this multiple
+            of their usual size, so each token first attends to tokens like itself: on images to its neighbourhood,
+            the smaller the larger the gain. After mimetic initialization (Trockman and Kolter, ICML 2023).
+        image_side: of the images whose pixels are the tokens; 0 for other sequences.
 
     Raises:
         ValueError: for sizes that do not go together, naming them.
@@ -43,6 +51,9 @@ class Encoder(nn.Module):
         num_heads: int = 2,
         dropout: float = 0.1,
         float32_attention: bool = False,
+        position_init: PositionInit = "normal",
+        query_key_gain: float | None = None,
+        image_side: int = 0,
     ) -> None:
         super().__init__()
         sizes = {"vocab_size": vocab_size, "num_layers": num_layers, "embed_dim": embed_dim}
@@ -52,6 +63,10 @@ class Encoder(nn.Module):
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
         check_probability("dropout", dropout)
+        if position_init not in ("normal", "sinusoidal_2d"):
+            raise ValueError(f"position_init={position_init!r} is not one of ['normal', 'sinusoidal_2d']")
+        if query_key_gain is not None and not 0 < query_key_gain < math.inf:
+            raise ValueError(f"query_key_gain={query_key_gain} must be a number above 0, or null")
         self.max_length = max_length
         self.tokens = nn.Embedding(vocab_size, embed_dim)
         self.positions = nn.Embedding(max_length, embed_dim)
@@ -66,6 +81,18 @@ class Encoder(nn.Module):
             Block(backend, embed_dim, hidden_dim, dropout, float32_attention) for backend in backends
         )
         self.norm = nn.LayerNorm(embed_dim)
+        if position_init == "sinusoidal_2d":
+            if image_side < 1 or image_side**2 != max_length:
+                raise ValueError(
+                    f"position_init=sinusoidal_2d needs square images (got sequences of {max_length:,} tokens and "
+                    f"image_side={image_side}). Fix: --model.position_init normal"
+                )
+            with torch.no_grad():
+                self.positions.weight.copy_(sinusoidal_positions_2d(image_side, embed_dim))
+        if query_key_gain is not None:
+            for module in self.modules():
+                if isinstance(module, MultiHeadAttention):
+                    module.start_equal(query_key_gain)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """`(B, N)` int64 ids, `(B, N)` bool (True = a real token) or None, and `(B, N)` int64 positions or None for
@@ -79,6 +106,29 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
+
+
+def sinusoidal_positions_2d(side: int, embed_dim: int, amplitude: float = 0.1) -> Tensor:
+    """One vector for each pixel of a square image, `(side², embed_dim)` float32, in the order of the rows.
+
+    The first half of the features encodes the row, the second half the column, after Vaswani et al. 2017, §3.5:
+
+        sin(ω_k z), cos(ω_k z), with ω_k = (2π / 8) 10000^(−k / K), k = 0 … K − 1, for a place z
+
+    The shortest wavelength is 8 pixels, so that the vectors of neighbours are alike. The amplitude is five times that
+    of `normal`: positions then outweigh the pixels' values in what the first layer sees.
+
+    Raises:
+        ValueError: for an `embed_dim` that is no multiple of 4.
+    """
+    if embed_dim % 4:
+        raise ValueError(f"embed_dim={embed_dim} must be a multiple of 4 for position_init=sinusoidal_2d")
+    count = embed_dim // 4
+    frequency = 2 * math.pi / 8 * 10_000.0 ** (-torch.arange(count) / count)
+    angle = torch.arange(side)[:, None] * frequency
+    axis = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+    row, column = axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)
+    return amplitude * torch.cat([row, column], dim=-1).flatten(0, 1)
 
 
 class Block(nn.Module):
@@ -110,6 +160,17 @@ class MultiHeadAttention(nn.Module):
         self.float32_attention = float32_attention
         self.query_key_value = nn.Linear(embed_dim, (2 if attention.shares_query_and_key else 3) * embed_dim)
         self.output = nn.Linear(embed_dim, embed_dim)
+
+    @torch.no_grad()
+    def start_equal(self, gain: float) -> None:
+        """Make the key projection a copy of the query projection, both times `gain`; without a key projection, keys
+        equal queries already.
+        """
+        for parameter in (self.query_key_value.weight, self.query_key_value.bias):
+            *query_key, _ = parameter.chunk(2 if self.backend.shares_query_and_key else 3)
+            start = query_key[0] * gain
+            for part in query_key:
+                part.copy_(start)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         query, *keys, value = self._heads(self.query_key_value(x))

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from skyformer.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder
+from skyformer.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, PositionInit
 from skyformer.head import ClassificationHead, Pooling
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -50,8 +50,9 @@ class SequenceClassifier(LightningModule):
         optimizer: makes the optimiser from the parameters.
         lr_scheduler: makes the schedule from (optimiser, trainer.max_steps); stepped after every training step. None
             for a constant rate.
-        vocab_size, num_classes, max_length, num_documents: sizes of the task; linked from the data.
-        num_layers, embed_dim, hidden_dim, num_heads, dropout, float32_attention: see `Encoder`.
+        vocab_size, num_classes, max_length, num_documents, image_side: sizes of the task; linked from the data.
+        num_layers, embed_dim, hidden_dim, num_heads, dropout, float32_attention, position_init, query_key_gain: see
+            `Encoder`.
         pooling: see `ClassificationHead`.
         positions_lr_factor: learning rate of the position embedding as a multiple of the optimiser's. Adam moves each
             position by the full rate, however little its gradients agree: at a rate of 1e-3 that is mostly noise.
@@ -67,12 +68,15 @@ class SequenceClassifier(LightningModule):
         num_classes: int = 2,
         max_length: int = 1024,
         num_documents: int = 1,
+        image_side: int = 0,
         num_layers: int = 2,
         embed_dim: int = 64,
         hidden_dim: int = 128,
         num_heads: int = 2,
         dropout: float = 0.1,
         float32_attention: bool = False,
+        position_init: PositionInit = "normal",
+        query_key_gain: float | None = None,
         pooling: Pooling = "mean",
         positions_lr_factor: float = 1.0,
         compile: bool = False,
@@ -93,6 +97,9 @@ class SequenceClassifier(LightningModule):
             num_heads=num_heads,
             dropout=dropout,
             float32_attention=float32_attention,
+            position_init=position_init,
+            query_key_gain=query_key_gain,
+            image_side=image_side,
         )
         if not 0 <= positions_lr_factor < inf:
             raise ValueError(f"positions_lr_factor={positions_lr_factor} must be a number, 0 or more")

@@ -5,6 +5,7 @@ from skyformer.callbacks.health import LandmarkHealth
 from skyformer.callbacks.images import ImageSheet
 from skyformer.callbacks.leaving import LeaveEvaluation
 from skyformer.callbacks.non_finite import NonFiniteLoss
+from skyformer.callbacks.plateau import CurriculumCurve, PlateauNotice
 from skyformer.callbacks.predictions import PredictionWriter
 from skyformer.callbacks.progress import StepProgressBar
 from skyformer.callbacks.records import RunConfig, TestResult
@@ -13,11 +14,13 @@ from skyformer.callbacks.throughput import Throughput
 
 __all__ = [
     "BestCheckpoint",
+    "CurriculumCurve",
     "ImageSheet",
     "LandmarkHealth",
     "LastCheckpoint",
     "LeaveEvaluation",
     "NonFiniteLoss",
+    "PlateauNotice",
     "PredictionWriter",
     "RunConfig",
     "StepProgressBar",

@@ -1,0 +1,75 @@
+"""What training begins with, and whether it has left chance."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+PAGE = "docs/plateau.md"
+
+
+class PlateauNotice(Callback):
+    """Says once, after a tenth of the steps, that the dev accuracy has not left the most frequent label's share.
+
+    Leaving it means two standard errors above it, in any evaluation so far.
+    """
+
+    def __init__(self) -> None:
+        self.has_left = False
+        self.is_said = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"has_left": self.has_left, "is_said": self.is_said}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.has_left, self.is_said = state_dict["has_left"], state_dict["is_said"]
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.label_counts = torch.zeros(pl_module.hparams["num_classes"], dtype=torch.int64, device=pl_module.device)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.label_counts += torch.bincount(batch.label, minlength=len(self.label_counts))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or self.has_left or self.is_said:
+            return
+        counts = trainer.strategy.reduce(self.label_counts, reduce_op="sum")
+        accuracy, step, steps = float(trainer.callback_metrics["val/accuracy"]), trainer.global_step, trainer.max_steps
+        chance = float(counts.max() / counts.sum())
+        self.has_left = accuracy > chance + 2 * (chance * (1 - chance) / int(counts.sum())) ** 0.5
+        if self.has_left or steps <= 0 or step < steps / 10:
+            return
+        self.is_said = True
+        hint = getattr(trainer.datamodule, "plateau", "")
+        rank_zero_info(
+            f"Dev accuracy is still at chance after {step:,} of {steps:,} steps ({accuracy:.2%}; always guessing the "
+            f"most frequent label gives {chance:.2%}). {hint + ' ' if hint else ''}See {PAGE}."
+        )
+
+
+class CurriculumCurve(Callback):
+    """Logs `train/stage`, the number of the stage that a step trains on, and says when it changes.
+
+    Without easier stages it logs nothing.
+    """
+
+    def __init__(self) -> None:
+        self.stage: int | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not getattr(trainer.datamodule, "stages", None):
+            return
+        stage, name = trainer.datamodule.stage_at(trainer.global_step)
+        if self.stage not in (None, stage):
+            rank_zero_info(f"step {trainer.global_step:>7,}   training goes on with {name}")
+        self.stage = stage
+        pl_module.log("train/stage", float(stage))
