@@ -12,12 +12,14 @@ from skyformer.arguments import check_files
 from skyformer.benchmark.command import run_benchmark
 from skyformer.cli import SkyformerCLI
 from skyformer.errors import say_errors
+from skyformer.export_command import run_export, with_its_configuration
 from skyformer.report.command import run_report
 from skyformer.study.command import run_study
 from skyformer.sweep.command import run_sweep
 
 COMMANDS = {
     "prepare": run_prepare,
+    "export": run_export,
     "report": run_report,
     "benchmark": run_benchmark,
     "study": run_study,
@@ -31,7 +33,7 @@ def main(args: list[str] | None = None) -> Any:
     with say_errors(BatchSizeError, PreparedDataError):
         check_files(given)
         command = COMMANDS.get(given[0]) if given else None
-        return command(given[1:]) if command else SkyformerCLI(args)
+        return command(given[1:]) if command else SkyformerCLI(with_its_configuration(given))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ from skyformer.yaml_text import load_yaml
 LAST = "checkpoints/last.ckpt"
 PREVIOUS = "checkpoints/previous.ckpt"
 BEST = "checkpoints/best.ckpt"
-_FIELDS = {"config": str, "global_step": int, "state_dict": dict, "loops": dict, "callbacks": dict}
+_FIELDS = {"config": str, "global_step": int, "state_dict": dict}
+_FIELDS_TO_RESUME = {"loops": dict, "callbacks": dict}
+_EXPORTED = (*_FIELDS, "epoch", "data_hash", "num_processes", "pytorch-lightning_version")
 
 
 class CheckpointError(RuntimeError):
@@ -60,6 +62,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def export_checkpoint(source: Path, target: Path) -> int:
+    """Write the weights and the configuration of a checkpoint, without what only a resume needs; return its bytes.
+
+    The configuration leaves out where this machine keeps its data and runs.
+
+    Raises:
+        CheckpointError: for a source that cannot be read.
+    """
+    checkpoint = read_checkpoint(source)
+    config = load_yaml(checkpoint["config"])
+    config["trainer"]["default_root_dir"] = None
+    config["trainer"]["logger"] = None
+    for name, default in (("source", None), ("data_dir", "data")):
+        if name in config["data"].get("init_args", {}):
+            config["data"]["init_args"][name] = default
+    kept = {name: checkpoint[name] for name in _EXPORTED if name in checkpoint}
+    text = yaml.safe_dump(config, sort_keys=False)
+    AtomicCheckpointIO().save_checkpoint({**kept, "config": text, "weights_only": True}, target)
+    return target.stat().st_size
+
+
 def _check_archive(content: bytes) -> None:
     """torch reads a checkpoint without comparing the checksums that it wrote."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -70,13 +93,19 @@ def _check_archive(content: bytes) -> None:
 
 
 def _check_contents(path: Path, checkpoint: Any) -> None:
+    def has_state() -> bool:
+        return (
+            all(isinstance(checkpoint.get(name), kind) for name, kind in _FIELDS_TO_RESUME.items())
+            and isinstance(checkpoint["callbacks"].get("LastCheckpoint"), dict)
+            and {"evaluation_is_due", "to_log"} <= checkpoint["callbacks"]["LastCheckpoint"].keys()
+        )
+
     def is_whole() -> bool:
         return (
             isinstance(checkpoint, dict)
             and all(isinstance(checkpoint.get(name), kind) for name, kind in _FIELDS.items())
             and all(isinstance(weight, torch.Tensor) for weight in checkpoint["state_dict"].values())
-            and isinstance(checkpoint["callbacks"].get("LastCheckpoint"), dict)
-            and {"evaluation_is_due", "to_log"} <= checkpoint["callbacks"]["LastCheckpoint"].keys()
+            and (checkpoint.get("weights_only") is True or has_state())
             and isinstance(load_yaml(checkpoint["config"]), dict)
         )
 

@@ -1,0 +1,68 @@
+"""`python run.py export`: a checkpoint to share, and the configuration inside one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from skyformer.checkpoint_io import CheckpointError, export_checkpoint, read_checkpoint
+
+EVALUATIONS = ("test", "validate", "predict")
+
+
+def run_export(args: list[str]) -> Path:
+    """Write the weights and the configuration of a run's checkpoint to a small file.
+
+    Args:
+        args: arguments after `export`.
+
+    Raises:
+        CheckpointError: for a checkpoint that cannot be read.
+        SystemExit: 2 for a wrong argument.
+    """
+    parser = ArgumentParser(
+        prog="run.py export",
+        description="Write weights and configuration of a checkpoint to a small file, which test, validate and predict "
+        "take by --ckpt_path alone.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--ckpt_path", type=str, required=True, help="A run's checkpoint, such as its best.ckpt.")
+    parser.add_argument("--output", type=str, required=True, help="The file to write.")
+    config = parser.parse_args(args)
+    source, target = Path(config.ckpt_path).expanduser(), Path(config.output).expanduser()
+    if not source.is_file():
+        raise CheckpointError(f"--ckpt_path {source} is no file. Fix: name a checkpoint, such as <run>/{'best.ckpt'}")
+    size = export_checkpoint(source, target)
+    print(f"{target}: {size / 1e6:.2f} MB. Test it with\n  python run.py test --ckpt_path {target}")
+    return target
+
+
+def with_its_configuration(args: Sequence[str]) -> list[str]:
+    """The arguments of an evaluation that names a checkpoint and no configuration, with that of the checkpoint.
+
+    Results go to the run's folder where the checkpoint lies in one, else to `runs/<name of the checkpoint>`.
+
+    Raises:
+        CheckpointError: for a checkpoint that cannot be read.
+    """
+    given = list(args)
+    named = _value_of("--ckpt_path", given)
+    if not given or given[0] not in EVALUATIONS or named is None or _value_of("--config", given) is not None:
+        return given
+    path = Path(named).expanduser()
+    if not path.is_file():
+        return given
+    config = read_checkpoint(path)["config"]
+    folder = path.resolve().parent.parent
+    if not (path.parent.name == "checkpoints" and (folder / "config.yaml").exists()):
+        folder = Path("runs", path.stem)
+    return [given[0], "--config", config, "--trainer.default_root_dir", str(folder), *given[1:]]
+
+
+def _value_of(option: str, args: Sequence[str]) -> str | None:
+    for place, argument in enumerate(args):
+        if argument == option and place + 1 < len(args):
+            return args[place + 1]
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}=")
+    return None

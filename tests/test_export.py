@@ -1,0 +1,66 @@
+"""A checkpoint to share: small, whole, enough to test with, and not enough to resume from."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from skyformer.checkpoint_io import read_checkpoint
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, main, tiny_arguments):
+    folder = tmp_path_factory.mktemp("run")
+    main(["fit", *tiny_arguments("pathfinder", folder), "--test_after_fit=true"])
+    return folder
+
+
+@pytest.fixture
+def exported(run, tmp_path, main, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["export", f"--ckpt_path={run}/checkpoints/best.ckpt", "--output=shared/pathfinder.ckpt"])
+    return tmp_path / "shared/pathfinder.ckpt"
+
+
+def test_exported_checkpoint_reproduces_the_test(run, exported, tmp_path, main, data_dir):
+    main(["test", "--ckpt_path", str(exported), f"--data.data_dir={data_dir}"])
+    found, expected = (json.loads((place / "result.json").read_text()) for place in (tmp_path / "runs/pathfinder", run))
+    for name in ("test/accuracy", "test/loss", "test/examples"):
+        assert found[name] == expected[name]
+
+
+def test_exported_checkpoint_holds_weights_and_configuration(run, exported):
+    whole = run / "checkpoints/best.ckpt"
+    checkpoint, original = read_checkpoint(exported), read_checkpoint(whole)
+    assert {"optimizer_states", "lr_schedulers", "loops", "callbacks"}.isdisjoint(checkpoint)
+    assert exported.stat().st_size < whole.stat().st_size / 2
+    assert all(torch.equal(weight, original["state_dict"][name]) for name, weight in checkpoint["state_dict"].items())
+    config = yaml.safe_load(checkpoint["config"])
+    assert config["trainer"]["default_root_dir"] is None
+    assert config["data"]["init_args"]["data_dir"] == "data"
+    assert config["data"]["init_args"]["train_size"] == 44
+    assert str(run.parent) not in checkpoint["config"], "no place of this machine"
+
+
+def test_no_run_resumes_from_it(exported, tmp_path, main, tiny_arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *tiny_arguments("pathfinder", tmp_path / "new"), f"--ckpt_path={exported}"])
+    assert stopped.value.code == 1
+    assert "holds weights only, so no run can resume from it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_checkpoint_of_a_run_brings_its_configuration(command, run, tmp_path, main):
+    """Its results go to its run's folder; other arguments still count."""
+    cli = main([command, f"--ckpt_path={run}/checkpoints/best.ckpt", "--data.eval_batch_size=3"])
+    assert cli.trainer.default_root_dir == str(run)
+    assert cli.datamodule.eval_batch_size == 3
+    if command == "predict":
+        assert (run / "predictions.csv").exists()
+
+
+def test_missing_checkpoint_is_said(tmp_path, main, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", f"--ckpt_path={tmp_path}/none.ckpt", f"--output={tmp_path}/x.ckpt"])
+    assert f"--ckpt_path {tmp_path}/none.ckpt is no file. Fix: " in capsys.readouterr().err
