@@ -3,18 +3,21 @@
 import os
 import signal
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from datamodules.batches import Batch, EvalBatches, TrainBatches
-from datamodules.collate import DroppedZeroBatches, SplitBatches
+from datamodules.batches import Batch, EvalBatches, ScheduledBatches, TrainBatches
+from datamodules.collate import JoinedSplits, SplitBatches
 from datamodules.examples import as_it_is
 from datamodules.files import usable_folder
+from datamodules.images import ImageBatches
 from datamodules.layout import Layout
 from datamodules.prepared import PreparedDataError, data_hash, folder_name, load, verify
 from datamodules.protocol import Protocol
@@ -28,7 +31,13 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (that of the instance where a setting decides),
     `num_documents` an example, `image_side` (0 for tasks without images), `first_id` (the id of the stored token 0),
-    `class_names`, `citation`, `licence`, `published_dev_size` (how much of the dev set the published numbers saw).
+    `class_names`, `citation`, `licence`, `published_dev_size` (how much of the dev set the published numbers saw),
+    `views` (of an example, which keep its label; see `images.symmetries`), `plateau` (how long training stays at
+    chance, and what shortens it; empty where it should not stay there at all).
+
+    Attributes:
+        drop_black: whether black pixels are left out; False for tasks without images.
+        stages: easier data to train on first, each with its number of optimiser steps.
 
     Args:
         data_dir: folder of all prepared data.
@@ -37,6 +46,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         num_workers: loader processes. Batches are copied from a memory map in a few milliseconds, so none are needed on
             a CPU.
         protocol: departures that published numbers need.
+        augment: each epoch shows every training example in one of the task's views.
 
     Raises:
         ValueError: for a value that makes no sense, naming its key.
@@ -53,6 +63,9 @@ class SequenceDataModule(LightningDataModule, ABC):
     citation: ClassVar[str]
     licence: ClassVar[str]
     published_dev_size: ClassVar[int | None] = None
+    plateau: ClassVar[str] = ""
+    views: ClassVar[tuple[int, ...]] = (0,)
+    drop_black: bool = False
 
     def __init__(
         self,
@@ -61,6 +74,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         eval_batch_size: int | None,
         num_workers: int,
         protocol: Protocol,
+        augment: bool = False,
     ) -> None:
         super().__init__()
         if num_workers > MOST_WORKERS:
@@ -76,7 +90,11 @@ class SequenceDataModule(LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.protocol = protocol
+        if augment and len(self.views) == 1:
+            raise ValueError(f"data.augment=true: {type(self).__name__} has no augmentation. Fix: data.augment=false")
+        self.augment = augment
         self.splits: dict[str, SplitBatches] = {}
+        self.stages: list[tuple[SequenceDataModule, int]] = []
         self.resume_at: tuple[int, int] | None = None
 
     @property
@@ -122,17 +140,30 @@ class SequenceDataModule(LightningDataModule, ABC):
     def data_hash(self) -> str:
         """16 hexadecimal digits that name what the prepared folder holds, the same wherever it lies.
 
+        In training, those of the easier stages follow, joined by `+`.
+
         Raises:
             PreparedDataError: when it is not prepared.
         """
-        return data_hash(self.folder)
+        stages = [stage for stage, _ in self.stages] if self._trains else []
+        return "+".join(data_hash(data.folder) for data in (self, *stages))
+
+    @property
+    def _trains(self) -> bool:
+        """False where a trainer only evaluates, which needs no stages."""
+        return self.trainer is None or self.trainer.state.fn == "fit"
 
     def prepare_data(self) -> None:
         """Prepare the folder unless it is there, and compare its checksums.
 
         Raises:
-            PreparedDataError: when it cannot be made, or when what is there has changed since.
+            PreparedDataError: when it cannot be made, when what is there has changed since, or when the stages are as
+                long as the run.
         """
+        if self._trains:
+            self._check_stages()
+            for stage, _ in self.stages:
+                stage.prepare_data()
         try:
             source = self.source_sizes()
         except (PreparedDataError, OSError):  # nothing is there; if the folder isn't either, reading says so
@@ -144,11 +175,38 @@ class SequenceDataModule(LightningDataModule, ABC):
         for split in ("train", "dev", "test"):
             if split not in self.splits:
                 self.splits[split] = self._load(split)
+        if self._trains:
+            for data, _ in self.stages:
+                data.splits = {"train": data.splits.get("train") or data._load("train")}
+
+    def _check_stages(self) -> None:
+        total, longest = sum(steps for _, steps in self.stages), -1 if self.trainer is None else self.trainer.max_steps
+        if self.stages and 0 <= longest <= total:
+            raise PreparedDataError(
+                f"data.level_schedule lasts {total:,} steps, the run {longest:,} (trainer.max_steps). Fix: shorten the "
+                "schedule, or set a larger --trainer.max_steps."
+            )
+
+    @property
+    def curriculum(self) -> str:
+        """What training begins with in place of the task's own examples, in words; empty without stages."""
+        return ", then ".join(f"{data.stage_name} first ({steps:,} steps)" for data, steps in self.stages)
+
+    def stage_at(self, step: int) -> tuple[int, str]:
+        """Number and name of the stage that the optimiser step of this number, from 0, trains on."""
+        ends = list(accumulate(steps for _, steps in self.stages))
+        number = bisect_right(ends, step)
+        return number, [*(data for data, _ in self.stages), self][number].stage_name
+
+    @property
+    def stage_name(self) -> str:
+        """What these examples are called in a curriculum."""
+        return f"the examples of {self.task}"
 
     def _load(self, split: str) -> SplitBatches:
         arrays = load(self.folder, self.settings, self.dev_split if split == "dev" else split, self.layout)
-        if self.image_side and self.protocol.zero_is_padding:
-            return DroppedZeroBatches(arrays)
+        if self.image_side:
+            return ImageBatches(arrays, self.drop_black)
         return SplitBatches(
             arrays, pad_to=self.max_length if self.protocol.pad_to_max_length else None, first_id=self.first_id
         )
@@ -165,12 +223,24 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def example_names(self, split: str) -> list[str]:
         """What each example of a split is called, after its place in the source."""
-        return self.splits[split].split.names()
+        parts = self._training_splits if split == "train" else [self.splits[split]]
+        return [name for part in parts for name in part.split.names()]
+
+    @property
+    def _training_splits(self) -> list[SplitBatches]:
+        return [data.splits["train"] for data in (*(stage for stage, _ in self.stages), self)]
 
     def train_dataloader(self) -> DataLoader[Batch]:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        lengths = self.splits["train"].lengths
-        return self._loader("train", TrainBatches(lengths, self.batch_size, seed, *self._rank(), self._place))
+        splits, views = self._training_splits, self.views if self.augment else (0,)
+        batches = [
+            TrainBatches(split.lengths, self.batch_size, seed, *self._rank(), self._place, views) for split in splits
+        ]
+        if not self.stages:
+            return self._loader(splits[0], batches[0])
+        per_step = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        lasting = [steps * per_step for _, steps in self.stages]
+        return self._loader(JoinedSplits(splits), ScheduledBatches(batches, lasting, lambda: self._taken, self._place))
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands in the data: the next batch, as (epoch, batch of the epoch)."""
@@ -220,12 +290,13 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def _eval_loader(self, split: str, num_examples: int | None = None) -> DataLoader[Batch]:
         lengths = self.splits[split].lengths
-        return self._loader(split, EvalBatches(lengths, self.eval_batch_size, *self._rank(), num_examples))
+        batches = EvalBatches(lengths, self.eval_batch_size, *self._rank(), num_examples)
+        return self._loader(self.splits[split], batches)
 
-    def _loader(self, split: str, batches: TrainBatches | EvalBatches) -> DataLoader[Batch]:
+    def _loader(self, split: Dataset[Batch], batches: Sampler[list[int]]) -> DataLoader[Batch]:
         # A generator of its own: each new iterator draws a seed, which must not disturb the training's numbers.
         return DataLoader(
-            self.splits[split],
+            split,
             batch_sampler=batches,
             collate_fn=as_it_is,
             num_workers=self.num_workers,

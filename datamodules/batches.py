@@ -3,7 +3,9 @@
 `collate.py` makes the tensors. Shapes: B batch, N tokens.
 """
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -42,12 +44,15 @@ class TrainBatches(Sampler[list[int]]):
     together, of which each rank takes an equal share; the batches of a pool are shuffled. The last, incomplete batch is
     left out; other examples fall in it in every epoch.
 
+    A batch item is `example + view * len(lengths)`: which example, and which of its views (`images.py`).
+
     Args:
         lengths: `(examples,)` of the whole split.
         batch_size: examples a rank.
         seed: of the order.
         rank, world_size: which share, of how many.
         place: gives the epoch, and the batch of it, that an iteration begins with, from the number of batches.
+        views: of an example; one is sampled for each epoch, as a function of (seed, epoch, example).
 
     Raises:
         BatchSizeError: for a batch size that leaves no batch.
@@ -61,6 +66,7 @@ class TrainBatches(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         place: Callable[[int], tuple[int, int]] = lambda batches: (0, 0),
+        views: Sequence[int] = (0,),
     ) -> None:
         self.lengths = lengths
         self.global_batch = batch_size * world_size
@@ -68,6 +74,7 @@ class TrainBatches(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.place = place
+        self.views = np.array(views)
         if batch_size < 1:
             raise BatchSizeError(f"data.batch_size={batch_size} must be at least 1")
         if len(self) == 0:
@@ -81,10 +88,18 @@ class TrainBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, start = self.place(len(self))
-        for batch in self._order(epoch)[start:]:
-            yield batch[self.rank :: self.world_size].tolist()
+        for batch in self.order(epoch)[start:]:
+            yield batch.tolist()
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int) -> np.ndarray:
+        """This rank's batches of the epoch, `(batches, batch size)`."""
+        order = self._examples(epoch)
+        if len(self.views) > 1:
+            sampled = np.random.default_rng([self.seed, epoch, 1]).choice(self.views, size=len(self.lengths))
+            order = order + sampled[order] * len(self.lengths)
+        return order[:, self.rank :: self.world_size]
+
+    def _examples(self, epoch: int) -> np.ndarray:
         """All batches of the epoch, `(batches, global batch)`."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.lengths))[: len(self) * self.global_batch]
@@ -96,6 +111,52 @@ class TrainBatches(Sampler[list[int]]):
             pool = pool[np.argsort(self.lengths[pool], kind="stable")].reshape(-1, self.global_batch)
             pools.append(pool[rng.permutation(len(pool))])
         return np.concatenate(pools)
+
+
+class ScheduledBatches(Sampler[list[int]]):
+    """Training batches of several splits in sequence: each for a number of batches, the last one for the rest.
+
+    The examples are those of `collate.JoinedSplits`, which joins the splits. An epoch has as many batches as one of
+    the last split.
+
+    Args:
+        stages: the batches of each split; their own `place` is not used.
+        batches: how many batches each stage but the last lasts, over all epochs.
+        taken: gives the number of batches that training has taken, over all epochs.
+        place: as in `TrainBatches`.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[TrainBatches],
+        batches: Sequence[int],
+        taken: Callable[[], int],
+        place: Callable[[int], tuple[int, int]],
+    ) -> None:
+        self.stages = stages
+        self.ends = list(accumulate(batches))
+        self.taken = taken
+        self.place = place
+        self.sizes = [len(stage.lengths) for stage in stages]
+
+    def __len__(self) -> int:
+        return len(self.stages[-1])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        _, start = self.place(len(self))
+        first = self.taken()
+        known: tuple[int, int] | None = None
+        for number in range(first, first + len(self) - start):
+            stage = bisect_right(self.ends, number)
+            epoch, batch = divmod(number - ([0, *self.ends][stage]), len(self.stages[stage]))
+            if known != (stage, epoch):
+                known, order = (stage, epoch), self._joined(stage, self.stages[stage].order(epoch))
+            yield order[batch].tolist()
+
+    def _joined(self, stage: int, order: np.ndarray) -> np.ndarray:
+        """Items of one split as items of the joined splits."""
+        view, example = np.divmod(order, self.sizes[stage])
+        return example + sum(self.sizes[:stage]) + view * sum(self.sizes)
 
 
 class EvalBatches(Sampler[list[int]]):

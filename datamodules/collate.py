@@ -1,6 +1,9 @@
 """From the prepared arrays to the tensors of a batch."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -9,8 +12,6 @@ from torch.utils.data import Dataset
 
 from datamodules.batches import Batch
 from datamodules.prepared import Split
-
-ROWS_AT_ONCE = 4096  # bounds the memory of a pass over all images
 
 
 class SplitBatches(Dataset[Batch]):
@@ -57,12 +58,12 @@ class SplitBatches(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        index = np.asarray(indices)
+        view, index = np.divmod(indices, len(self))
         label = torch.from_numpy(self.split.labels[index].astype(np.int64))
-        return self.collate(index, label)
+        return self.collate(index, label, view)
 
-    def collate(self, index: np.ndarray, label: Tensor) -> Batch:
-        """The batch of these examples."""
+    def collate(self, index: np.ndarray, label: Tensor, view: np.ndarray) -> Batch:
+        """The batch of these examples; a sequence has one view, 0."""
         count = self.split.num_documents
         documents = (index[:, None] * count + np.arange(count)).ravel()
         starts = self.split.offsets[documents]
@@ -93,44 +94,29 @@ class SplitBatches(Dataset[Batch]):
         return min(_rounded_up(longest, step), _rounded_up(self.longest, self.pad_multiple))
 
 
-class DroppedZeroBatches(SplitBatches):
-    """Images of one size whose black pixels (0) are padding, as in the published code, and are left out.
+class JoinedSplits(Dataset[Batch]):
+    """Several splits as one; a batch is of one of them.
 
-    What is left keeps its position, so that an encoder gives what it would give with the black pixels masked, at a
-    third of the cost on Pathfinder.
+    Args:
+        splits: at least one. Example i of the joined splits is example i − (examples of those before) of its own.
     """
 
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        parts = [
-            np.count_nonzero(self._pixels[start : start + ROWS_AT_ONCE], axis=1)
-            for start in range(0, len(self), ROWS_AT_ONCE)
-        ]
-        return np.concatenate(parts).astype(np.int64)
+    def __init__(self, splits: Sequence[SplitBatches]) -> None:
+        self.splits = splits
+        self.starts = [0, *accumulate(len(split) for split in splits)]
 
-    @property
-    def num_tokens(self) -> np.ndarray:
-        return self.lengths
+    def __len__(self) -> int:
+        return self.starts[-1]
 
-    @property
-    def _pixels(self) -> np.ndarray:
-        return self.split.tokens.reshape(len(self), -1)
+    def __getitem__(self, item: int) -> Batch:
+        return self.__getitems__([item])
 
-    def collate(self, index: np.ndarray, label: Tensor) -> Batch:
-        rows, columns = np.nonzero(pixels := self._pixels[index])
-        lengths = np.bincount(rows, minlength=len(index))
-        width = self.width(int(lengths.max()))
-        mask = np.arange(width) < lengths[:, None]
-        tokens, position = np.zeros((2, len(index), width), dtype=np.int64)
-        tokens[mask] = pixels[rows, columns]  # both in the order of rows, then columns
-        position[mask] = columns
-        return Batch(
-            torch.from_numpy(tokens),
-            torch.from_numpy(mask),
-            label,
-            torch.from_numpy(index),
-            torch.from_numpy(position),
-        )
+    def __getitems__(self, items: list[int]) -> Batch:
+        view, example = np.divmod(items, len(self))
+        number = bisect_right(self.starts, example[0]) - 1
+        split, start = self.splits[number], self.starts[number]
+        batch = split.__getitems__((example - start + view * len(split)).tolist())
+        return batch._replace(example=batch.example + start)
 
 
 def _rounded_up(length: int, multiple: int) -> int:

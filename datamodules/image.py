@@ -14,6 +14,7 @@ from datamodules.download import fetch
 from datamodules.examples import Example, Skipped, make_examples_in_processes
 from datamodules.generate import check_at_least_one, check_seed
 from datamodules.grey import GREY, Grey
+from datamodules.images import FLIP
 from datamodules.pictures import read_picture
 from datamodules.prepared import PreparedDataError
 from datamodules.protocol import OURS, Protocol
@@ -32,10 +33,11 @@ class Image(SequenceDataModule):
     al., ICLR 2021; its very sets follow from how TensorFlow Datasets shuffles), and 10,000 to test.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
         source: folder with torchvision's `cifar-10-batches-py`, or with `train/<class>/` and `test/<class>/` of PNG or
             JPEG files, classes by name or number; None to fetch the former.
         grey: luma of `tensorflow`, as in Long Range Arena, or of `pil`, which differs by 1 on a quarter of all colours.
+        drop_black: leave black pixels out of the sequence, as padding, which the published code does.
         dev_size: pictures of the dev set, a tenth of each class.
         data_seed: names the draw of the dev set; not the seed of training.
     """
@@ -45,6 +47,7 @@ class Image(SequenceDataModule):
     num_classes = 10
     max_length = SIDE**2
     image_side = SIDE
+    views = (0, FLIP)
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     citation = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
     licence = "none stated; its author asks to be cited"
@@ -56,17 +59,20 @@ class Image(SequenceDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         protocol: Protocol = OURS,
+        augment: bool = False,
         source: str | None = None,
         grey: Literal["tensorflow", "pil"] = "tensorflow",
+        drop_black: bool = True,
         dev_size: int = 5_000,
         data_seed: int = 0,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment)
         if grey not in GREY:
             raise ValueError(f"data.grey={grey!r} is not one of {sorted(GREY)}")
         check_at_least_one(dev_size=dev_size)
         self.source = source
         self.grey = grey
+        self.drop_black = drop_black
         self.dev_size = dev_size
         self.data_seed = check_seed(data_seed)
 

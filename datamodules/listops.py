@@ -29,7 +29,7 @@ class ListOps(SequenceDataModule):
     chance means here.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
         source: folder of the LRA release, or of its `basic_{train,val,test}.tsv`; None to generate. The settings
             below, `max_length` aside, are those of generation.
         min_length: exclusive lower bound of the number of tokens.
@@ -58,6 +58,7 @@ class ListOps(SequenceDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         protocol: Protocol = OURS,
+        augment: bool = False,
         source: str | None = None,
         min_length: int = 500,
         max_length: int = 2000,
@@ -68,7 +69,7 @@ class ListOps(SequenceDataModule):
         test_size: int = 2_000,
         data_seed: int = 0,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment)
         if not 0 <= min_length < max_length - 1:
             raise ValueError(f"data.min_length={min_length} must be at least 0 and below max_length={max_length} - 1")
         if not (2 <= max_depth <= max_length and 2 <= max_args <= max_length):

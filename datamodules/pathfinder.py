@@ -1,18 +1,23 @@
 """Pathfinder and Path-X: do the two marked ends belong to one snake?"""
 
+from collections.abc import Iterable
+from contextlib import suppress
+from copy import copy
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from datamodules.base import SequenceDataModule
 from datamodules.examples import make_examples_in_processes
+from datamodules.files import PreparedDataError
 from datamodules.generate import check_seed, check_sizes, generate
+from datamodules.images import NUM_SYMMETRIES
 from datamodules.pathfinder_drawing import draw_image
 from datamodules.pathfinder_release import FOLDER, SplitRule, list_pictures, read_listed, split_pictures
-from datamodules.pathfinder_settings import Level, Resolution, drawing_settings
+from datamodules.pathfinder_settings import CONTOUR_LENGTH, Level, Resolution, drawing_settings
 from datamodules.protocol import OURS, Protocol
 from datamodules.sources import find_in_release, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
@@ -26,12 +31,17 @@ class Pathfinder(SequenceDataModule):
     Counts: 160,000 / 20,000 / 20,000, in the release and by default here.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
         source: folder of the LRA release, or of its `pathfinder<resolution>`; None to draw. `train_size`, `dev_size`,
             `test_size` and `data_seed` are those of drawing.
-        split: of the release: `lra` (its first 80 %, the next 10 %, the last 10 %) or `s4` (`random_split`, seed 42).
+        split: of the release: `lra` (its first 80 %, the next 10 %, the last 10 %), `s4` (`random_split`, seed 42), or
+            `whole`: every set is all images, to test a model that was trained on others.
         resolution: side of the image: 32, 64, 128 or 256.
         level: 6 (`easy`), 9 (`intermediate`) or 14 (`hard`) paddles a target snake.
+        level_schedule: levels to train on first, each with its number of optimiser steps, such as `{easy: 5000}`; the
+            rest of training, and every evaluation, is on `level`. An accuracy made this way used other data than the
+            benchmark has.
+        drop_black: leave black pixels out of the sequence, as padding; False: they are tokens like others.
         train_size: number of images to train on.
         dev_size: number of images of the dev set.
         test_size: number of images of the test set.
@@ -47,6 +57,11 @@ class Pathfinder(SequenceDataModule):
     citation = "Linsley et al. 2018; Kim*, Linsley* et al., ICLR 2020; Tay et al., Long Range Arena, ICLR 2021"
     licence = "drawn here; the release's images: Apache 2.0"
     published_dev_size = 156 * 128  # batches of the published code
+    views = tuple(range(NUM_SYMMETRIES))
+    plateau = (
+        "Pathfinder usually stays at chance for about a million hard images. Fix: wait, or start with easy images: "
+        "--data.level_schedule '{easy: 5000}'."
+    )
 
     def __init__(
         self,
@@ -55,26 +70,42 @@ class Pathfinder(SequenceDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         protocol: Protocol = OURS,
+        augment: bool = False,
         source: str | None = None,
         split: SplitRule = "lra",
         resolution: Resolution = 32,
         level: Level = "hard",
+        level_schedule: dict[str, int] | None = None,
+        drop_black: bool = True,
         train_size: int = 160_000,
         dev_size: int = 20_000,
         test_size: int = 20_000,
         data_seed: int = 0,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
-        if split not in ("lra", "s4"):
-            raise ValueError(f"data.split={split!r} is not one of ['lra', 's4']")
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment)
+        if split not in get_args(SplitRule):
+            raise ValueError(f"data.split={split!r} is not one of {list(get_args(SplitRule))}")
         self.source = source
         self.split = split
-        self.level = level
+        self.level: str = level
         self.sizes = check_sizes(train_size, dev_size, test_size)
         self.drawing = drawing_settings(resolution, level)
         self.data_seed = check_seed(data_seed)
         self.image_side = resolution
         self.max_length = resolution**2
+        self.drop_black = drop_black
+        self.stages: list[tuple[Pathfinder, int]] = [
+            (self._at_level(easier), steps) for easier, steps in _checked(level_schedule or {}, level)
+        ]
+
+    @property
+    def stage_name(self) -> str:
+        return f"{self.level} images"
+
+    def _at_level(self, level: str) -> "Pathfinder":
+        other = copy(self)
+        other.level, other.drawing, other.splits = level, drawing_settings(self.image_side, level), {}
+        return other
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -91,9 +122,21 @@ class Pathfinder(SequenceDataModule):
     @cached_property
     def release(self) -> Path:
         """The folder of the release's level."""
-        level = FOLDER[self.level]
-        source = source_path(self.source or "")
-        return find_in_release(source, f"pathfinder{self.image_side}", f"{level}/metadata") / level
+        source, side = source_path(self.source or ""), f"pathfinder{self.image_side}"
+        try:
+            return find_in_release(source, side, f"{FOLDER[self.level]}/metadata") / FOLDER[self.level]
+        except PreparedDataError as error:
+            found = []
+            for level, folder in FOLDER.items():
+                with suppress(PreparedDataError):
+                    find_in_release(source, side, f"{folder}/metadata")
+                    found.append(level)
+            if not found:
+                raise
+            raise PreparedDataError(
+                f"data.source={self.source} has no images of level {self.level} (found {', '.join(found)}). Fix: set "
+                "data.level and data.level_schedule to levels that are there"
+            ) from error
 
     def source_sizes(self) -> dict[str, int]:
         if self.source is None:
@@ -103,6 +146,13 @@ class Pathfinder(SequenceDataModule):
     def expected_bytes(self) -> int:
         count = sum(self.sizes.values()) if self.source is None else len(list_pictures(self.release))
         return count * (self.max_length + 9)
+
+    def prepare_data(self) -> None:
+        if self.split == "whole" and self.trainer is not None and self._trains:
+            raise PreparedDataError(
+                "data.split=whole trains and tests on the same images. Fix: data.split=lra, or use it with test only"
+            )
+        super().prepare_data()
 
     def raw_splits(self) -> RawSplits:
         side = self.image_side
@@ -119,11 +169,22 @@ class Pathfinder(SequenceDataModule):
         return image.reshape(-1), label
 
 
+def _checked(schedule: dict[str, int], level: str) -> Iterable[tuple[str, int]]:
+    others = [name for name in CONTOUR_LENGTH if name != level]
+    for easier, steps in schedule.items():
+        if easier not in others or steps < 1:
+            raise ValueError(
+                f"data.level_schedule={schedule} names {easier}: {steps}. Fix: give any of {others} a number of steps "
+                "of at least 1; data.level follows by itself"
+            )
+    return schedule.items()
+
+
 class PathX(Pathfinder):
     """Pathfinder at 128 × 128: sequences of 16,384 pixels.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
         kwargs: see `Pathfinder`.
     """
 

@@ -17,7 +17,7 @@ from datamodules.sources import damaged, read_label, reading
 FOLDER = {"easy": "curv_baseline", "intermediate": "curv_contour_length_9", "hard": "curv_contour_length_14"}
 LIMIT = 1 << 26  # bytes of a metadata file; the release's have some 100,000
 LONGEST_NAME = 1_000  # letters
-SplitRule = Literal["lra", "s4"]
+SplitRule = Literal["lra", "s4", "whole"]
 
 
 class Listed(NamedTuple):
@@ -83,14 +83,16 @@ def read_listed(folder: Path, side: int, listed: Listed) -> Example | Skipped:
 
 
 def split_pictures(pictures: list[Listed], rule: SplitRule) -> dict[str, list[Listed]]:
-    """80 / 10 / 10 %.
+    """80 / 10 / 10 %, unless the rule says otherwise.
 
     Args:
         pictures: all of them.
         rule: `lra`: slices in the order of the list (LRA slices an order that TensorFlow Datasets shuffles by its own
             hash, so its very sets cannot be had without it); `s4`: PyTorch's `random_split` with seed 42, the S4 code's
-            sets.
+            sets; `whole`: no split, every set is all pictures, to evaluate a model that was trained on others.
     """
+    if rule == "whole":
+        return {"train": pictures, "dev": pictures, "test": pictures}
     count = len(pictures)
     first, second = round(count * 0.8), round(count * 0.9)
     if rule == "s4":

@@ -13,8 +13,6 @@ class Protocol:
         brackets: False: ListOps without any bracket, which is how its operators' scopes were lost.
         dev_is_test: Text with all 25,000 reviews to train on, and the test set in place of the dev set.
         document_bytes: Text and Retrieval cut to this many bytes, where the task's own setting is longer.
-        zero_is_padding: Image, Pathfinder and Path-X with black pixels as padding. They are left out of the sequence,
-            which gives the same, given the same landmarks, at less cost; like numbers of tokens share a batch.
         pad_to_max_length: every sequence padded to the task's full length.
         drop_last_test: leave out the last incomplete batch of the test set.
         published_dev_size: as many examples of the dev set, always the same random ones, as the published code
@@ -25,7 +23,6 @@ class Protocol:
     brackets: bool = True
     dev_is_test: bool = False
     document_bytes: int | None = None
-    zero_is_padding: bool = False
     pad_to_max_length: bool = False
     drop_last_test: bool = False
     published_dev_size: bool = False

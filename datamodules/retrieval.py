@@ -26,7 +26,7 @@ class Retrieval(SequenceDataModule):
     padding, byte + 1 else; bytes that are not UTF-8 are bytes too.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
         source: folder of the LRA release, or of its `new_aan_pairs.{train,eval,test}.tsv`; None for `lra_release` in
             `data_dir`.
         max_bytes: longer documents are cut.
@@ -50,10 +50,11 @@ class Retrieval(SequenceDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         protocol: Protocol = OURS,
+        augment: bool = False,
         source: str | None = None,
         max_bytes: int = 4000,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment)
         check_at_least_one(max_bytes=max_bytes)
         self.source = source
         self.max_bytes = self.protocol.cut(max_bytes)

@@ -34,7 +34,7 @@ class Text(SequenceDataModule):
     padding, byte + 1 else; bytes that are not UTF-8 are bytes too. A review has 1,325 bytes on average, at most 13,704.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
         source: the unpacked `aclImdb` or an archive of it (tar, whatever its compression); None to fetch it.
         max_bytes: longer reviews are cut.
         dev_size: reviews of the dev set, half of each class.
@@ -58,12 +58,13 @@ class Text(SequenceDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         protocol: Protocol = OURS,
+        augment: bool = False,
         source: str | None = None,
         max_bytes: int = 4096,
         dev_size: int = 2_500,
         data_seed: int = 0,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol)
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment)
         check_at_least_one(max_bytes=max_bytes, dev_size=dev_size)
         self.source = source
         self.max_bytes = self.protocol.cut(max_bytes)

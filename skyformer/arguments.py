@@ -39,8 +39,22 @@ def check_files(arguments: Sequence[str]) -> None:
             raise RunError(f"--config {name} is not UTF-8 text (byte {error.start}); save it as such") from error
         except (OSError, ValueError, yaml.YAMLError):
             continue
+        _check_former_settings(name, content)
         if isinstance(content, dict) and "config" in content and not isinstance(content["config"], list | None):
             raise RunError(f"--config {name}: the key config has no place in a file; name each file with --config")
+
+
+def _check_former_settings(name: str, content: Any) -> None:
+    """Name what replaced a setting of an earlier version."""
+    protocol: Any = content
+    for key in ("data", "init_args", "protocol"):
+        protocol = protocol.get(key) if isinstance(protocol, dict) else None
+    if isinstance(protocol, dict) and "zero_is_padding" in protocol:
+        value = str(protocol["zero_is_padding"]).lower()
+        raise RunError(
+            f"--config {name}: data.protocol.zero_is_padding is now data.drop_black. Fix: remove it and add "
+            f"--data.init_args.drop_black {value} (image tasks only)"
+        )
 
 
 def _config_files(arguments: Sequence[str]) -> Iterator[str]:

@@ -16,7 +16,9 @@ from datamodules.examples import available_cores
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "numba", "tensorboard")
 
 
-def make_record(seed: Any, data_hash: str | None, num_processes: int, step: int) -> dict[str, Any]:
+def make_record(
+    seed: Any, data_hash: str | None, num_processes: int, step: int, curriculum: str = ""
+) -> dict[str, Any]:
     """All that a run's numbers depend on beside its configuration, as plain JSON values.
 
     Args:
@@ -24,6 +26,7 @@ def make_record(seed: Any, data_hash: str | None, num_processes: int, step: int)
         data_hash: of the prepared data; None for data that has none.
         num_processes: of the run, over all machines.
         step: that the run starts from.
+        curriculum: the easier examples that training began with, in words; empty where there were none.
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -31,6 +34,7 @@ def make_record(seed: Any, data_hash: str | None, num_processes: int, step: int)
         "from_step": step,
         "seed": seed,
         "data_hash": data_hash,
+        "curriculum": curriculum,
         "num_processes": num_processes,
         "code": code_state(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},

@@ -3,6 +3,7 @@
 A run lives in `runs/<task>/<backend>/seed<k>` unless the user names another folder.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -75,6 +76,16 @@ FREE_FOR_WEIGHTS = (
     "model.lr_scheduler",
     "model.optimizer",
 )
+
+# What a checkpoint of an earlier version does not name, and the value that does what that version did.
+_AS_BEFORE: dict[str, Any] = {
+    "data.init_args.augment": False,
+    "data.init_args.level_schedule": None,
+    "model.position_init": "normal",
+    "model.query_key_gain": None,
+}
+_FORMER_DROP_BLACK = "data.init_args.protocol.zero_is_padding"
+_DROP_BLACK = "data.init_args.drop_black"
 
 
 def run_folder(config: Mapping[str, Any]) -> Path:
@@ -192,6 +203,9 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
         RunError: listing each key with both values.
     """
     before, now = flatten(yaml.safe_load(checkpoint["config"])), flatten(config)
+    former = before.pop(_FORMER_DROP_BLACK, None)
+    as_before = _AS_BEFORE if former is None else {**_AS_BEFORE, _DROP_BLACK: former}
+    before = {key: value for key, value in as_before.items() if key in now} | before
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if subcommand == "fit":
         keys = [key for key in keys if not key.startswith(FREE_ON_RESUME)]
@@ -199,8 +213,10 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
         keys = [key for key in keys if key.startswith(FIXED_FOR_WEIGHTS) and not key.startswith(FREE_FOR_WEIGHTS)]
     if keys:
         lines = [f"  {key}: {before.get(key)!r} in the checkpoint, {now.get(key)!r} now" for key in keys]
+        arguments = " ".join(f"--{key} {json.dumps(before[key])}" for key in keys if key in before)
         fix = (
-            "Set them as they were, or start another run without --ckpt_path in another --trainer.default_root_dir."
+            f"Set them as they were ({arguments}), or start another run without --ckpt_path in another "
+            "--trainer.default_root_dir."
             if subcommand == "fit"
             else "Use the configuration that the run was trained with: its folder holds config.yaml."
         )
@@ -220,6 +236,8 @@ def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_pr
         RunError: with both values.
     """
     before, processes = checkpoint.get("data_hash"), checkpoint.get("num_processes")
+    if not fits and before:
+        before = before.partition("+")[0]  # an evaluation does not see what training began with
     if before != data_hash:
         text = f"the data differs from what the checkpoint was trained on: hash {data_hash} now, {before} then"
         if fits:

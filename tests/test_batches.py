@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from datamodules.batches import EvalBatches, TrainBatches
-from datamodules.collate import DroppedZeroBatches, SplitBatches
+from datamodules.collate import SplitBatches
+from datamodules.images import ImageBatches
 from datamodules.prepared import Split
 
 
@@ -219,12 +220,12 @@ def test_two_documents_an_example():
 def test_zeros_are_left_out_and_the_others_keep_their_places():
     split = split_of([4, 4, 4])
     split.tokens[:] = [0, 5, 0, 6, 0, 0, 0, 0, 1, 2, 0, 3]
-    dataset = DroppedZeroBatches(split, pad_multiple=4)
-    assert dataset.lengths.tolist() == [2, 0, 3]
+    dataset = ImageBatches(split, drop_black=True, pad_multiple=4)
+    assert dataset.lengths.tolist() == [2, 1, 3]
     batch = dataset.__getitems__([2, 0, 1])
     assert batch.tokens.tolist() == [[1, 2, 3, 0], [5, 6, 0, 0], [0] * 4]
     assert batch.position.tolist() == [[0, 1, 3, 0], [1, 3, 0, 0], [0] * 4]
-    assert batch.mask.tolist() == [[True] * 3 + [False], [True] * 2 + [False] * 2, [False] * 4]
+    assert batch.mask.tolist() == [[True] * 3 + [False], [True] * 2 + [False] * 2, [True] + [False] * 3]
     assert dataset.__getitems__([1]).tokens.shape == (1, 4)
 
 

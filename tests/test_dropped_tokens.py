@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import Batch
-from datamodules.collate import DroppedZeroBatches
+from datamodules.images import ImageBatches
 from datamodules.prepared import Split
 from skyformer.attention import (
     BigBirdAttention,
@@ -42,7 +42,9 @@ def pictures() -> np.ndarray:
 @pytest.fixture(scope="module")
 def dropped(pictures) -> Batch:
     offsets = np.arange(COUNT + 1) * SIDE * SIDE
-    batch = DroppedZeroBatches(Split(pictures.ravel(), offsets, np.zeros(COUNT, np.uint8))).__getitems__(range(COUNT))
+    batch = ImageBatches(Split(pictures.ravel(), offsets, np.zeros(COUNT, np.uint8)), drop_black=True).__getitems__(
+        range(COUNT)
+    )
     assert batch.tokens.shape == (COUNT, 64), "shorter than the 144 pixels"
     return batch
 
@@ -66,6 +68,13 @@ ATTENTIONS: dict[str, Callable[[int, int, int], Attention]] = {
 }
 
 
+def kept(tokens: Tensor) -> Tensor:
+    """The mask of pixels that are not black; of an image of black pixels only, its first."""
+    mask = tokens != 0
+    mask[:, 0] |= ~mask.any(dim=1)
+    return mask
+
+
 def scores_and_gradient(model: SequenceClassifier, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
     scores = model(*inputs)
     (gradient,) = torch.autograd.grad(scores.square().sum(), model.encoder.positions.weight)
@@ -75,19 +84,18 @@ def scores_and_gradient(model: SequenceClassifier, *inputs: Tensor | None) -> tu
 @pytest.mark.parametrize("pooling", ["mean", "padded_mean", "max", "cls"])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_scores_and_gradients_are_those_of_masking(attention, pooling, pictures, dropped):
-    """In evaluation, where the landmarks are the same; the wholly black picture has nothing to read but for `cls`."""
+    """In evaluation, where the landmarks are the same."""
     torch.manual_seed(0)
     model = SequenceClassifier(
         ATTENTIONS[attention], torch.optim.SGD, max_length=SIDE * SIDE, embed_dim=16, hidden_dim=16, pooling=pooling
     )
     model = model.double().eval()
     tokens = torch.from_numpy(pictures.astype(np.int64))
-    some = slice(0, COUNT - 1) if pooling == "cls" else slice(None)
-    masked = scores_and_gradient(model, tokens[some], tokens[some] != 0)
-    left_out = scores_and_gradient(model, dropped.tokens[some], dropped.mask[some], dropped.position[some])
+    masked = scores_and_gradient(model, tokens, kept(tokens))
+    left_out = scores_and_gradient(model, dropped.tokens, dropped.mask, dropped.position)
     for expected, found in zip(masked, left_out, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-    shifted = model(dropped.tokens[some], dropped.mask[some])
+    shifted = model(dropped.tokens, dropped.mask)
     assert not torch.allclose(shifted, masked[0], rtol=1e-4), "positions matter"
 
 
@@ -103,7 +111,7 @@ def test_training_gradients_are_those_of_masking_with_every_row_a_landmark(pictu
         dropout=0.0,
     ).double()
     tokens = torch.from_numpy(pictures.astype(np.int64))
-    masked = scores_and_gradient(model, tokens, tokens != 0)
+    masked = scores_and_gradient(model, tokens, kept(tokens))
     left_out = scores_and_gradient(model, dropped.tokens, dropped.mask, dropped.position)
     for expected, found in zip(masked, left_out, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pathfinder_statistics import Summary, compare, find_markers, summarise
 
-from datamodules import Pathfinder, Protocol, examples
+from datamodules import Pathfinder, examples
 from datamodules.examples import Example, make_examples, make_examples_in_processes
 from datamodules.pathfinder_drawing import TARGET_TRIALS, _grow_targets, _tables, draw_image
 from datamodules.pathfinder_settings import DrawingSettings, drawing_settings
@@ -160,7 +160,8 @@ def test_nonsense_is_refused_by_name(change, message):
 
 
 def test_batches_are_the_drawn_images(tmp_path):
-    data = Pathfinder(str(tmp_path), batch_size=4, train_size=10, dev_size=5, test_size=3, data_seed=6)
+    sizes = {"train_size": 10, "dev_size": 5, "test_size": 3}
+    data = Pathfinder(str(tmp_path), batch_size=4, data_seed=6, drop_black=False, **sizes)
     data.prepare_data()
     data.setup("fit")
     assert (data.vocab_size, data.num_classes, data.max_length, data.image_side) == (256, 2, 1024, 32)
@@ -176,11 +177,16 @@ def test_batches_are_the_drawn_images(tmp_path):
                 assert batch.label[row] == label
 
 
-def test_black_pixels_are_left_out_where_the_protocol_says_so(tmp_path):
-    protocol = Protocol(zero_is_padding=True)
-    data = Pathfinder(str(tmp_path), batch_size=4, train_size=8, dev_size=1, test_size=1, protocol=protocol)
+@pytest.mark.parametrize("drop_black", [True, False])
+def test_black_pixels_are_left_out_unless_they_are_tokens(drop_black, tmp_path):
+    data = Pathfinder(str(tmp_path), batch_size=4, train_size=8, dev_size=1, test_size=1, drop_black=drop_black)
     data.prepare_data()
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
+    if not drop_black:
+        assert batch.tokens.shape == (4, 1024)
+        assert batch.mask is None
+        return
     assert np.array_equal(batch.mask.numpy(), batch.tokens.numpy() > 0)
     assert not batch.mask.all()
+    assert batch.tokens.shape[1] < 600

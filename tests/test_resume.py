@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 
 STOP = "--trainer.callbacks=stop_at.StopAt"
@@ -224,3 +225,42 @@ def test_extended_run_follows_the_longer_schedule(tmp_path, main, tiny_arguments
     assert cli.trainer.global_step == 18
     assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0)
     assert len(curves(tmp_path)) == 18, "the first nine steps are still in the log"
+
+
+def as_an_earlier_version_wrote_it(path: Path, drop_black: bool) -> None:
+    """Take from a checkpoint's configuration what did not exist, and put back what did."""
+    checkpoint = torch.load(path, weights_only=True)
+    config = yaml.safe_load(checkpoint["config"])
+    for name in ("augment", "level_schedule", "drop_black"):
+        del config["data"]["init_args"][name]
+    for name in ("position_init", "query_key_gain"):
+        del config["model"][name]
+    config["data"]["init_args"]["protocol"]["zero_is_padding"] = drop_black
+    torch.save({**checkpoint, "config": yaml.safe_dump(config)}, path)
+
+
+FORMER = ["--data.init_args.augment=false", "--model.position_init=normal", "--data.init_args.drop_black=false"]
+
+
+def test_run_of_an_earlier_version_resumes_with_its_own_settings(tmp_path, main, tiny_arguments, capsys):
+    arguments = [*tiny_arguments("pathfinder", tmp_path)]
+    main(["fit", *arguments, *FORMER])
+    as_an_earlier_version_wrote_it(tmp_path / "checkpoints/last.ckpt", drop_black=False)
+    with pytest.raises(SystemExit):
+        main(["fit", *arguments, "--ckpt_path=last", "--trainer.max_steps=12"])
+    said = capsys.readouterr().err
+    for line in (
+        "--data.init_args.augment false",
+        '--model.position_init "normal"',
+        "--data.init_args.drop_black false",
+    ):
+        assert line in said
+    cli = main(["fit", *arguments, *FORMER, "--ckpt_path=last", "--trainer.max_steps=12"])
+    assert cli.trainer.global_step == 12
+
+
+def test_setting_of_an_earlier_version_in_a_file_is_named(tmp_path, main, tiny_arguments, capsys):
+    (tmp_path / "old.yaml").write_text("data: {init_args: {protocol: {zero_is_padding: true}}}")
+    with pytest.raises(SystemExit):
+        main(["fit", *tiny_arguments("pathfinder", tmp_path / "run"), f"--config={tmp_path}/old.yaml"])
+    assert "Fix: remove it and add --data.init_args.drop_black true" in capsys.readouterr().err

@@ -199,7 +199,7 @@ def test_longer_of_two_documents(data_dir):
 
 
 def test_black_pixels_left_out_leave_the_others_in_their_places(data_dir):
-    arguments = [*tiny(data_dir, "pathfinder"), "--data.protocol.zero_is_padding=true"]
+    arguments = tiny(data_dir, "pathfinder")
     setting = Setting.read(make_parser("x", "", [], "x"), arguments)
     batch = setting.data.splits["dev"][0]
     example = example_of_length(setting, 20, 0)

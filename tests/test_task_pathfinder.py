@@ -6,7 +6,7 @@ import torch
 from task_batches import assert_pictures, masks, padded, read, save_picture
 from torch.utils.data import random_split
 
-from datamodules import Pathfinder, PathX, Protocol
+from datamodules import Pathfinder, PathX
 
 # Pathfinder: sample i is of value i but for two pixels; the odd ones are connected. In the order of the metadata, which
 # names the last sample of each file first.
@@ -60,7 +60,7 @@ def assert_samples(data, expected, resolution=32):
 def test_pathfinder_of_the_release(folder, kind, tmp_path, prepare):
     pictures = {sample: sample_picture(sample) for sample in SAMPLES[:20]}
     write_samples(tmp_path / "raw" / folder / "curv_contour_length_14", pictures, kind)
-    data = prepare(Pathfinder, tmp_path / "raw", batch_size=16, split="lra")
+    data = prepare(Pathfinder, tmp_path / "raw", batch_size=16, split="lra", drop_black=False)
     assert SAMPLES[14:20] == [24, 23, 22, 21, 20, 19]
     train = [6, 5, 4, 3, 2, 1, 0, 13, 12, 11, 10, 9, 8, 7, 24, 23]
     assert_samples(data, {"train": train, "dev": [22, 21], "test": [20, 19]})
@@ -75,7 +75,7 @@ def test_pathfinder_levels_of_the_release(level, folder, tmp_path, prepare):
     names = ["curv_baseline", "curv_contour_length_9", "curv_contour_length_14"]
     for value, name in zip((0, 10, 20), names, strict=True):
         write_samples(tmp_path / "raw" / name, {sample: sample_picture(sample + value) for sample in range(10)})
-    data = prepare(Pathfinder, tmp_path / "raw", batch_size=8, split="lra", level=level)
+    data = prepare(Pathfinder, tmp_path / "raw", batch_size=8, split="lra", level=level, drop_black=False)
     assert_pictures(read(data, "test"), [sample_row(9 + 10 * names.index(folder))], [1])
 
 
@@ -83,7 +83,7 @@ def test_pathfinder_split_at_random(tmp_path, prepare):
     """As the S4 code does it; an epoch's order is another matter."""
     pictures = {sample: sample_picture(sample) for sample in SAMPLES}
     write_samples(tmp_path / "raw/curv_contour_length_14", pictures)
-    data = prepare(Pathfinder, tmp_path / "raw", batch_size=21, split="s4")
+    data = prepare(Pathfinder, tmp_path / "raw", batch_size=21, split="s4", drop_black=False)
     parts = random_split(SAMPLES, [21, 2, 2], generator=torch.Generator().manual_seed(42))
     for split, part in zip(("train", "dev", "test"), parts, strict=True):
         assert sorted(data.example_names(split)) == sorted(sample_name(sample) for sample in part)
@@ -98,15 +98,14 @@ def test_pathfinder_without_black_pixels(tmp_path, prepare):
     pictures[2].reshape(-1)[100:133] = 9
     pictures[9][1] = range(1, 33)
     write_samples(tmp_path / "raw/curv_contour_length_14", pictures)
-    protocol = Protocol(zero_is_padding=True)
-    data = prepare(Pathfinder, tmp_path / "raw", batch_size=8, split="lra", protocol=protocol)
+    data = prepare(Pathfinder, tmp_path / "raw", batch_size=8, split="lra")
     train = read(data, "train")
     assert train.tokens == padded([[], [7, 255], [9] * 33, *[[]] * 5], 64)
     assert train.position == padded([[], [5, 1023], list(range(100, 133)), *[[]] * 5], 64)
-    assert train.mask == masks([0, 2, 33, 0, 0, 0, 0, 0], 64)
+    assert train.mask == masks([1, 2, 33, 1, 1, 1, 1, 1], 64), "an image of black pixels only keeps its first"
     assert train.label == [0, 1] * 4
     dev = read(data, "dev")
-    assert (dev.tokens, dev.position, dev.mask, dev.label) == ([[0] * 32], [[0] * 32], [[False] * 32], [0])
+    assert (dev.tokens, dev.position, dev.mask, dev.label) == ([[0] * 32], [[0] * 32], masks([1], 32), [0])
     test = read(data, "test")
     assert test.tokens == [list(range(1, 33))]
     assert test.position == [list(range(32, 64))]
@@ -118,12 +117,12 @@ def test_pathfinder_without_black_pixels(tmp_path, prepare):
 def test_pathx_of_the_release(folder, kind, tmp_path, prepare):
     pictures = {sample: sample_picture(sample, 128) for sample in range(10)}
     write_samples(tmp_path / "raw" / folder / "curv_contour_length_14", pictures, kind)
-    data = prepare(PathX, tmp_path / "raw", batch_size=8, split="lra")
+    data = prepare(PathX, tmp_path / "raw", batch_size=8, split="lra", drop_black=False)
     assert_samples(data, {"train": list(range(8)), "dev": [8], "test": [9]}, 128)
 
 
 def test_pathx_drawn(prepare):
-    data = prepare(PathX, None, batch_size=4, train_size=4, dev_size=2, test_size=3)
+    data = prepare(PathX, None, batch_size=4, train_size=4, dev_size=2, test_size=3, drop_black=False)
     for split, size in (("train", 4), ("dev", 2), ("test", 3)):
         batch = read(data, split)
         assert [len(row) for row in batch.tokens] == [16_384] * size

@@ -43,7 +43,9 @@ class RunConfig(SaveConfigCallback):
                 f"one {first}. Let all of them see the same {trainer.default_root_dir} and data.data_dir."
             )
         if trainer.is_global_zero:
-            record = make_record(self.config.seed_everything, self.data_hash, trainer.world_size, trainer.global_step)
+            curriculum = getattr(trainer.datamodule, "curriculum", "")
+            seed = self.config.seed_everything
+            record = make_record(seed, self.data_hash, trainer.world_size, trainer.global_step, curriculum)
             _add_record(Path(trainer.default_root_dir, "record.json"), record)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from skyformer.report.groups import Group
-from skyformer.report.published import SOURCE, departures
+from skyformer.report.published import LEVELS, SOURCE, departures
 from skyformer.report.run import Run
 from skyformer.report.settings import say, short_names, usual
 
@@ -136,7 +136,12 @@ def not_as_paper(group: Group) -> dict[str, str]:
     read_from = {SOURCE: None if None in sources else sources[0]}
     apart = departures(group.backend, group.task, group.settings | read_from)
     names = short_names(apart)
-    return {key: f"{names[key]} {say(ours)} (paper: {say(theirs)})" for key, (ours, theirs) in apart.items()}
+    words = {key: f"{names[key]} {say(ours)} (paper: {say(theirs)})" for key, (ours, theirs) in apart.items()}
+    return words | {
+        key: f"{names[key]} images first, {say(steps)} steps (paper: none)"
+        for key, (steps, _) in apart.items()
+        if key.startswith(LEVELS)
+    }
 
 
 def cost_not_as_paper(group: Group) -> dict[str, str]:

@@ -67,12 +67,21 @@ _MODEL = {
 _DATA = "data.init_args.protocol."
 _EVERY_TASK = {"trainer.max_steps": STEPS, _DATA + "pad_to_max_length": True, _DATA + "drop_last_test": True}
 _WARMUP, _LR = "model.lr_scheduler.init_args.warmup_steps", "model.optimizer.init_args.lr"
+_DROP_BLACK = "data.init_args.drop_black"
+LEVELS = "data.init_args.level_schedule"
+# As in the paper where a configuration does not name them.
+_STARTS_AND_DATA: dict[str, Any] = {
+    "model.positions_lr_factor": 1.0,
+    "model.position_init": "normal",
+    "model.query_key_gain": None,
+    "data.init_args.augment": False,
+}
 _TASK: dict[str, dict[str, Any]] = {
     "text": {"batch": 16, _LR: 1e-4, _WARMUP: 80, _DATA + "dev_is_test": True, _DATA + "document_bytes": 4000},
     "listops": {"batch": 32, _LR: 1e-4, _WARMUP: 1000, _DATA + "brackets": False},
     "retrieval": {"batch": 16, _LR: 2e-4, _WARMUP: 800, _DATA + "document_bytes": 4000},
-    "pathfinder": {"batch": 128, _LR: 2e-4, _WARMUP: 312, _DATA + "zero_is_padding": True},
-    "image": {"batch": 256, _LR: 1e-4, _WARMUP: 175, _DATA + "zero_is_padding": True},
+    "pathfinder": {"batch": 128, _LR: 2e-4, _WARMUP: 312, _DROP_BLACK: True},
+    "image": {"batch": 256, _LR: 1e-4, _WARMUP: 175, _DROP_BLACK: True},
 }
 # The paper's text says 16, the configuration of its released code 32: either is its own.
 _ALSO: dict[str, dict[str, Any]] = {"text": {"batch": 32}}
@@ -135,7 +144,7 @@ def departures(backend: str, task: str, settings: Mapping[str, Any]) -> dict[str
     if not expected:
         return {}
     usual = {f"data.init_args.{name}": value for name, value in _SIZES.get(task, {}).items()}
-    usual["model.positions_lr_factor"] = 1.0
+    usual |= _STARTS_AND_DATA | {key: None for key in settings if key.startswith(LEVELS)}
     # What of these a configuration does not name is as in the paper.
     expected |= {key: value for key, value in usual.items() if key in settings}
     said = {key: say(settings.get(key)) for key in expected}
