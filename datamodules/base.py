@@ -32,8 +32,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (that of the instance where a setting decides),
     `num_documents` an example, `image_side` (0 for tasks without images), `first_id` (the id of the stored token 0),
     `class_names`, `citation`, `licence`, `published_dev_size` (how much of the dev set the published numbers saw),
-    `views` (of an example, which keep its label; see `images.symmetries`), `plateau` (how long training stays at
-    chance, and what shortens it; empty where it should not stay there at all).
+    `views` (of an example, which keep its label; see `images.symmetries`).
 
     Attributes:
         drop_black: whether black pixels are left out; False for tasks without images.
@@ -63,7 +62,6 @@ class SequenceDataModule(LightningDataModule, ABC):
     citation: ClassVar[str]
     licence: ClassVar[str]
     published_dev_size: ClassVar[int | None] = None
-    plateau: ClassVar[str] = ""
     views: ClassVar[tuple[int, ...]] = (0,)
     drop_black: bool = False
 
@@ -186,6 +184,11 @@ class SequenceDataModule(LightningDataModule, ABC):
                 f"data.level_schedule lasts {total:,} steps, the run {longest:,} (trainer.max_steps). Fix: shorten the "
                 "schedule, or set a larger --trainer.max_steps."
             )
+
+    @property
+    def plateau(self) -> str:
+        """How long training usually stays at chance, and what shortens it; empty where it should not stay there."""
+        return ""
 
     @property
     def curriculum(self) -> str:

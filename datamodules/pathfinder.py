@@ -58,10 +58,6 @@ class Pathfinder(SequenceDataModule):
     licence = "drawn here; the release's images: Apache 2.0"
     published_dev_size = 156 * 128  # batches of the published code
     views = tuple(range(NUM_SYMMETRIES))
-    plateau = (
-        "Pathfinder usually stays at chance for about a million hard images. Fix: wait, or start with easy images: "
-        "--data.level_schedule '{easy: 5000}'."
-    )
 
     def __init__(
         self,
@@ -97,6 +93,13 @@ class Pathfinder(SequenceDataModule):
         self.stages: list[tuple[Pathfinder, int]] = [
             (self._at_level(easier), steps) for easier, steps in _checked(level_schedule or {}, level)
         ]
+
+    @property
+    def plateau(self) -> str:
+        usual = f"Pathfinder usually stays at chance for about a million images of level {self.level}."
+        if self.stages:
+            return f"{usual} Fix: wait, or make data.level_schedule longer."
+        return f"{usual} Fix: wait, or start with easy images: --data.level_schedule '{{easy: 6000}}'."
 
     @property
     def stage_name(self) -> str:

@@ -1,7 +1,9 @@
 """Checkpoints that are whole or absent, and that run no code."""
 
 import io
+import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def export_checkpoint(source: Path, target: Path) -> int:
     """Write the weights and the configuration of a checkpoint, without what only a resume needs; return its bytes.
 
-    The configuration leaves out where this machine keeps its data and runs.
+    The configuration leaves out where this machine keeps its data and runs. The result of the run's test goes along
+    where it is that of this checkpoint.
 
     Raises:
         CheckpointError: for a source that cannot be read.
@@ -78,8 +81,12 @@ def export_checkpoint(source: Path, target: Path) -> int:
         if name in config["data"].get("init_args", {}):
             config["data"]["init_args"][name] = default
     kept = {name: checkpoint[name] for name in _EXPORTED if name in checkpoint}
-    text = yaml.safe_dump(config, sort_keys=False)
-    AtomicCheckpointIO().save_checkpoint({**kept, "config": text, "weights_only": True}, target)
+    kept |= {"config": yaml.safe_dump(config, sort_keys=False), "weights_only": True}
+    with suppress(OSError, ValueError):  # a run that was not tested
+        result = json.loads((source.resolve().parent.parent / "result.json").read_text(encoding="utf-8"))
+        if Path(result.pop("checkpoint", "")).name == source.name:
+            kept["result"] = result
+    AtomicCheckpointIO().save_checkpoint(kept, target)
     return target.stat().st_size
 
 

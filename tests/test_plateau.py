@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from datamodules import Pathfinder
 from skyformer.callbacks import PlateauNotice
 
 
@@ -62,4 +63,5 @@ def test_a_run_that_once_left_chance_is_left_alone_also_after_a_resume(caplog):
 def test_a_run_that_cannot_learn_says_so(tmp_path, main, tiny_arguments, caplog):
     main(["fit", *tiny_arguments("pathfinder", tmp_path), "--model.optimizer.init_args.lr=1e-9"])
     assert caplog.text.count("Dev accuracy is still at chance after 3 of 9 steps") == 1
-    assert "Fix: wait, or start with easy images: --data.level_schedule '{easy: 5000}'" in caplog.text
+    assert "Fix: wait, or start with easy images: --data.level_schedule '{easy: 6000}'" in caplog.text
+    assert Pathfinder(level_schedule={"easy": 5}).plateau.endswith("Fix: wait, or make data.level_schedule longer.")
