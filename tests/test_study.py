@@ -336,3 +336,12 @@ def test_encoder_that_is_none_is_said(tmp_path, main, capsys):
     with pytest.raises(SystemExit):
         main(["study", "approximation", f"--encoder={tmp_path}", f"--text={tmp_path / 'text.txt'}"])
     assert f"--encoder {tmp_path}: " in capsys.readouterr().err
+
+
+def test_more_positions_than_an_image_has_start_as_usual(data_dir):
+    """Where a study asks for them; the task's own number starts in two dimensions."""
+    setting = Setting.read(make_parser("x", "", [], "x"), tiny(data_dir, "pathfinder"))
+    own, longer = (setting.make_model(max_length=length).encoder.positions.weight.detach() for length in (1024, 1100))
+    assert torch.equal(own[:, 8:].reshape(32, 32, 8)[0], own[:, 8:].reshape(32, 32, 8)[31]), "the column, in every row"
+    assert longer.shape[0] == 1100
+    assert longer.std() == pytest.approx(0.02, rel=0.05)

@@ -145,6 +145,9 @@ class Setting:
         model.max_length = max_length
         for size in ("vocab_size", "num_classes", "num_documents"):
             model[size] = getattr(self.data, size)
+        model.image_side = getattr(self.data, "image_side", 0)
+        if max_length > self.data.max_length:
+            model.position_init = "normal"  # such a sequence is no image
         only_model = ArgumentParser()
         only_model.add_class_arguments(SequenceClassifier, "model")
         return _instantiate(only_model, model=model)
