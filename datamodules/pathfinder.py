@@ -38,7 +38,7 @@ class Pathfinder(SequenceDataModule):
             `whole`: every set is all images, to test a model that was trained on others.
         resolution: side of the image: 32, 64, 128 or 256.
         level: 6 (`easy`), 9 (`intermediate`) or 14 (`hard`) paddles a target snake.
-        level_schedule: levels to train on first, each with its number of optimiser steps, such as `{easy: 5000}`; the
+        level_schedule: levels to train on first, each with its number of optimiser steps, such as `{easy: 6000}`; the
             rest of training, and every evaluation, is on `level`. An accuracy made this way used other data than the
             benchmark has.
         drop_black: leave black pixels out of the sequence, as padding; False: they are tokens like others.
