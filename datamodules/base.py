@@ -241,9 +241,15 @@ class SequenceDataModule(LightningDataModule, ABC):
         ]
         if not self.stages:
             return self._loader(splits[0], batches[0])
+        ends = [self._batches_before(steps, len(batches[-1])) for steps in accumulate(n for _, n in self.stages)]
+        return self._loader(JoinedSplits(splits), ScheduledBatches(batches, ends, lambda: self._taken, self._place))
+
+    def _batches_before(self, step: int, batches: int) -> int:
+        """Batches that so many optimiser steps take; the last step of an epoch may accumulate fewer than the others."""
         per_step = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        lasting = [steps * per_step for _, steps in self.stages]
-        return self._loader(JoinedSplits(splits), ScheduledBatches(batches, lasting, lambda: self._taken, self._place))
+        in_epoch = self._batches_an_epoch(batches)
+        epochs, rest = divmod(step, -(-in_epoch // per_step))
+        return epochs * in_epoch + rest * per_step
 
     def state_dict(self) -> dict[str, Any]:
         """Where training stands in the data: the next batch, as (epoch, batch of the epoch)."""
@@ -268,9 +274,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         Raises:
             PreparedDataError: for a checkpoint whose own counts differ.
         """
-        # Lightning's own number of batches an epoch is not known yet when it begins the first.
-        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
-        batches = max(1, min(limit, batches) if isinstance(limit, int) else int(limit * batches))
+        batches = self._batches_an_epoch(batches)
         place = divmod(self._taken, batches)
         expected, self.resume_at = self.resume_at, None
         if expected not in (None, place):
@@ -279,6 +283,11 @@ class SequenceDataModule(LightningDataModule, ABC):
                 f"of {batches} an epoch; it was not written by this run. Name another one with --ckpt_path."
             )
         return place
+
+    def _batches_an_epoch(self, batches: int) -> int:
+        """How many of an epoch's batches are taken, which Lightning does not know yet when it begins the first."""
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        return max(1, min(limit, batches) if isinstance(limit, int) else int(limit * batches))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         size = self.published_dev_size if self.protocol.published_dev_size else None

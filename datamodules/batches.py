@@ -5,7 +5,6 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -121,7 +120,7 @@ class ScheduledBatches(Sampler[list[int]]):
 
     Args:
         stages: the batches of each split; their own `place` is not used.
-        batches: how many batches each stage but the last lasts, over all epochs.
+        ends: number of batches, over all epochs, after which each stage but the last ends; rising.
         taken: gives the number of batches that training has taken, over all epochs.
         place: as in `TrainBatches`.
     """
@@ -129,12 +128,12 @@ class ScheduledBatches(Sampler[list[int]]):
     def __init__(
         self,
         stages: Sequence[TrainBatches],
-        batches: Sequence[int],
+        ends: Sequence[int],
         taken: Callable[[], int],
         place: Callable[[int], tuple[int, int]],
     ) -> None:
         self.stages = stages
-        self.ends = list(accumulate(batches))
+        self.ends = list(ends)
         self.taken = taken
         self.place = place
         self.sizes = [len(stage.lengths) for stage in stages]

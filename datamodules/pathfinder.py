@@ -96,9 +96,11 @@ class Pathfinder(SequenceDataModule):
 
     @property
     def plateau(self) -> str:
-        usual = f"Pathfinder usually stays at chance for about a million images of level {self.level}."
+        if self.level == "easy":
+            return ""
         if self.stages:
-            return f"{usual} Fix: wait, or make data.level_schedule longer."
+            return "Fix: wait, or make data.level_schedule longer."
+        usual = f"Pathfinder usually stays at chance for about a million images of level {self.level}."
         return f"{usual} Fix: wait, or start with easy images: --data.level_schedule '{{easy: 6000}}'."
 
     @property
@@ -148,7 +150,7 @@ class Pathfinder(SequenceDataModule):
 
     def expected_bytes(self) -> int:
         count = sum(self.sizes.values()) if self.source is None else len(list_pictures(self.release))
-        return count * (self.max_length + 9)
+        return count * (self.max_length + 9) * (3 if self.split == "whole" else 1)
 
     def prepare_data(self) -> None:
         if self.split == "whole" and self.trainer is not None and self._trains:

@@ -32,7 +32,7 @@ def check_files(arguments: Sequence[str]) -> None:
     Raises:
         RunError: for a file that is not UTF-8, or that names files in its turn.
     """
-    for name in _config_files(arguments):
+    for name in config_files(arguments):
         try:
             content = load_yaml(Path(name).read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
@@ -57,12 +57,15 @@ def _check_former_settings(name: str, content: Any) -> None:
         )
 
 
-def _config_files(arguments: Sequence[str]) -> Iterator[str]:
+def config_files(arguments: Sequence[str]) -> Iterator[str]:
+    """What `--config` names, or `-c`, in the order of the arguments."""
     for before, argument in pairwise(["", *arguments]):
-        if before == "--config":
+        if before in ("--config", "-c"):
             yield argument
         elif argument.startswith("--config="):
             yield argument.removeprefix("--config=")
+        elif argument.startswith("-c") and argument != "-c":
+            yield argument.removeprefix("-c").removeprefix("=")
 
 
 def check_nulls(parser: jsonargparse.ArgumentParser, config: Namespace) -> None:

@@ -3,7 +3,6 @@
 import io
 import json
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import torch
 import yaml
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from skyformer.earlier_versions import in_todays_settings
 from skyformer.files import write_whole
+from skyformer.result import read_test_accuracy
 from skyformer.yaml_text import load_yaml
 
 LAST = "checkpoints/last.ckpt"
@@ -74,7 +75,7 @@ def export_checkpoint(source: Path, target: Path) -> int:
         CheckpointError: for a source that cannot be read.
     """
     checkpoint = read_checkpoint(source)
-    config = load_yaml(checkpoint["config"])
+    config = in_todays_settings(load_yaml(checkpoint["config"]))
     config["trainer"]["default_root_dir"] = None
     config["trainer"]["logger"] = None
     for name, default in (("source", None), ("data_dir", "data")):
@@ -82,10 +83,10 @@ def export_checkpoint(source: Path, target: Path) -> int:
             config["data"]["init_args"][name] = default
     kept = {name: checkpoint[name] for name in _EXPORTED if name in checkpoint}
     kept |= {"config": yaml.safe_dump(config, sort_keys=False), "weights_only": True}
-    with suppress(OSError, ValueError):  # a run that was not tested
-        result = json.loads((source.resolve().parent.parent / "result.json").read_text(encoding="utf-8"))
-        if Path(result.pop("checkpoint", "")).name == source.name:
-            kept["result"] = result
+    folder = source.resolve().parent.parent
+    if source.name == Path(BEST).name and read_test_accuracy(folder) is not None:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        kept["result"] = {name: value for name, value in result.items() if name != "checkpoint"}
     AtomicCheckpointIO().save_checkpoint(kept, target)
     return target.stat().st_size
 

@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from jsonargparse import ArgumentParser
 
+from skyformer.arguments import config_files
 from skyformer.checkpoint_io import CheckpointError, export_checkpoint, read_checkpoint
+from skyformer.earlier_versions import in_todays_settings
+from skyformer.yaml_text import load_yaml
 
 EVALUATIONS = ("test", "validate", "predict")
 
@@ -31,7 +35,9 @@ def run_export(args: list[str]) -> Path:
     config = parser.parse_args(args)
     source, target = Path(config.ckpt_path).expanduser(), Path(config.output).expanduser()
     if not source.is_file():
-        raise CheckpointError(f"--ckpt_path {source} is no file. Fix: name a checkpoint, such as <run>/{'best.ckpt'}")
+        raise CheckpointError(
+            f"--ckpt_path {source} is no file. Fix: name a checkpoint, such as <run>/checkpoints/best.ckpt"
+        )
     size = export_checkpoint(source, target)
     print(f"{target}: {size / 1e6:.2f} MB. Test it with\n  python run.py test --ckpt_path {target}")
     return target
@@ -47,16 +53,21 @@ def with_its_configuration(args: Sequence[str]) -> list[str]:
     """
     given = list(args)
     named = _value_of("--ckpt_path", given)
-    if not given or given[0] not in EVALUATIONS or named is None or _value_of("--config", given) is not None:
+    if not given or given[0] not in EVALUATIONS or named is None or any(config_files(given)):
         return given
     path = Path(named).expanduser()
     if not path.is_file():
         return given
-    config = read_checkpoint(path)["config"]
+    config = in_todays_settings(load_yaml(read_checkpoint(path)["config"]))
     folder = path.resolve().parent.parent
     if not (path.parent.name == "checkpoints" and (folder / "config.yaml").exists()):
         folder = Path("runs", path.stem)
-    return [given[0], "--config", config, "--trainer.default_root_dir", str(folder), *given[1:]]
+    loggers = config["trainer"].get("logger")
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, dict) and "save_dir" in (logger.get("init_args") or {}):
+            logger["init_args"]["save_dir"] = "."  # the folder of results, wherever the run was
+    text = yaml.safe_dump(config)
+    return [given[0], "--config", text, "--trainer.default_root_dir", str(folder), *given[1:]]
 
 
 def _value_of(option: str, args: Sequence[str]) -> str | None:

@@ -22,6 +22,10 @@ def why_not_counted(result: Mapping[str, Any], path: Path, records: Sequence[Map
     if checkpoint is not None and Path(str(checkpoint)).name != _BEST:
         return f"of {Path(str(checkpoint)).name}, not of the best checkpoint"
     with suppress(*_ERRORS):
+        trained = str(records[-1]["data_hash"]).partition("+")[0]  # without what training began with
+        if result.get("data_hash") not in (None, trained):
+            return "of other data than the run's"
+    with suppress(*_ERRORS):
         if path.stat().st_mtime < datetime.fromisoformat(records[-1]["started"]).timestamp():
             return "older than the run's last start"
     return ""

@@ -5,7 +5,7 @@ A run lives in `runs/<task>/<backend>/seed<k>` unless the user names another fol
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from skyformer.checkpoint_io import BEST, LAST, PREVIOUS, CheckpointError, read_checkpoint
+from skyformer.earlier_versions import in_todays_settings
 from skyformer.files import next_free
 
 
@@ -58,11 +59,13 @@ FREE_ON_RESUME = (
 # What the weights depend on, so that it must be the same for test, validate and predict too.
 FIXED_FOR_WEIGHTS = ("model", "data")
 FREE_FOR_WEIGHTS = (
+    "data.init_args.augment",
     "data.init_args.batch_size",
     "data.init_args.data_dir",
     "data.init_args.data_seed",
     "data.init_args.dev_size",
     "data.init_args.eval_batch_size",
+    "data.init_args.level_schedule",
     "data.init_args.num_workers",
     "data.init_args.protocol.dev_is_test",
     "data.init_args.protocol.drop_last_test",
@@ -75,17 +78,9 @@ FREE_FOR_WEIGHTS = (
     "model.dropout",
     "model.lr_scheduler",
     "model.optimizer",
+    "model.position_init",
+    "model.query_key_gain",
 )
-
-# What a checkpoint of an earlier version does not name, and the value that does what that version did.
-_AS_BEFORE: dict[str, Any] = {
-    "data.init_args.augment": False,
-    "data.init_args.level_schedule": None,
-    "model.position_init": "normal",
-    "model.query_key_gain": None,
-}
-_FORMER_DROP_BLACK = "data.init_args.protocol.zero_is_padding"
-_DROP_BLACK = "data.init_args.drop_black"
 
 
 def run_folder(config: Mapping[str, Any]) -> Path:
@@ -202,10 +197,8 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
     Raises:
         RunError: listing each key with both values.
     """
-    before, now = flatten(yaml.safe_load(checkpoint["config"])), flatten(config)
-    former = before.pop(_FORMER_DROP_BLACK, None)
-    as_before = _AS_BEFORE if former is None else {**_AS_BEFORE, _DROP_BLACK: former}
-    before = {key: value for key, value in as_before.items() if key in now} | before
+    former = in_todays_settings(yaml.safe_load(checkpoint["config"]))
+    before, now = flatten(former), flatten(config)
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if subcommand == "fit":
         keys = [key for key in keys if not key.startswith(FREE_ON_RESUME)]
@@ -213,7 +206,7 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
         keys = [key for key in keys if key.startswith(FIXED_FOR_WEIGHTS) and not key.startswith(FREE_FOR_WEIGHTS)]
     if keys:
         lines = [f"  {key}: {before.get(key)!r} in the checkpoint, {now.get(key)!r} now" for key in keys]
-        arguments = " ".join(f"--{key} {json.dumps(before[key])}" for key in keys if key in before)
+        arguments = " ".join(f"--{key} {json.dumps(value)}" for key, value in _whole(former, keys).items())
         fix = (
             f"Set them as they were ({arguments}), or start another run without --ckpt_path in another "
             "--trainer.default_root_dir."
@@ -221,6 +214,21 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
             else "Use the configuration that the run was trained with: its folder holds config.yaml."
         )
         raise RunError("\n".join([f"checkpoint {path} belongs to another configuration:", *lines, fix]))
+
+
+def _whole(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The values of these keys; where the configuration has none there, of the nearest key above that it has."""
+    values: dict[str, Any] = {}
+    for key in keys:
+        value: Any = config
+        parts = key.split(".")
+        for depth, part in enumerate(parts):
+            if not isinstance(value, Mapping) or part not in value:
+                parts = parts[:depth]
+                break
+            value = value[part]
+        values[".".join(parts)] = value
+    return values
 
 
 def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_processes: int, fits: bool) -> None:

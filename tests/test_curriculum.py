@@ -6,7 +6,9 @@ import signal
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import ROOT
+from lightning import Callback
 from test_resume import STOP, assert_same_run, run_process
 
 from datamodules import Pathfinder
@@ -153,5 +155,23 @@ def test_level_that_the_release_lacks_is_named(tmp_path, main, tiny_arguments, c
 
 
 def test_recipe_for_two_cores_has_easy_images_first():
-    text = (ROOT / "configs/results/pathfinder.yaml").read_text()
-    assert "level_schedule" in text
+    recipe = yaml.safe_load((ROOT / "configs/results/pathfinder.yaml").read_text())
+    assert recipe["data"]["init_args"]["level_schedule"] == {"easy": 6000}
+
+
+@pytest.mark.parametrize(("accumulate", "limit"), [(4, 1.0), (4, 6), (1, 5), (3, 1.0)])
+def test_switch_is_at_the_optimiser_step(accumulate, limit, tmp_path, main, tiny_arguments):
+    """An epoch's last step may accumulate fewer batches; each step's images are of its stage."""
+    seen = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append((trainer.global_step, int(batch.example.min()) // 44))
+
+    arguments = [*tiny_arguments("pathfinder", tmp_path), EASY, "--data.init_args.num_workers=1"]
+    settings = {"accumulate_grad_batches": accumulate, "limit_train_batches": limit, "val_check_interval": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skyformer.callbacks.Throughput", Look)
+        main(["fit", *arguments, *(f"--trainer.{name}={value}" for name, value in settings.items())])
+    assert len(seen) >= 9
+    assert [stage for _, stage in seen] == [int(step >= 5) for step, _ in seen]

@@ -1,12 +1,15 @@
 """A checkpoint to share: small, whole, enough to test with, and not enough to resume from."""
 
 import json
+import os
+import shutil
 
 import pytest
 import torch
 import yaml
 
 from skyformer.checkpoint_io import read_checkpoint
+from skyformer.export_command import with_its_configuration
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +69,50 @@ def test_missing_checkpoint_is_said(tmp_path, main, capsys):
     with pytest.raises(SystemExit):
         main(["export", f"--ckpt_path={tmp_path}/none.ckpt", f"--output={tmp_path}/x.ckpt"])
     assert f"--ckpt_path {tmp_path}/none.ckpt is no file. Fix: " in capsys.readouterr().err
+
+
+def test_result_of_other_weights_or_data_does_not_go_along(run, tmp_path, main, monkeypatch):
+    """Tested on other data, and trained on after the test."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    best = folder / "checkpoints/best.ckpt"
+    with pytest.warns(UserWarning, match="the data differs"):
+        main(["test", f"--ckpt_path={best}", "--data.test_size=9", f"--data.data_dir={tmp_path}/data"])
+    assert json.loads((folder / "result.json").read_text())["test/examples"] == 9
+    main(["export", f"--ckpt_path={best}", "--output=other_data.ckpt"])
+    assert "result" not in read_checkpoint(tmp_path / "other_data.ckpt")
+    shutil.copy(run / "result.json", folder / "result.json")
+    os.utime(folder / "result.json", (0, 0))
+    main(["export", f"--ckpt_path={best}", "--output=older.ckpt"])
+    assert "result" not in read_checkpoint(tmp_path / "older.ckpt")
+
+
+def test_copied_run_logs_into_its_own_folder(tmp_path, main, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path / "first")])
+    rows = (tmp_path / "first/metrics.csv").read_text()
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    main(["test", f"--ckpt_path={tmp_path}/copy/checkpoints/best.ckpt"])
+    assert (tmp_path / "first/metrics.csv").read_text() == rows
+    assert not (tmp_path / "first/result.json").exists()
+    assert (tmp_path / "copy/result.json").exists()
+
+
+@pytest.mark.parametrize("option", [["--config", "x.yaml"], ["--config=x.yaml"], ["-c", "x.yaml"], ["-c=x.yaml"]])
+def test_named_configuration_is_taken_in_place_of_the_checkpoints(option):
+    given = ["test", *option, "--ckpt_path", "x.ckpt"]
+    assert with_its_configuration(given) == given
+
+
+def test_checkpoint_of_an_earlier_version_is_tested_as_it_was(run, tmp_path, main):
+    folder = shutil.copytree(run, tmp_path / "run")
+    checkpoint = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
+    config = yaml.safe_load(checkpoint["config"])
+    for name in ("augment", "level_schedule", "drop_black"):
+        del config["data"]["init_args"][name]
+    config["data"]["init_args"]["protocol"]["zero_is_padding"] = True
+    torch.save({**checkpoint, "config": yaml.safe_dump(config)}, folder / "checkpoints/best.ckpt")
+    cli = main(["test", f"--ckpt_path={folder}/checkpoints/best.ckpt"])
+    assert cli.datamodule.drop_black
+    assert json.loads((folder / "result.json").read_text()) | {"checkpoint": ""} == json.loads(
+        (run / "result.json").read_text()
+    ) | {"checkpoint": ""}

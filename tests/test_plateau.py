@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 
 from datamodules import Pathfinder
 from skyformer.callbacks import PlateauNotice
+from skyformer.callbacks.plateau import PAGE
 
 
 def evaluate(notice, caplog, accuracy, step, steps=100, ones=50, plateau=""):
@@ -42,7 +44,8 @@ def test_it_is_said_once_after_a_tenth_of_the_steps(caplog):
     assert (
         "still at chance after 10 of 100 steps (55.00%; always guessing the most frequent label gives 50.00%)" in said
     )
-    assert "It lasts long. See docs/plateau.md." in said
+    assert f"It lasts long. See {PAGE}." in said
+    assert (ROOT / PAGE).is_file()
     assert evaluate(notice, caplog, 0.5, step=20) == ""
 
 
@@ -64,4 +67,13 @@ def test_a_run_that_cannot_learn_says_so(tmp_path, main, tiny_arguments, caplog)
     main(["fit", *tiny_arguments("pathfinder", tmp_path), "--model.optimizer.init_args.lr=1e-9"])
     assert caplog.text.count("Dev accuracy is still at chance after 3 of 9 steps") == 1
     assert "Fix: wait, or start with easy images: --data.level_schedule '{easy: 6000}'" in caplog.text
-    assert Pathfinder(level_schedule={"easy": 5}).plateau.endswith("Fix: wait, or make data.level_schedule longer.")
+    assert Pathfinder(level_schedule={"easy": 5}).plateau == "Fix: wait, or make data.level_schedule longer."
+    assert Pathfinder(level="easy").plateau == ""
+
+
+def test_it_waits_for_the_examples_that_are_evaluated(tmp_path, main, tiny_arguments, caplog):
+    """Dev images are hard; a network of easy ones need not know them."""
+    schedule = '--data.init_args.level_schedule={"easy": 5}'
+    main(["fit", *tiny_arguments("pathfinder", tmp_path), "--model.optimizer.init_args.lr=1e-9", schedule])
+    assert "Dev accuracy is still at chance after 6 of 9 steps" in caplog.text
+    assert "after 3 of 9" not in caplog.text

@@ -250,11 +250,14 @@ def test_run_of_an_earlier_version_resumes_with_its_own_settings(tmp_path, main,
         main(["fit", *arguments, "--ckpt_path=last", "--trainer.max_steps=12"])
     said = capsys.readouterr().err
     for line in (
-        "--data.init_args.augment false",
         '--model.position_init "normal"',
         "--data.init_args.drop_black false",
     ):
         assert line in said
+    levels = '--data.init_args.level_schedule={"easy": 2}'
+    with pytest.raises(SystemExit):
+        main(["fit", *arguments, *FORMER, levels, "--ckpt_path=last", "--trainer.max_steps=12"])
+    assert "(--data.init_args.level_schedule null)" in capsys.readouterr().err
     cli = main(["fit", *arguments, *FORMER, "--ckpt_path=last", "--trainer.max_steps=12"])
     assert cli.trainer.global_step == 12
 

@@ -46,7 +46,7 @@ class PlateauNotice(Callback):
         accuracy, step, steps = float(trainer.callback_metrics["val/accuracy"]), trainer.global_step, trainer.max_steps
         chance = float(counts.max() / counts.sum())
         self.has_left = accuracy > chance + 2 * (chance * (1 - chance) / int(counts.sum())) ** 0.5
-        if self.has_left or steps <= 0 or step < steps / 10:
+        if self.has_left or steps <= 0 or step < steps / 10 or _is_in_an_easier_stage(trainer):
             return
         self.is_said = True
         hint = getattr(trainer.datamodule, "plateau", "")
@@ -54,6 +54,12 @@ class PlateauNotice(Callback):
             f"Dev accuracy is still at chance after {step:,} of {steps:,} steps ({accuracy:.2%}; always guessing the "
             f"most frequent label gives {chance:.2%}). {hint + ' ' if hint else ''}See {PAGE}."
         )
+
+
+def _is_in_an_easier_stage(trainer: Trainer) -> bool:
+    """Whether training has not come to the examples that are evaluated."""
+    stages = getattr(trainer.datamodule, "stages", [])
+    return bool(stages) and trainer.datamodule.stage_at(trainer.global_step)[0] < len(stages)
 
 
 class CurriculumCurve(Callback):

@@ -127,6 +127,7 @@ class TestResult(Callback):
             "test/accuracy": round(accuracy, 6),
             "test/loss": round(float(trainer.callback_metrics["test/loss"]), 6),
             "test/examples": examples,
+            "data_hash": (getattr(trainer.datamodule, "data_hash", None) or "").partition("+")[0] or None,
             "chance": round(int(counts.max()) / examples, 6),
             "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from skyformer.earlier_versions import in_todays_settings
 from skyformer.report.logs import EVENTS, TABLE, read_curves
 from skyformer.report.run import Run
 from skyformer.result import why_not_counted
@@ -71,7 +72,7 @@ def _read_run(folder: Path) -> Run:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = load_yaml(path.read_text(encoding="utf-8"))
+        config = in_todays_settings(load_yaml(path.read_text(encoding="utf-8")))
         run = Run(path.parent, config, {}, [], None, ())
         _ = run.task, run.backend, run.max_steps % run.log_every, run.examples_per_step + 0
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:

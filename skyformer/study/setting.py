@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 from lightning import LightningDataModule
 from torch import Tensor
@@ -13,8 +14,10 @@ from torch import Tensor
 from skyformer.arguments import check_config, check_nulls
 from skyformer.benchmark.cases import overlay_path
 from skyformer.checkpoint_io import read_checkpoint
+from skyformer.earlier_versions import in_todays_settings
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, backend_name, task_name
+from skyformer.yaml_text import load_yaml
 
 # What a task's YAML says beside these; a study makes nothing of it.
 _OTHERS = (
@@ -71,13 +74,15 @@ class Setting:
         for named in [path] if path else checkpoints_of(arguments)[-1:]:
             checkpoint = read_checkpoint(Path(named))
             state = checkpoint["state_dict"]
-            arguments = ["--config", checkpoint["config"], *arguments, "--checkpoint", named]
+            text = yaml.safe_dump(in_todays_settings(load_yaml(checkpoint["config"])))
+            arguments = ["--config", text, *arguments, "--checkpoint", named]
         config = parser.parse_args(arguments)
         check_nulls(parser, config)
         check_config(Namespace(data=config.data, model=config.model))
         only_data = ArgumentParser()
         only_data.add_subclass_arguments(LightningDataModule, "data")
         data: Any = _instantiate(only_data, data=config.data)
+        data.stages = []  # studies look at the task's own examples
         data.prepare_data()
         data.setup("fit")
         return cls(parser, arguments, config, data, state)

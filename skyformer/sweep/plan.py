@@ -13,6 +13,7 @@ import yaml
 from skyformer.arguments import check_config, check_files
 from skyformer.checkpoint_io import BEST, LAST, PREVIOUS
 from skyformer.cli import SkyformerCLI
+from skyformer.earlier_versions import in_todays_settings
 from skyformer.runs import FREE_ON_RESUME, RunError, flatten
 from skyformer.sweep.cells import Cell
 from skyformer.yaml_text import load_yaml
@@ -112,7 +113,8 @@ def _changes(folder: Path, now: Config) -> list[str]:
         return []  # nothing was trained there
     path = folder / "config.yaml"
     try:
-        before, here = flatten(load_yaml(path.read_text(encoding="utf-8"))), flatten(now)
+        before = flatten(in_todays_settings(load_yaml(path.read_text(encoding="utf-8"))))
+        here = flatten(now)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return [f"{path} cannot be read ({' '.join(str(error).split())})"]
     longer = _is_longer(before.get("trainer.max_steps"), here["trainer.max_steps"])

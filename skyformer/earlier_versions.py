@@ -1,0 +1,30 @@
+"""Configurations that an earlier version wrote, in today's settings."""
+
+from copy import deepcopy
+from typing import Any
+
+_IMAGE_TASKS = ("Image", "Pathfinder", "PathX")
+_TASKS = (*_IMAGE_TASKS, "ListOps", "Text", "Retrieval")
+
+
+def in_todays_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's nested configuration with the settings that its version lacked, at the values that do what it did.
+
+    A configuration of this version comes back as it is, and so does what is not of a task of this project.
+    """
+    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in ("data", "model")):
+        return config
+    config = deepcopy(config)
+    name = str(config["data"].get("class_path")).rpartition(".")[2]
+    arguments = config["data"].get("init_args")
+    config["model"].setdefault("position_init", "normal")
+    config["model"].setdefault("query_key_gain", None)
+    if name in _TASKS and isinstance(arguments, dict):
+        protocol = arguments.get("protocol")
+        former = protocol.pop("zero_is_padding", None) if isinstance(protocol, dict) else None
+        if name in _IMAGE_TASKS:
+            arguments.setdefault("drop_black", bool(former))
+        if name in ("Pathfinder", "PathX"):
+            arguments.setdefault("level_schedule", None)
+        arguments.setdefault("augment", False)
+    return config
