@@ -13,6 +13,7 @@ from datamodules.split import Split
 ROWS_AT_ONCE = 4096  # bounds the memory of a pass over all images
 NUM_SYMMETRIES = 8
 FLIP = 4  # the view that is flipped left to right and not turned
+TRANSPOSE = 7  # the view whose rows are the columns
 
 
 def symmetries(side: int) -> np.ndarray:

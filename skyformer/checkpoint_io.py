@@ -65,11 +65,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def export_checkpoint(source: Path, target: Path) -> int:
+def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
     """Write the weights and the configuration of a checkpoint, without what only a resume needs; return its bytes.
 
     The configuration leaves out where this machine keeps its data and runs. The result of the run's test goes along
     where it is that of this checkpoint.
+
+    Args:
+        source, target: files.
+        half: store weights and biases in float16; what a landmark draw depends on stays as it is.
 
     Raises:
         CheckpointError: for a source that cannot be read.
@@ -82,6 +86,11 @@ def export_checkpoint(source: Path, target: Path) -> int:
         if name in config["data"].get("init_args", {}):
             config["data"]["init_args"][name] = default
     kept = {name: checkpoint[name] for name in _EXPORTED if name in checkpoint}
+    if half:
+        kept["state_dict"] = {
+            name: weight.half() if name.endswith((".weight", ".bias")) else weight
+            for name, weight in kept["state_dict"].items()
+        }
     kept |= {"config": yaml.safe_dump(config, sort_keys=False), "weights_only": True}
     folder = source.resolve().parent.parent
     if source.name == Path(BEST).name and read_test_accuracy(folder) is not None:

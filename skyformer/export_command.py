@@ -32,13 +32,14 @@ def run_export(args: list[str]) -> Path:
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="A run's checkpoint, such as its best.ckpt.")
     parser.add_argument("--output", type=str, required=True, help="The file to write.")
+    parser.add_argument("--half", type=bool, default=False, help="Weights in float16: half the size, nearly the same.")
     config = parser.parse_args(args)
     source, target = Path(config.ckpt_path).expanduser(), Path(config.output).expanduser()
     if not source.is_file():
         raise CheckpointError(
             f"--ckpt_path {source} is no file. Fix: name a checkpoint, such as <run>/checkpoints/best.ckpt"
         )
-    size = export_checkpoint(source, target)
+    size = export_checkpoint(source, target, config.half)
     print(f"{target}: {size / 1e6:.2f} MB. Test it with\n  python run.py test --ckpt_path {target}")
     return target
 

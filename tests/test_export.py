@@ -116,3 +116,17 @@ def test_checkpoint_of_an_earlier_version_is_tested_as_it_was(run, tmp_path, mai
     assert json.loads((folder / "result.json").read_text()) | {"checkpoint": ""} == json.loads(
         (run / "result.json").read_text()
     ) | {"checkpoint": ""}
+
+
+def test_half_the_size_gives_nearly_the_same_scores(run, tmp_path, main, monkeypatch, data_dir):
+    monkeypatch.chdir(tmp_path)
+    best = f"--ckpt_path={run}/checkpoints/best.ckpt"
+    main(["export", best, "--output=whole.ckpt"])
+    main(["export", best, "--output=half.ckpt", "--half=true"])
+    whole, half = (read_checkpoint(tmp_path / f"{name}.ckpt")["state_dict"] for name in ("whole", "half"))
+    name = "encoder.blocks.0.attention.backend.eval_noise"
+    assert torch.equal(whole[name], half[name])
+    assert half["encoder.tokens.weight"].dtype == torch.float16
+    main(["test", "--ckpt_path=half.ckpt", "--trainer.default_root_dir=tested", f"--data.data_dir={data_dir}"])
+    losses = [json.loads((place / "result.json").read_text())["test/loss"] for place in (run, tmp_path / "tested")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
