@@ -101,7 +101,7 @@ def test_run_killed_before_the_switch_resumes_to_the_last_bit(overlay, tmp_path,
     killed = [*tiny_arguments("pathfinder", tmp_path / "killed", overlay), *extra]
     assert run_process([*killed, STOP, "--trainer.callbacks.step=5"]) == -signal.SIGKILL
     main(["fit", *killed, "--ckpt_path=last"])
-    assert "step       5   training goes on with hard images" in caplog.text
+    assert "step       5   training continues with hard images" in caplog.text
     main(["fit", *tiny_arguments("pathfinder", tmp_path / "whole", overlay), *extra])
     assert_same_run(tmp_path / "killed", tmp_path / "whole", from_step=4)
     stages = (tmp_path / "whole/metrics.csv").read_text().splitlines()

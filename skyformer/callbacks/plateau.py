@@ -76,6 +76,6 @@ class CurriculumCurve(Callback):
             return
         stage, name = trainer.datamodule.stage_at(trainer.global_step)
         if self.stage not in (None, stage):
-            rank_zero_info(f"step {trainer.global_step:>7,}   training goes on with {name}")
+            rank_zero_info(f"step {trainer.global_step:>7,}   training continues with {name}")
         self.stage = stage
         pl_module.log("train/stage", float(stage))
