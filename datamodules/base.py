@@ -245,7 +245,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self._loader(JoinedSplits(splits), ScheduledBatches(batches, ends, lambda: self._taken, self._place))
 
     def _batches_before(self, step: int, batches: int) -> int:
-        """Batches that this number of optimiser steps takes; the last step of an epoch may accumulate fewer than the others."""
+        """Batches that this number of optimiser steps takes; an epoch's last step may accumulate fewer."""
         per_step = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         in_epoch = self._batches_an_epoch(batches)
         epochs, rest = divmod(step, -(-in_epoch // per_step))
