@@ -9,6 +9,22 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 PAGE = "docs/plateau.md"
 
 
+class LabelCounts:
+    """How often each label occurs in the batches of an evaluation, on all processes."""
+
+    def __init__(self, module: LightningModule) -> None:
+        self.counts = torch.zeros(module.hparams["num_classes"], dtype=torch.int64, device=module.device)
+
+    def add(self, batch: Any) -> None:
+        self.counts += torch.bincount(batch.label, minlength=len(self.counts))
+
+    def examples_and_chance(self, trainer: Trainer) -> tuple[int, float]:
+        """The number of examples, and the accuracy of always guessing the most frequent label."""
+        counts = trainer.strategy.reduce(self.counts, reduce_op="sum")
+        examples = int(counts.sum())
+        return examples, int(counts.max()) / examples
+
+
 class PlateauNotice(Callback):
     """Says once, after a tenth of the steps, that the dev accuracy has not left the most frequent label's share.
 
@@ -26,7 +42,7 @@ class PlateauNotice(Callback):
         self.has_left, self.is_said = state_dict["has_left"], state_dict["is_said"]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.label_counts = torch.zeros(pl_module.hparams["num_classes"], dtype=torch.int64, device=pl_module.device)
+        self.labels = LabelCounts(pl_module)
 
     def on_validation_batch_end(
         self,
@@ -37,15 +53,14 @@ class PlateauNotice(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.label_counts += torch.bincount(batch.label, minlength=len(self.label_counts))
+        self.labels.add(batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking or self.has_left or self.is_said:
             return
-        counts = trainer.strategy.reduce(self.label_counts, reduce_op="sum")
+        examples, chance = self.labels.examples_and_chance(trainer)
         accuracy, step, steps = float(trainer.callback_metrics["val/accuracy"]), trainer.global_step, trainer.max_steps
-        chance = float(counts.max() / counts.sum())
-        self.has_left = accuracy > chance + 2 * (chance * (1 - chance) / int(counts.sum())) ** 0.5
+        self.has_left = accuracy > chance + 2 * (chance * (1 - chance) / examples) ** 0.5
         if self.has_left or steps <= 0 or step < steps / 10 or _is_in_an_easier_stage(trainer):
             return
         self.is_said = True

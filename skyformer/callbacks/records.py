@@ -5,12 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import SaveConfigCallback
 
+from skyformer.callbacks.plateau import LabelCounts
 from skyformer.checkpoint_io import LAST, PREVIOUS
 from skyformer.files import next_free, write_whole
 from skyformer.loggers import TensorBoardLogger
@@ -106,7 +106,7 @@ class TestResult(Callback):
     """
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.label_counts = torch.zeros(trainer.datamodule.num_classes, dtype=torch.int64, device=pl_module.device)
+        self.labels = LabelCounts(pl_module)
 
     def on_test_batch_end(
         self,
@@ -117,18 +117,17 @@ class TestResult(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.label_counts += torch.bincount(batch.label, minlength=len(self.label_counts))
+        self.labels.add(batch)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        counts = trainer.strategy.reduce(self.label_counts, reduce_op="sum")
-        examples = int(counts.sum())
+        examples, chance = self.labels.examples_and_chance(trainer)
         accuracy = float(trainer.callback_metrics["test/accuracy"])
         result = {
             "test/accuracy": round(accuracy, 6),
             "test/loss": round(float(trainer.callback_metrics["test/loss"]), 6),
             "test/examples": examples,
             "data_hash": (getattr(trainer.datamodule, "data_hash", None) or "").partition("+")[0] or None,
-            "chance": round(int(counts.max()) / examples, 6),
+            "chance": round(chance, 6),
             "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
         }
         if trainer.is_global_zero:
