@@ -124,7 +124,7 @@ class Pathfinder(SequenceDataModule):
                 "level": self.level,
                 "version": 1,
             }
-        return {"drawing": asdict(self.drawing), "sizes": self.sizes, "data_seed": self.data_seed, "version": 1}
+        return {"drawing": asdict(self.drawing), "sizes": self.sizes, "data_seed": self.data_seed, "version": 2}
 
     @cached_property
     def release(self) -> Path:

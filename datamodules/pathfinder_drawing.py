@@ -65,7 +65,7 @@ def _tables(settings: DrawingSettings, margin: int) -> PaddleTables:
 
 
 def _to_bytes(canvas: np.ndarray) -> np.ndarray:
-    """Stretch to 0 … 255. The canvas is float32 and this float64, so ties round as they do in the generator."""
+    """Stretch to 0 … 255, in float64 as the generator does."""
     picture = canvas.astype(np.float64)
     low, high = picture.min(), picture.max()
     return ((picture - low) * (255 / (high - low)) + 0.5).astype(np.uint8)
@@ -338,6 +338,8 @@ def _merge(mask, stamps, paddle):
             mask[row, column] = max(mask[row, column], stamps[stamp, row - y + half, column - x + half])
 
 
+# The generator keeps a paddle as float32 and multiplies it by its contrast: values that lie halfway between two bytes
+# then round up or down as theirs do.
 @njit(nogil=True, cache=True)
 def _stamp(canvas, stamps, paddle, contrast):
     """Draw one paddle: the brighter of what is there and `contrast` times the stamp."""
@@ -346,14 +348,18 @@ def _stamp(canvas, stamps, paddle, contrast):
     top, bottom, left, right = _window(canvas.shape, half, y, x)
     for row in range(top, bottom):
         for column in range(left, right):
-            value = stamps[stamp, row - y + half, column - x + half] / 255 * contrast
+            value = stamps[stamp, row - y + half, column - x + half] / np.float32(255) * np.float32(contrast)
             canvas[row, column] = max(canvas[row, column], value)
 
 
 @njit(nogil=True, cache=True)
-def _stamp_marker(canvas, marker, y, x):
-    half = len(marker) // 2
-    top, bottom, left, right = _window(canvas.shape, half, y, x)
-    for row in range(top, bottom):
-        for column in range(left, right):
-            canvas[row, column] = max(canvas[row, column], marker[row - y + half, column - x + half] / 255)
+def _stamp_marker(canvas, markers, y, x):
+    """Draw one marker disc, cut off at the image's edges as a reduction of the whole image would."""
+    half = len(markers) // 2
+    centre_y = min(y, half) + max(0, half - (canvas.shape[0] - 1 - y))
+    centre_x = min(x, half) + max(0, half - (canvas.shape[1] - 1 - x))
+    top, left = y - centre_y, x - centre_x
+    for row in range(len(markers)):
+        for column in range(len(markers)):
+            value = markers[centre_y, centre_x, row, column] / np.float32(255)
+            canvas[top + row, left + column] = max(canvas[top + row, left + column], value)

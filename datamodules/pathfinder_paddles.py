@@ -30,7 +30,7 @@ class PaddleTables(NamedTuple):
         step_angle: `(C,)` float64, orientation of each displacement, radians.
         step_stamp: `(C,)` int64, row of `image` for a paddle drawn from that head back to the pivot.
         margin_disc: `(M, 2)` int64, offsets of a disc whose radius is the margin.
-        marker: `(R, R)` uint8, the marker disc.
+        marker: `(R, R, R, R)` uint8, the marker disc: at which place of a window, then the window.
         margin: pixels.
     """
 
@@ -71,7 +71,7 @@ def build_tables(settings: DrawingSettings, margin: int) -> PaddleTables:
         step_angle=step_angle,
         step_stamp=np.array([stamp_at(_opposite(angle)) for angle in step_angle]),
         margin_disc=np.argwhere(_disc(margin)) - margin,
-        marker=_draw_marker(settings.marker_radius),
+        marker=_draw_markers(settings.marker_radius),
         margin=margin,
     )
 
@@ -157,11 +157,17 @@ def _reaches_everywhere(offsets: np.ndarray) -> bool:
     return bool(inside.any(axis=1).all())
 
 
-def _draw_marker(radius: float) -> np.ndarray:
-    """A disc at the centre pixel of an odd window, with room for the ringing of Lanczos."""
-    half = int(np.ceil(radius)) + 4
+def _draw_markers(radius: float) -> np.ndarray:
+    """The marker disc at each place of an odd window, whose edge is the image's where the disc lies off centre.
+
+    The generator reduces the whole image, so Lanczos weights are cut off at its edges.
+    """
+    half = int(np.ceil(radius)) + 4  # room for the ringing of Lanczos
     side = 2 * half + 1
     y, x = np.ogrid[: side * SUPERSAMPLING, : side * SUPERSAMPLING]
-    centre = half * SUPERSAMPLING
-    inside = (y - centre) ** 2 + (x - centre) ** 2 <= (radius * SUPERSAMPLING) ** 2
-    return _reduce(inside.astype(np.uint8) * 255, side)
+    markers = np.empty((side, side, side, side), dtype=np.uint8)
+    for row, column in np.ndindex(side, side):
+        squared = (y - row * SUPERSAMPLING) ** 2 + (x - column * SUPERSAMPLING) ** 2
+        inside = squared <= (radius * SUPERSAMPLING) ** 2
+        markers[row, column] = _reduce(inside.astype(np.uint8) * 255, side)
+    return markers
