@@ -5,12 +5,14 @@ Every statistic is a mean of one number per image, so that its standard error is
 
 import numpy as np
 
-from datamodules.pathfinder_paddles import _draw_marker
+from datamodules.pathfinder_paddles import _draw_markers
 
 SIDE = 32
 BINS = 8
 GRID = 4
 MARKER_RADIUS = 1.5
+HALFWAY = (22, 93, 199, 202, 220)  # values that have about twice or no pixels where a contrast is rounded otherwise
+AT_THE_EDGE = (59, 64, 112, 183, 250)  # values of markers that the image's edge cuts off, and of nothing else
 SEPARATION = 3  # pixels; the discs' bright cores, 3 x 3 each, never lie nearer without covering each other
 Summary = dict[str, dict[str, float]]
 
@@ -21,8 +23,9 @@ def find_markers(images: np.ndarray) -> np.ndarray:
     Paddles are one or two pixels thin, so only a disc fills all nine pixels around its centre. The smaller of picture
     and template is summed, since a bright crossing of paddles must not count for more than a disc does.
     """
-    template = _draw_marker(MARKER_RADIUS)
-    middle = len(template) // 2
+    templates = _draw_markers(MARKER_RADIUS)
+    middle = len(templates) // 2
+    template = templates[middle, middle]
     core = template[middle - 1 : middle + 2, middle - 1 : middle + 2]
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
     score = np.zeros(images.shape)
@@ -48,6 +51,8 @@ def statistics(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "nonzero": (flat > 0).mean(axis=1),
         **{f"intensity_{i}": (flat // (256 // BINS) == i).mean(axis=1) for i in range(BINS)},
+        **{f"value_{value}": (flat == value).mean(axis=1) for value in HALFWAY},
+        "values_at_the_edge": np.isin(flat, AT_THE_EDGE).mean(axis=1),
         **{f"markers_in_{i // GRID}_{i % GRID}": (cell == i).mean(axis=1) for i in range(GRID**2)},
         "nearest_to_centre": from_centre.min(axis=1),  # a snake's first end, as a rule: tells where snakes start
         "farthest_from_centre": from_centre.max(axis=1),
