@@ -82,6 +82,8 @@ def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
     config = in_todays_settings(load_yaml(checkpoint["config"]))
     config["trainer"]["default_root_dir"] = None
     config["trainer"]["logger"] = None
+    if config["model"].get("init_from"):
+        config["model"]["init_from"] = Path(config["model"]["init_from"]).name
     for name, default in (("source", None), ("data_dir", "data")):
         if name in config["data"].get("init_args", {}):
             config["data"]["init_args"][name] = default

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from math import inf
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from skyformer.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, PositionInit
 from skyformer.head import ClassificationHead, Pooling
+from skyformer.initial_weights import load_initial_weights
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
@@ -56,6 +58,8 @@ class SequenceClassifier(LightningModule):
         pooling: see `ClassificationHead`.
         positions_lr_factor: learning rate of the position embedding as a multiple of the optimiser's. Adam moves each
             position by the full rate, however little its gradients agree: at a rate of 1e-3 that is mostly noise.
+        init_from: a checkpoint whose weights a new run starts from, where name and shape are the same. Optimiser,
+            schedule, data and step count are the new run's own.
         compile: run the encoder through `torch.compile`; checkpoints are the same either way.
     """
 
@@ -79,6 +83,7 @@ class SequenceClassifier(LightningModule):
         query_key_gain: float | None = None,
         pooling: Pooling = "mean",
         positions_lr_factor: float = 1.0,
+        init_from: str | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -107,6 +112,7 @@ class SequenceClassifier(LightningModule):
         self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling, num_documents)
         self.optimizer_factory = optimizer
         self.scheduler_factory = lr_scheduler
+        self.init_from = init_from
         self.compile_encoder = compile
         self.metrics = nn.ModuleDict({split: _metrics(num_classes) for split in ("val", "test")})
 
@@ -119,6 +125,10 @@ class SequenceClassifier(LightningModule):
         state: Any = self.__getstate__()
         copied.__dict__.update(deepcopy(state, memo))
         return copied
+
+    def on_train_start(self) -> None:
+        if self.init_from is not None and self.trainer.global_step == 0:  # a resume has restored its own weights
+            load_initial_weights(self, Path(self.init_from).expanduser())
 
     def configure_model(self) -> None:
         # In place, so that parameter names stay as they are; called again on a later stage, it does nothing new.

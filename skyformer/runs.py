@@ -76,6 +76,7 @@ FREE_FOR_WEIGHTS = (
     "data.init_args.train_size",
     "model.compile",
     "model.dropout",
+    "model.init_from",
     "model.lr_scheduler",
     "model.optimizer",
     "model.position_init",

@@ -74,6 +74,7 @@ _STARTS_AND_DATA: dict[str, Any] = {
     "model.positions_lr_factor": 1.0,
     "model.position_init": "normal",
     "model.query_key_gain": None,
+    "model.init_from": None,
     "data.init_args.augment": False,
 }
 _TASK: dict[str, dict[str, Any]] = {
