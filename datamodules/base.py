@@ -4,6 +4,7 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from bisect import bisect_right
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +16,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.batches import Batch, EvalBatches, ScheduledBatches, TrainBatches
 from datamodules.collate import JoinedSplits, SplitBatches
-from datamodules.examples import as_it_is
+from datamodules.examples import Example, as_it_is
 from datamodules.files import usable_folder
 from datamodules.images import ImageBatches
 from datamodules.layout import Layout
+from datamodules.new_examples import as_split
 from datamodules.prepared import PreparedDataError, data_hash, folder_name, load, verify
 from datamodules.protocol import Protocol
+from datamodules.split import Split
 from datamodules.writing import RawSplits, prepare
 
 MOST_WORKERS = 1024  # processes; a slip of the finger would start them without end
@@ -46,6 +49,8 @@ class SequenceDataModule(LightningDataModule, ABC):
             a CPU.
         protocol: departures that published numbers need.
         augment: each epoch shows every training example in one of the task's views.
+        predict_source: new inputs for `predict`, in place of the test set. A file with one input a line (for Retrieval
+            two texts, separated by a tab), or a picture or a folder of them.
 
     Raises:
         ValueError: for a value that makes no sense, naming its key.
@@ -73,6 +78,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         num_workers: int,
         protocol: Protocol,
         augment: bool = False,
+        predict_source: str | None = None,
     ) -> None:
         super().__init__()
         if num_workers > MOST_WORKERS:
@@ -91,7 +97,9 @@ class SequenceDataModule(LightningDataModule, ABC):
         if augment and len(self.views) == 1:
             raise ValueError(f"data.augment=true: {type(self).__name__} has no augmentation. Fix: data.augment=false")
         self.augment = augment
+        self.predict_source = predict_source
         self.splits: dict[str, SplitBatches] = {}
+        self.new_names: list[str] = []
         self.stages: list[tuple[SequenceDataModule, int]] = []
         self.resume_at: tuple[int, int] | None = None
 
@@ -103,6 +111,10 @@ class SequenceDataModule(LightningDataModule, ABC):
     @abstractmethod
     def raw_splits(self) -> RawSplits:
         """The examples of each split, lazily."""
+
+    @abstractmethod
+    def new_examples(self, path: Path) -> Iterator[Example]:
+        """The inputs in a file or folder that a user wants predictions for; label 0, name as the user finds them."""
 
     @abstractmethod
     def expected_bytes(self) -> int:
@@ -135,14 +147,16 @@ class SequenceDataModule(LightningDataModule, ABC):
         )
 
     @property
-    def data_hash(self) -> str:
+    def data_hash(self) -> str | None:
         """16 hexadecimal digits that name what the prepared folder holds, the same wherever it lies.
 
-        In training, those of the easier stages follow, joined by `+`.
+        In training, those of the easier stages follow, joined by `+`. None where new inputs are predicted.
 
         Raises:
             PreparedDataError: when it is not prepared.
         """
+        if self._predicts_new_inputs:
+            return None
         stages = [stage for stage, _ in self.stages] if self._trains else []
         return "+".join(data_hash(data.folder) for data in (self, *stages))
 
@@ -151,6 +165,11 @@ class SequenceDataModule(LightningDataModule, ABC):
         """False where a trainer only evaluates, which needs no stages."""
         return self.trainer is None or self.trainer.state.fn == "fit"
 
+    @property
+    def _predicts_new_inputs(self) -> bool:
+        """Whether no prepared data is needed."""
+        return self.predict_source is not None and self.trainer is not None and self.trainer.state.fn == "predict"
+
     def prepare_data(self) -> None:
         """Prepare the folder unless it is there, and compare its checksums.
 
@@ -158,6 +177,8 @@ class SequenceDataModule(LightningDataModule, ABC):
             PreparedDataError: when it cannot be made, when what is there has changed since, or when the stages are as
                 long as the run.
         """
+        if self._predicts_new_inputs:
+            return
         if self._trains:
             self._check_stages()
             for stage, _ in self.stages:
@@ -170,6 +191,11 @@ class SequenceDataModule(LightningDataModule, ABC):
         verify(self.folder)
 
     def setup(self, stage: str) -> None:
+        if self._predicts_new_inputs:
+            path = Path(self.predict_source or "").expanduser()
+            arrays, self.new_names = as_split(path, self.new_examples(path))
+            self.splits["predict"] = self._batches(arrays)
+            return
         for split in ("train", "dev", "test"):
             if split not in self.splits:
                 self.splits[split] = self._load(split)
@@ -207,7 +233,9 @@ class SequenceDataModule(LightningDataModule, ABC):
         return f"the examples of {self.task}"
 
     def _load(self, split: str) -> SplitBatches:
-        arrays = load(self.folder, self.settings, self.dev_split if split == "dev" else split, self.layout)
+        return self._batches(load(self.folder, self.settings, self.dev_split if split == "dev" else split, self.layout))
+
+    def _batches(self, arrays: Split) -> SplitBatches:
         if self.image_side:
             return ImageBatches(arrays, self.drop_black)
         return SplitBatches(
@@ -226,6 +254,8 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def example_names(self, split: str) -> list[str]:
         """What each example of a split is called, after its place in the source."""
+        if split == "predict":
+            return self.new_names
         parts = self._training_splits if split == "train" else [self.splits[split]]
         return [name for part in parts for name in part.split.names()]
 
@@ -298,7 +328,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self._eval_loader("test", size if self.protocol.drop_last_test else None)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader("test")
+        return self._eval_loader("predict" if self._predicts_new_inputs else "test")
 
     def _eval_loader(self, split: str, num_examples: int | None = None) -> DataLoader[Batch]:
         lengths = self.splits[split].lengths

@@ -1,6 +1,6 @@
 """Image: which of ten things is on a CIFAR-10 picture? Read grey, pixel by pixel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from datamodules.examples import Example, Skipped, make_examples_in_processes
 from datamodules.generate import check_at_least_one, check_seed
 from datamodules.grey import GREY, Grey
 from datamodules.images import FLIP
+from datamodules.new_examples import read_pictures
 from datamodules.pictures import read_picture
 from datamodules.prepared import PreparedDataError
 from datamodules.protocol import OURS, Protocol
@@ -33,7 +34,7 @@ class Image(SequenceDataModule):
     al., ICLR 2021; its very sets follow from how TensorFlow Datasets shuffles), and 10,000 to test.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
         source: folder with torchvision's `cifar-10-batches-py`, or with `train/<class>/` and `test/<class>/` of PNG or
             JPEG files, classes by name or number; None to fetch the former.
         grey: luma of `tensorflow`, as in Long Range Arena, or of `pil`, which differs by 1 on a quarter of all colours.
@@ -60,13 +61,14 @@ class Image(SequenceDataModule):
         num_workers: int = 0,
         protocol: Protocol = OURS,
         augment: bool = False,
+        predict_source: str | None = None,
         source: str | None = None,
         grey: Literal["tensorflow", "pil"] = "tensorflow",
         drop_black: bool = True,
         dev_size: int = 5_000,
         data_seed: int = 0,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment)
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
         if grey not in GREY:
             raise ValueError(f"data.grey={grey!r} is not one of {sorted(GREY)}")
         check_at_least_one(dev_size=dev_size)
@@ -101,6 +103,10 @@ class Image(SequenceDataModule):
         return {
             split: make_examples_in_processes(*part, f"Reading CIFAR-10, {split:>5}") for split, part in parts.items()
         }
+
+    def new_examples(self, path: Path) -> Iterator[Example]:
+        for name, pixels in read_pictures(path, SIDE, "RGB"):
+            yield Example((GREY[self.grey](pixels).reshape(-1),), 0, name)
 
     def _read(self, split: str) -> tuple[list[Item], Callable[[Item], Example | Skipped]]:
         """The pictures of a split, each with its class, and what reads one."""

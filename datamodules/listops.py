@@ -9,8 +9,10 @@ import numpy as np
 
 from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, packed
+from datamodules.files import PreparedDataError
 from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression, longest_expression
+from datamodules.new_examples import read_lines, unusable
 from datamodules.protocol import OURS, Protocol
 from datamodules.sources import damaged, find_in_release, read_label, read_rows, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
@@ -29,7 +31,7 @@ class ListOps(SequenceDataModule):
     chance means here.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
         source: folder of the LRA release, or of its `basic_{train,val,test}.tsv`; None to generate. The settings
             below, `max_length` aside, are those of generation.
         min_length: exclusive lower bound of the number of tokens.
@@ -59,6 +61,7 @@ class ListOps(SequenceDataModule):
         num_workers: int = 0,
         protocol: Protocol = OURS,
         augment: bool = False,
+        predict_source: str | None = None,
         source: str | None = None,
         min_length: int = 500,
         max_length: int = 2000,
@@ -69,7 +72,7 @@ class ListOps(SequenceDataModule):
         test_size: int = 2_000,
         data_seed: int = 0,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment)
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
         if not 0 <= min_length < max_length - 1:
             raise ValueError(f"data.min_length={min_length} must be at least 0 and below max_length={max_length} - 1")
         if not (2 <= max_depth <= max_length and 2 <= max_args <= max_length):
@@ -134,6 +137,16 @@ class ListOps(SequenceDataModule):
                 expected = f"1 ... {self.bounds['max_length'] - 1} (data.max_length)"
                 raise damaged(where, f"{len(tokens)} tokens, expected {expected}")
             yield Example((tokens,), read_label(where, target, self.num_classes), where.rpartition("/")[2])
+
+    def new_examples(self, path: Path) -> Iterator[Example]:
+        for where, line in read_lines(path):
+            try:
+                tokens = self._with_or_without_brackets(tokenize(where, line))
+            except PreparedDataError as error:
+                raise unusable(where, f"{line[:60].decode(errors='backslashreplace')!r} is no expression") from error
+            if not 0 < len(tokens) < self.bounds["max_length"]:
+                raise unusable(where, f"{len(tokens):,} tokens, data.max_length is {self.bounds['max_length']:,}")
+            yield Example((tokens,), 0, where.rpartition("/")[2])
 
     def _with_or_without_brackets(self, tokens: np.ndarray) -> np.ndarray:
         return tokens if self.protocol.brackets else tokens[tokens != CLOSE]

@@ -1,6 +1,6 @@
 """Pathfinder and Path-X: do the two marked ends belong to one snake?"""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from copy import copy
 from dataclasses import asdict
@@ -11,10 +11,11 @@ from typing import Any, get_args
 import numpy as np
 
 from datamodules.base import SequenceDataModule
-from datamodules.examples import make_examples_in_processes
+from datamodules.examples import Example, make_examples_in_processes
 from datamodules.files import PreparedDataError
 from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.images import TRANSPOSE
+from datamodules.new_examples import read_pictures
 from datamodules.pathfinder_drawing import draw_image
 from datamodules.pathfinder_release import FOLDER, SplitRule, list_pictures, read_listed, split_pictures
 from datamodules.pathfinder_settings import CONTOUR_LENGTH, Level, Resolution, drawing_settings
@@ -31,7 +32,7 @@ class Pathfinder(SequenceDataModule):
     Counts: 160,000 / 20,000 / 20,000, in the release and by default here.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
         source: folder of the LRA release, or of its `pathfinder<resolution>`; None to draw. `train_size`, `dev_size`,
             `test_size` and `data_seed` are those of drawing.
         split: of the release: `lra` (its first 80 %, the next 10 %, the last 10 %), `s4` (`random_split`, seed 42), or
@@ -69,6 +70,7 @@ class Pathfinder(SequenceDataModule):
         num_workers: int = 0,
         protocol: Protocol = OURS,
         augment: bool = False,
+        predict_source: str | None = None,
         source: str | None = None,
         split: SplitRule = "lra",
         resolution: Resolution = 32,
@@ -80,7 +82,7 @@ class Pathfinder(SequenceDataModule):
         test_size: int = 20_000,
         data_seed: int = 0,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment)
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
         if split not in get_args(SplitRule):
             raise ValueError(f"data.split={split!r} is not one of {list(get_args(SplitRule))}")
         self.source = source
@@ -171,6 +173,10 @@ class Pathfinder(SequenceDataModule):
             for split, pictures in split_pictures(list_pictures(self.release), self.split).items()
         }
 
+    def new_examples(self, path: Path) -> Iterator[Example]:
+        for name, pixels in read_pictures(path, self.image_side, "L"):
+            yield Example((pixels.reshape(-1),), 0, name)
+
     def _draw(self, seed: int, index: int) -> tuple[np.ndarray, int]:
         image, label = draw_image(self.drawing, seed, index)
         return image.reshape(-1), label
@@ -191,7 +197,7 @@ class PathX(Pathfinder):
     """Pathfinder at 128 × 128: sequences of 16,384 pixels.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
         kwargs: see `Pathfinder`.
     """
 

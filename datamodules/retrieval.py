@@ -10,6 +10,7 @@ import numpy as np
 from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, Skipped, packed
 from datamodules.generate import check_at_least_one
+from datamodules.new_examples import read_lines, unusable
 from datamodules.protocol import OURS, Protocol
 from datamodules.sources import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
@@ -26,7 +27,7 @@ class Retrieval(SequenceDataModule):
     padding, byte + 1 else; bytes that are not UTF-8 are bytes too.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
         source: folder of the LRA release, or of its `new_aan_pairs.{train,eval,test}.tsv`; None for `lra_release` in
             `data_dir`.
         max_bytes: longer documents are cut.
@@ -51,10 +52,11 @@ class Retrieval(SequenceDataModule):
         num_workers: int = 0,
         protocol: Protocol = OURS,
         augment: bool = False,
+        predict_source: str | None = None,
         source: str | None = None,
         max_bytes: int = 4000,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment)
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
         check_at_least_one(max_bytes=max_bytes)
         self.source = source
         self.max_bytes = self.protocol.cut(max_bytes)
@@ -80,6 +82,14 @@ class Retrieval(SequenceDataModule):
     def raw_splits(self) -> RawSplits:
         folder = self.release
         return {split: packed(self._read(folder / name, split)) for split, name in FILES.items()}
+
+    def new_examples(self, path: Path) -> Iterator[Example]:
+        for where, line in read_lines(path):
+            texts = line.split(b"\t")
+            if len(texts) != 2 or not all(texts):
+                raise unusable(where, "expected two texts with a tab between them")
+            documents = tuple(np.frombuffer(text[: self.max_bytes], dtype=np.uint8) for text in texts)
+            yield Example(documents, 0, where.rpartition("/")[2])
 
     def _read(self, path: Path, split: str) -> Iterator[Example | Skipped]:
         for where, (label, *ids, first, second) in read_rows(path, 5, f"Reading Retrieval, {split:>5}"):

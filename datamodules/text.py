@@ -2,7 +2,7 @@
 
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from datamodules.download import fetch
 from datamodules.examples import Example, Skipped, make_examples, progress_bar
 from datamodules.files import PreparedDataError, open_regular
 from datamodules.generate import check_at_least_one, check_seed
+from datamodules.new_examples import read_lines
 from datamodules.protocol import OURS, Protocol
 from datamodules.sources import cut_dev, damaged, reading, sizes_of, source_name, source_path
 from datamodules.writing import RawSplits
@@ -34,7 +35,7 @@ class Text(SequenceDataModule):
     padding, byte + 1 else; bytes that are not UTF-8 are bytes too. A review has 1,325 bytes on average, at most 13,704.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment: see `SequenceDataModule`.
+        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
         source: the unpacked `aclImdb` or an archive of it (tar, whatever its compression); None to fetch it.
         max_bytes: longer reviews are cut.
         dev_size: reviews of the dev set, half of each class.
@@ -59,12 +60,13 @@ class Text(SequenceDataModule):
         num_workers: int = 0,
         protocol: Protocol = OURS,
         augment: bool = False,
+        predict_source: str | None = None,
         source: str | None = None,
         max_bytes: int = 4096,
         dev_size: int = 2_500,
         data_seed: int = 0,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment)
+        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
         check_at_least_one(max_bytes=max_bytes, dev_size=dev_size)
         self.source = source
         self.max_bytes = self.protocol.cut(max_bytes)
@@ -103,6 +105,10 @@ class Text(SequenceDataModule):
             parts = {"train": [train[place] for place in rest], "dev": [train[place] for place in dev]}
         parts["test"] = [name for name in names if name.startswith("test/")]
         return {split: make_examples(make, part, f"Reading IMDb, {split:>5}") for split, part in parts.items()}
+
+    def new_examples(self, path: Path) -> Iterator[Example]:
+        for where, line in read_lines(path):
+            yield Example((np.frombuffer(line[: self.max_bytes], dtype=np.uint8),), 0, where.rpartition("/")[2])
 
     def _open_reviews(self) -> tuple[list[str], Read]:
         """The reviews' names, `train/neg/0_3.txt`, in order, and what reads one."""

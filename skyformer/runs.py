@@ -32,6 +32,7 @@ FREE_ON_RESUME = (
     "test_after_fit",
     "data.init_args.data_dir",
     "data.init_args.num_workers",
+    "data.init_args.predict_source",
     "data.init_args.eval_batch_size",
     "last_checkpoint",
     "best_checkpoint",
@@ -67,6 +68,7 @@ FREE_FOR_WEIGHTS = (
     "data.init_args.eval_batch_size",
     "data.init_args.level_schedule",
     "data.init_args.num_workers",
+    "data.init_args.predict_source",
     "data.init_args.protocol.dev_is_test",
     "data.init_args.protocol.drop_last_test",
     "data.init_args.protocol.published_dev_size",
@@ -244,6 +246,8 @@ def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_pr
     Raises:
         RunError: with both values.
     """
+    if data_hash is None and not fits:
+        return  # new inputs, or a data module that has no hash
     before, processes = checkpoint.get("data_hash"), checkpoint.get("num_processes")
     if not fits and before:
         before = before.partition("+")[0]  # an evaluation does not see what training began with

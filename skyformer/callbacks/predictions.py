@@ -18,7 +18,8 @@ class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.csv` or `.parquet` in the run's folder, in the order of the test set.
 
     Columns: `id` (the example's name in its source, or its place in the test set), `label`, `prediction`, and the
-    probability of each class, `p0`, `p1`, … With several processes each writes its share, `predictions.<rank>.csv`.
+    probability of each class, `p0`, `p1`, … The new inputs of `data.predict_source` have no label. With several
+    processes each writes its share, `predictions.<rank>.csv`.
 
     Args:
         format: `csv`, or `parquet`, which needs pyarrow.
@@ -47,10 +48,12 @@ def _columns(predictions: Sequence[Any], datamodule: Any) -> dict[str, list[Any]
     example, label, probabilities = (torch.cat(parts) for parts in zip(*predictions, strict=True))
     order = example.argsort()
     example, label, probabilities = example[order], label[order], probabilities[order]
-    names = datamodule.example_names("test") if hasattr(datamodule, "example_names") else None
+    is_new = getattr(datamodule, "predict_source", None) is not None
+    split = "predict" if is_new else "test"
+    names = datamodule.example_names(split) if hasattr(datamodule, "example_names") else None
     return {
         "id": [names[place] if names else str(place) for place in example.tolist()],
-        "label": label.tolist(),
+        **({} if is_new else {"label": label.tolist()}),
         "prediction": probabilities.argmax(dim=1).tolist(),
         **{f"p{number}": column.tolist() for number, column in enumerate(probabilities.unbind(dim=1))},
     }
