@@ -19,7 +19,7 @@ from torch import distributed
 from skyformer import callbacks
 from skyformer.arguments import check_config, check_nulls, trainer_settings
 from skyformer.checkpoint_io import BEST, AtomicCheckpointIO, CheckpointError
-from skyformer.loggers import TensorBoardLogger
+from skyformer.loggers import TensorBoardLogger, WandbLogger
 from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, check_same_run, find_checkpoint, lock_run, read_or_fall_back, run_folder
@@ -197,7 +197,7 @@ class SkyformerCLI(LightningCLI):
             raise RunError(f"trainer: {said}. Set here: {settings}") from error
         if self.subcommand == "fit" and trainer.is_global_zero:
             for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
+                if isinstance(logger, TensorBoardLogger | WandbLogger):
                     logger.start_at(self.checkpoint.get("global_step", 0))
         return trainer
 

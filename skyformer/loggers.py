@@ -4,8 +4,10 @@ The command line fills in `save_dir`; any other Lightning logger works too.
 """
 
 import csv
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
@@ -73,6 +75,48 @@ class CSVLogger(loggers.CSVLogger):
         if self._experiment is None:
             self._experiment = _AppendingWriter(self.log_dir)
         return self._experiment
+
+
+class WandbLogger(loggers.WandbLogger):
+    """Curves to Weights & Biases; a resumed run and its evaluations continue one W&B run.
+
+    The W&B run's id is kept in `wandb_id.txt` of the run's folder. Points that a killed run logged after its last
+    checkpoint are there twice, with equal values.
+
+    Args:
+        project: of W&B.
+        save_dir: the run's folder.
+        offline: write to `save_dir/wandb` only. `wandb sync --append` uploads its folders into one W&B run.
+        name: of the W&B run; W&B invents one by default.
+        log_model: see Lightning's logger.
+    """
+
+    def __init__(
+        self,
+        project: str = "skyformer",
+        save_dir: str = ".",
+        offline: bool = False,
+        name: str | None = None,
+        log_model: Literal["all"] | bool = False,
+    ) -> None:
+        super().__init__(
+            name=name, project=project, save_dir=save_dir, offline=offline, log_model=log_model, resume="allow"
+        )
+        self.id_path = Path(save_dir, "wandb_id.txt")
+
+    def start_at(self, step: int) -> None:
+        """A run that starts from nothing gets an id of its own, whatever an earlier run left in the folder."""
+        if step == 0:
+            self.id_path.unlink(missing_ok=True)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            if not self.id_path.exists():
+                write_whole(self.id_path, secrets.token_hex(4))
+            self._wandb_init["id"] = self.id_path.read_text(encoding="utf-8")
+        return super().experiment
 
 
 def _stays(line: str, names: list[str], step: int, evaluates_first: bool) -> bool:
