@@ -98,7 +98,8 @@ def nystrom_gaussian_attention(
         landmarks: `(B, H, D, P)`, W: the chosen rows of [Q; K], already scaled.
         mask: `(B, S)` bool; a masked key contributes nothing.
         ridge: γ > 0.
-        solver: `cholesky` (exact) or `newton_schulz` (§4.4: six steps on D_M^-½ (M + γI) D_M^-½).
+        solver: `cholesky` (exact) or `newton_schulz` (§4.4: six steps on D_M^-½ (M + γI) D_M^-½, from the published
+            code's start, but scaled for each matrix by itself).
         scale: factor on query and on key; default `P ** -0.25`.
         landmark_mask: `(B, D)` bool; a masked landmark takes no part.
 
@@ -139,7 +140,7 @@ def _solve(system: Tensor, right: Tensor, solver: Solver) -> Tensor:
     if solver == "cholesky":
         return solve_positive_definite(system, right)
     normalised, degree = normalised_system(system)
-    return degree * (newton_schulz_inverse(normalised) @ (degree * right))
+    return degree * (newton_schulz_inverse(normalised, lemma_3=True) @ (degree * right))
 
 
 def normalised_system(system: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,16 +60,28 @@ def solve_positive_definite(matrix: Tensor, right: Tensor) -> Tensor:
     return _SolvePositiveDefinite.apply(matrix, right)
 
 
-def newton_schulz_inverse(matrix: Tensor, iterations: int = 6) -> Tensor:
+def newton_schulz_inverse(matrix: Tensor, iterations: int = 6, *, lemma_3: bool = False) -> Tensor:
     """Approximate pseudo-inverse of matrices `(…, D, D)`.
 
-    Section 4.4 of Skyformer and Eq. 14 of Nyströmformer, after Razavi et al. 2014: `Z ← ¼ Z (13 I − A Z (15 I − A Z
-    (7 I − A Z)))`, from `Z = Aᵀ / (‖A‖₁ ‖A‖∞)`, scaled for each matrix by itself. Third order near the solution; small
-    singular values (clustered landmarks, small γ) need more than the papers' six steps. Four products a step: O(D³).
+    Section 4.4 of Skyformer and Eq. 14 of Nyströmformer, after Razavi et al. 2014:
+
+        Z ← ¼ Z (13 I − A Z (15 I − A Z (7 I − A Z)))
+
+    The error falls to its third power near the solution. Small singular values (clustered landmarks, small γ) need more
+    than the papers' six steps. Each step takes four products: O(D³).
+
+    Args:
+        matrix: A, floating.
+        iterations: number of steps.
+        lemma_3: A is symmetric with eigenvalues in (0, 1], as in Lemma 3. The start is then `Aᵀ / ‖A‖₁`, as in
+            Skyformer's code, else `Aᵀ / (‖A‖₁ ‖A‖∞)`. Both are scaled for each matrix by itself.
+
+    Returns:
+        `(…, D, D)`, of A's dtype.
     """
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     columns, rows = (matrix.abs().sum(dim=dim).amax(dim=-1)[..., None, None] for dim in (-2, -1))
-    inverse = matrix.mT / (columns * rows)
+    inverse = matrix.mT / (columns if lemma_3 else columns * rows)
     for _ in range(iterations):
         product = matrix @ inverse
         inner = 15 * identity - product @ (7 * identity - product)

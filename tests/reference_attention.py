@@ -85,6 +85,16 @@ def normalised_landmark_kernel(landmarks, ridge):
     return half @ system @ half
 
 
+def released_inverse(matrix):
+    """Six steps of Section 4.4 for one matrix, from A^T over the largest column sum, as in the released code."""
+    identity = _identity(matrix)
+    inverse = matrix.T / matrix.abs().sum(0).max()
+    for _ in range(6):
+        near = matrix @ inverse
+        inverse = inverse @ (13 * identity - near @ (15 * identity - near @ (7 * identity - near))) / 4
+    return inverse
+
+
 def _kept(mask, b, count):
     return slice(0, count) if mask is None else mask[b].nonzero().squeeze(-1)
 

@@ -145,6 +145,27 @@ def test_newton_schulz_inverse_is_per_matrix(iterations):
         assert relative_error(beside, alone) < 1e-6
 
 
+def test_iterative_solver_is_the_released_one_on_a_hard_system():
+    """128 landmarks in three clusters: condition 422, on which six steps have not converged and the start shows."""
+    q, k, v = (clustered_rows(50, 32, seed=s, clusters=3, spread=1.0) for s in (1, 2, 3))
+    landmarks = clustered_rows(128, 32, seed=4, clusters=3, spread=0.065) * 32**-0.25
+    normalised = reference.normalised_landmark_kernel(landmarks, 0.1)
+    assert torch.linalg.cond(normalised) == pytest.approx(422, abs=1)
+
+    half = torch.diag((reference.gaussian_kernel(landmarks, landmarks).sum(-1) + 0.1).rsqrt())
+    inverse = half @ reference.released_inverse(normalised) @ half
+    query, key = q * 32**-0.25, k * 32**-0.25
+    expected = reference.gaussian_kernel(query, landmarks) @ inverse @ reference.gaussian_kernel(landmarks, key) @ v
+
+    mate = 3 * draw(128, 32, seed=5)  # its column sums are larger
+    w = torch.stack([landmarks, mate])[:, None]
+    q, k, v = (torch.stack([x, x])[:, None] for x in (q, k, v))
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 5e-6)):
+        inputs = (x.to(dtype) for x in (q, k, v, w))
+        actual = nystrom_gaussian_attention(*inputs, solver="newton_schulz")[0, 0]
+        assert relative_error(actual, expected) < tolerance
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_solvers_agree_on_unclustered_inputs(dtype):
     """Rows of unit scale and P = 32 are far apart, M is close to I, and six steps have converged."""
