@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skyformer.attention import Attention
 from skyformer.dropout import Dropout, check_probability
+from skyformer.kernel import at_least_float32
 
 PositionInit = Literal["normal", "sinusoidal_2d"]
 AttentionFactory = Callable[[int, int, int], Attention]
@@ -28,7 +29,7 @@ class Encoder(nn.Module):
         attention: makes one backend a layer, called with (num_heads, head_dim, max_length).
         num_layers, embed_dim, hidden_dim, num_heads: 2, 64, 128, 2 in the paper.
         dropout: rate after the embedding and inside each block.
-        float32_attention: keep attention in float32 under autocast, as the published code does.
+        float32_attention: keep attention in float32 in mixed and half precision, as the published code does.
         position_init: how the learned positions start: `normal`, of standard deviation 0.02, or `sinusoidal_2d`, which
             gives near pixels of an image similar vectors (`sinusoidal_positions_2d`).
         query_key_gain: None: query and key projections start independent. A number: they start equal, at this multiple
@@ -177,10 +178,12 @@ class MultiHeadAttention(nn.Module):
         key = keys[0] if keys else query
         if self.float32_attention:
             with torch.autocast(x.device.type, enabled=False):
-                mixed = self.backend(query.float(), key.float(), value.float(), mask)
+                exact = at_least_float32(query)
+                mixed = self.backend(query.to(exact), key.to(exact), value.to(exact), mask)
         else:
             mixed = self.backend(query, key, value, mask)
-        return self.output(torch.cat(mixed.unbind(1), dim=-1))
+        # A backend may compute, and return, more precisely than the weights are kept.
+        return self.output(torch.cat(mixed.unbind(1), dim=-1).to(value.dtype))
 
     def _heads(self, projected: Tensor) -> Iterator[Tensor]:
         """`(B, N, C H P)` → C times `(B, H, N, P)`, contiguous, since each product would copy them anew.

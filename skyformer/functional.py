@@ -51,7 +51,7 @@ def gaussian_attention(
         dropout_p: probability of dropping an entry of C (always, as in `scaled_dot_product_attention`).
 
     Returns:
-        `(B, H, L, P)`.
+        `(B, H, L, P)`, of the value's dtype.
 
     Raises:
         ValueError: for shapes or types that do not go together, naming the argument.
@@ -63,7 +63,7 @@ def gaussian_attention(
         low_query, low_key, low_value = (x.to(product_dtype(query)) for x in (query, key, value))
         if has_flash(low_query):
             with torch.autocast(query.device.type, enabled=False):
-                return gaussian_sum(low_query, low_key, low_value, mask, scale**2)
+                return gaussian_sum(low_query, low_key, low_value, mask, scale**2).to(value.dtype)
     query, key = query * scale, key * scale
 
     def attend(block: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def gaussian_attention(
         kernel = dropout(gaussian_kernel(block, key), dropout_p)
         return kernel @ value.to(kernel.dtype)
 
-    return by_query_blocks(attend, query, key.shape[2])
+    return by_query_blocks(attend, query, key.shape[2]).to(value.dtype)
 
 
 def nystrom_gaussian_attention(

@@ -1,6 +1,6 @@
 """The LightningModule: encoder, head, loss, metrics, optimiser and schedule."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from math import inf
 from pathlib import Path
@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from skyformer.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, PositionInit
 from skyformer.head import ClassificationHead, Pooling
 from skyformer.initial_weights import load_initial_weights
+from skyformer.kernel import at_least_float32
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
@@ -153,7 +154,7 @@ class SequenceClassifier(LightningModule):
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         scores = self._scores(batch)
-        loss = F.cross_entropy(scores, batch.label)
+        loss = self._loss(scores, batch.label)
         # Each process has the same number of examples, so the mean of their means is that of all.
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/accuracy", (scores.argmax(dim=-1) == batch.label).float().mean(), sync_dist=True)
@@ -172,11 +173,15 @@ class SequenceClassifier(LightningModule):
     def _scores(self, batch: Any) -> Tensor:
         return self(batch.tokens, batch.mask, batch.position)
 
+    def _loss(self, scores: Tensor, label: Tensor) -> Tensor:
+        """In float32 at least: in bfloat16 a loss of 2.3 is one of 2.297 and 2.312."""
+        return F.cross_entropy(scores.to(at_least_float32(scores)), label)
+
     def _evaluate(self, batch: Any, split: str) -> Tensor:
         """Log loss and accuracy of one batch; returns the scores, for callbacks that show them."""
         scores = self._scores(batch)
         metrics: Any = self.metrics[split]
-        metrics["loss"].update(F.cross_entropy(scores, batch.label), weight=len(batch.label))
+        metrics["loss"].update(self._loss(scores, batch.label), weight=len(batch.label))
         metrics["accuracy"].update(scores, batch.label)
         for name, metric in metrics.items():
             self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch.label))
@@ -228,8 +233,18 @@ def put_back(tokens: Tensor, mask: Tensor | None, position: Tensor, length: int)
     return empty.scatter_add(1, position, tokens * real), empty.scatter_add(1, position, real) > 0
 
 
+class _Mean(MeanMetric):
+    """Keeps its sums in float32 in a half-precision model: in bfloat16 a sum of 256 grows by 1 no more."""
+
+    def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> nn.Module:
+        super()._apply(fn, exclude_state)
+        if torch.finfo(self.dtype).bits < 32:
+            self.set_dtype(torch.float32)
+        return self
+
+
 def _metrics(num_classes: int) -> nn.ModuleDict:
     """Over all examples of a split, and over all processes. Lightning's own mean over processes of unequal shares
     rounds their mean size to a whole number.
     """
-    return nn.ModuleDict({"loss": MeanMetric(), "accuracy": MulticlassAccuracy(num_classes, average="micro")})
+    return nn.ModuleDict({"loss": _Mean(), "accuracy": MulticlassAccuracy(num_classes, average="micro")})

@@ -4,7 +4,10 @@ Shapes: B batch, H heads, N tokens, P head dimension.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,7 +16,7 @@ class Attention(nn.Module, ABC):
 
     A backend keeps to four rules. Padding never changes a real token's output. An example's output never depends on
     the other examples of its batch. In `eval()` the same input gives the same output, also where the method samples.
-    Under autocast it computes in float32 by itself what needs it.
+    Under autocast and in half precision it computes in float32 by itself what needs it.
 
     Args:
         num_heads: H, positive.
@@ -38,13 +41,33 @@ class Attention(nn.Module, ABC):
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.max_length = max_length
+        self._draws: list[str] = []
+
+    def register_draw(self, name: str, draw: Tensor) -> None:
+        """Register a buffer of random numbers `(…)`, floating, that stays float32 in a half-precision model.
+
+        Rounded to half precision, uniform numbers tie or become 1, and the draw is no longer uniform.
+        """
+        self.register_buffer(name, draw)
+        self._draws.append(name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        draws = {name: self._buffers[name] for name in self._draws}
+        super()._apply(fn, recurse)
+        for name, draw in draws.items():
+            moved = self._buffers[name]
+            if draw is not None and moved is not None and torch.finfo(moved.dtype).bits < 32:
+                self._buffers[name] = draw.to(moved.device)
+        return self
 
     def share_with(self, first: "Attention") -> None:
         """Take over from the first layer's backend the parameters that all layers share; none by default."""
 
     @abstractmethod
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """`(B, H, N, P)` three times and `(B, N)` bool (True = a real token) or None → `(B, H, N, P)`."""
+        """`(B, H, N, P)` three times and `(B, N)` bool (True = a real token) or None → `(B, H, N, P)`, of the
+        value's dtype; under autocast possibly another one.
+        """
 
 
 def attendable(mask: Tensor | None) -> Tensor | None:

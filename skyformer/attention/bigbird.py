@@ -49,7 +49,7 @@ class BigBirdAttention(Attention):
         self.num_random_blocks = num_random_blocks
         self.dropout = check_probability("dropout", dropout)
         blocks = -(-max_length // block_size)
-        self.register_buffer("noise", torch.rand(blocks, blocks))
+        self.register_draw("noise", torch.rand((blocks, blocks), dtype=torch.float32))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         batch, _, length, _ = key.shape

@@ -53,8 +53,8 @@ class InformerAttention(Attention):
         self.num_queries = num_queries
         self.factor = factor
         self.dropout = check_probability("dropout", dropout)
-        noise = torch.rand((max_length, self._sample_size(max_length)), generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("eval_noise", noise)
+        size, generator = (max_length, self._sample_size(max_length)), torch.Generator().manual_seed(seed)
+        self.register_draw("eval_noise", torch.rand(size, generator=generator, dtype=torch.float32))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         batch, _, length, _ = key.shape
@@ -103,7 +103,7 @@ class InformerAttention(Attention):
         batch, length = tokens.shape
         size = self._sample_size(length)
         if self.training:
-            return torch.rand((size, batch, length), device=tokens.device)
+            return torch.rand((size, batch, length), dtype=torch.float32, device=tokens.device)
         return self.eval_noise[:, :size][ranks(tokens)].permute(2, 0, 1)
 
     def _sample_size(self, length: int) -> int:

@@ -1,6 +1,6 @@
 """Performer: attention through random features whose products are an unbiased estimate of the softmax kernel."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class PerformerAttention(Attention):
         self.kernel = kernel
         self.eps = eps
         self.redraw_every = redraw_every
-        self.register_buffer("projection", self._draw(torch.Generator().manual_seed(seed)))
+        self.register_draw("projection", self._draw(torch.Generator().manual_seed(seed)))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -95,7 +95,9 @@ class PerformerAttention(Attention):
         """ω, `(m, P)`: orthogonal within each block of P rows, with the lengths of independent Gaussian rows."""
         device = None if generator is not None else self.projection.device
         shape = (-(-self.num_features // self.head_dim), self.head_dim, self.head_dim)
-        blocks = torch.linalg.qr(torch.randn(shape, generator=generator, device=device)).Q
+        # QR and orthogonality need float32.
+        settings: Any = {"generator": generator, "device": device, "dtype": torch.float32}
+        blocks = torch.linalg.qr(torch.randn(shape, **settings)).Q
         directions = blocks.mT.flatten(0, 1)[: self.num_features]
-        lengths = torch.randn((self.num_features, self.head_dim), generator=generator, device=device).norm(dim=1)
+        lengths = torch.randn((self.num_features, self.head_dim), **settings).norm(dim=1)
         return lengths[:, None] * directions

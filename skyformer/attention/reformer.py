@@ -57,7 +57,8 @@ class ReformerAttention(Attention):
         self.num_rounds = num_rounds
         self.chunk_length = chunk_length
         shape = (num_rounds, head_dim, num_buckets // 2)
-        self.register_buffer("eval_rotations", torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
+        generator = torch.Generator().manual_seed(seed)
+        self.register_draw("eval_rotations", torch.randn(shape, generator=generator, dtype=torch.float32))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         batch, _, length, _ = query.shape
@@ -65,7 +66,8 @@ class ReformerAttention(Attention):
         tokens = query.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
         pad = -length % self.chunk_length
         query, value = (F.pad(x, (0, 0, 0, pad)) for x in (query, value))
-        key = F.normalize(query, dim=-1)
+        # Padding has length 0. The usual eps of 1e-12 is 0 in float16, and 0 / 0 is NaN.
+        key = F.normalize(query, dim=-1, eps=max(1e-12, torch.finfo(query.dtype).tiny))
         orders, ranks, codes = self._sort(query, F.pad(tokens, (0, pad)))
         outs, normalisers = [], []
         for own, (order, rank) in enumerate(zip(orders, ranks, strict=True)):
@@ -82,7 +84,9 @@ class ReformerAttention(Attention):
         a code such that two tokens meet where the query's is the key's, or one more; padding has a bucket of its own
         behind all others.
         """
-        rotations = torch.randn_like(self.eval_rotations) if self.training else self.eval_rotations
+        rotations = self.eval_rotations
+        if self.training:
+            rotations = torch.randn(rotations.shape, dtype=torch.float32, device=rotations.device).to(rotations.dtype)
         with torch.autocast(query.device.type, enabled=False):
             projected = query[None].to(rotations.dtype) @ rotations[:, None, None]
         bucket = torch.cat([projected, -projected], dim=-1).argmax(dim=-1)

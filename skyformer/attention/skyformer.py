@@ -59,8 +59,8 @@ class SkyformerAttention(Attention):
         self.landmark_draw = landmark_draw
         self.eval_landmarks = eval_landmarks
         size = (2, max_length) if landmark_draw == "uniform" else (num_landmarks,)
-        noise = torch.rand(size, generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("eval_noise", noise)
+        noise = torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+        self.register_draw("eval_noise", noise)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         check_mask("mask", mask, (key.shape[0], key.shape[2]))
@@ -86,5 +86,5 @@ class SkyformerAttention(Attention):
     def _noise(self, batch: int, fixed: Tensor) -> Tensor:
         """Uniform numbers for the draw: new for each example, or the fixed ones `(1, …)` for all of them."""
         if self.training or self.eval_landmarks == "fresh":
-            return torch.rand((batch, *fixed.shape), device=fixed.device)
+            return torch.rand((batch, *fixed.shape), dtype=torch.float32, device=fixed.device)
         return fixed[None]
