@@ -286,9 +286,21 @@ def test_arguments_that_cannot_work_are_refused(make, argument, value):
         make(**arguments)
 
 
-def test_longer_than_max_length_is_refused():
-    with pytest.raises(ValueError, match="max_length=16"):
-        SkyformerAttention(HEADS, HEAD_DIM, 16)(*inputs(1, 17), None)
+def test_inputs_of_other_sizes_are_refused(backend):
+    """As in somebody's own model: longer sequences, other heads, an axis forgotten, keys of another length."""
+    name = type(backend).__name__
+    backend.max_length = 16
+    with pytest.raises(ValueError, match=f"17 tokens is longer than max_length=16. Fix: make {name}"):
+        backend(*inputs(1, 17), None)
+    for shape in ((1, 3, 5, HEAD_DIM), (1, HEADS, 5, 9), (HEADS, 5, HEAD_DIM)):
+        with pytest.raises(ValueError, match=rf"num_heads=2, N, head_dim=8\) \(got \({shape[0]}.*Fix: make {name}"):
+            backend(*(torch.zeros(shape) for _ in range(3)), None)
+    query, key, value = inputs(1, 8)
+    with pytest.raises(ValueError, match="value must have the query's shape"):
+        backend(query, key, value[:, :, 1:], None)
+    if not backend.shares_query_and_key:
+        with pytest.raises(ValueError, match="key must have the query's shape"):
+            backend(query, key[:, :, 1:], value, None)
 
 
 def test_skyformer_with_every_row_a_landmark_is_kernelized():

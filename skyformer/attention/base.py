@@ -10,6 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from skyformer.functional import check_mask
+
 
 class Attention(nn.Module, ABC):
     """Mixes values between tokens; the projections of query, key, value and output live outside.
@@ -63,10 +65,34 @@ class Attention(nn.Module, ABC):
     def share_with(self, first: "Attention") -> None:
         """Take over from the first layer's backend the parameters that all layers share; none by default."""
 
+    def check_inputs(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+        """Check what `forward` is given against the sizes that the backend was made for.
+
+        Raises:
+            ValueError: for other shapes, naming the argument, or a mask that is not boolean.
+        """
+        if query.dim() != 4 or query.shape[1] != self.num_heads or query.shape[3] != self.head_dim:
+            raise ValueError(
+                f"query must have shape (B, num_heads={self.num_heads}, N, head_dim={self.head_dim}) (got "
+                f"{tuple(query.shape)}). Fix: make {type(self).__name__} with the heads and the head size of its inputs"
+            )
+        for name, tensor in (("value", value),) if self.shares_query_and_key else (("key", key), ("value", value)):
+            if tensor.shape != query.shape:
+                raise ValueError(f"{name} must have the query's shape {tuple(query.shape)} (got {tuple(tensor.shape)})")
+        if query.shape[2] > self.max_length:
+            raise ValueError(
+                f"sequence of {query.shape[2]} tokens is longer than max_length={self.max_length}. Fix: make "
+                f"{type(self).__name__} with a larger max_length, or cut the sequence"
+            )
+        check_mask("mask", mask, (query.shape[0], query.shape[2]))
+
     @abstractmethod
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """`(B, H, N, P)` three times and `(B, N)` bool (True = a real token) or None → `(B, H, N, P)`, of the
         value's dtype; under autocast possibly another one.
+
+        Raises:
+            ValueError: from `check_inputs`.
         """
 
 

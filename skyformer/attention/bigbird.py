@@ -6,7 +6,6 @@ from torch import Tensor
 
 from skyformer.attention.base import Attention, attendable
 from skyformer.dropout import check_probability
-from skyformer.functional import check_mask
 from skyformer.softmax import softmax_attention
 
 
@@ -52,8 +51,8 @@ class BigBirdAttention(Attention):
         self.register_draw("noise", torch.rand((blocks, blocks), dtype=torch.float32))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        self.check_inputs(query, key, value, mask)
         batch, _, length, _ = key.shape
-        check_mask("mask", mask, (batch, length))
         tokens = key.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
         pad = -length % self.block_size
         tokens = F.pad(tokens, (0, pad))

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from skyformer.attention.base import Attention, attendable
 from skyformer.dropout import check_probability
-from skyformer.functional import check_mask
 from skyformer.landmarks import drawn_ranks, places_of_ranks, ranks
 from skyformer.softmax import softmax_attention
 
@@ -57,8 +56,8 @@ class InformerAttention(Attention):
         self.register_draw("eval_noise", torch.rand(size, generator=generator, dtype=torch.float32))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        self.check_inputs(query, key, value, mask)
         batch, _, length, _ = key.shape
-        check_mask("mask", mask, (batch, length))
         tokens = key.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
         count = tokens.sum(dim=1)
         logarithm = (self.factor * count.clamp(min=1).double().log()).ceil().long()

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from skyformer.attention.base import Attention
 from skyformer.dropout import check_probability
-from skyformer.functional import check_mask
 from skyformer.softmax import softmax_attention
 
 
@@ -56,7 +55,7 @@ class LinformerAttention(Attention):
             self.key_projection = self.value_projection = first.key_projection
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        check_mask("mask", mask, (key.shape[0], key.shape[2]))
+        self.check_inputs(query, key, value, mask)
         if mask is not None:
             key, value = (x.masked_fill(~mask[:, None, :, None], 0) for x in (key, value))
         short_key = self.key_projection[:, : key.shape[2]].mT @ key

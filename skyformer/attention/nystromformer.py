@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skyformer.attention.base import Attention, attendable
-from skyformer.functional import check_mask
 from skyformer.landmarks import segment_means
 from skyformer.linalg import newton_schulz_inverse
 
@@ -53,7 +52,7 @@ class NystromformerAttention(Attention):
         self.goes_by_place = conv_kernel > 0
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        check_mask("mask", mask, (key.shape[0], key.shape[2]))
+        self.check_inputs(query, key, value, mask)
         landmark_query, kept = segment_means(query, mask, self.num_landmarks)
         landmark_key, _ = segment_means(key, mask, self.num_landmarks)
         summary = F.scaled_dot_product_attention(landmark_query, key, value, attn_mask=attendable(mask))

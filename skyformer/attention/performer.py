@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention
-from skyformer.functional import check_mask
 from skyformer.random_features import key_features, query_features
 
 
@@ -59,7 +58,7 @@ class PerformerAttention(Attention):
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        check_mask("mask", mask, (key.shape[0], key.shape[2]))
+        self.check_inputs(query, key, value, mask)
         if self.training and self.redraw_every is not None:
             if self.calls % self.redraw_every == 0 and self.calls > 0:
                 self.projection.copy_(self._draw(None))

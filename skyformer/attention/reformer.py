@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skyformer.attention.base import Attention
-from skyformer.functional import check_mask
 
 ITSELF = 1e5  # taken off a token's logit for itself: it attends to itself only where it has no other
 
@@ -61,8 +60,8 @@ class ReformerAttention(Attention):
         self.register_draw("eval_rotations", torch.randn(shape, generator=generator, dtype=torch.float32))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        self.check_inputs(query, key, value, mask)
         batch, _, length, _ = query.shape
-        check_mask("mask", mask, (batch, length))
         tokens = query.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
         pad = -length % self.chunk_length
         query, value = (F.pad(x, (0, 0, 0, pad)) for x in (query, value))

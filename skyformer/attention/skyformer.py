@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention
-from skyformer.functional import check_mask, nystrom_gaussian_attention
+from skyformer.functional import nystrom_gaussian_attention
 from skyformer.landmarks import gather_rows, half_and_half_rows, of_real_tokens, uniform_rows
 
 
@@ -63,7 +63,7 @@ class SkyformerAttention(Attention):
         self.register_draw("eval_noise", noise)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        check_mask("mask", mask, (key.shape[0], key.shape[2]))
+        self.check_inputs(query, key, value, mask)
         landmarks, landmark_mask = self.landmarks(query, key, mask)
         return nystrom_gaussian_attention(
             query, key, value, landmarks, mask, self.ridge, self.solver, landmark_mask=landmark_mask
@@ -72,8 +72,6 @@ class SkyformerAttention(Attention):
     def landmarks(self, query: Tensor, key: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """W after scaling, `(B, H, D, P)`, and which of its rows take part, `(B, D)` bool (None: all of them)."""
         batch, _, length, head_dim = query.shape
-        if length > self.max_length:
-            raise ValueError(f"sequence of {length} tokens is longer than max_length={self.max_length}")
         valid: Tensor | None
         if self.landmark_draw == "uniform":
             noise = self._noise(batch, self.eval_noise[:, :length])

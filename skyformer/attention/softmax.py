@@ -4,7 +4,6 @@ from torch import Tensor
 
 from skyformer.attention.base import Attention, attendable
 from skyformer.dropout import check_probability
-from skyformer.functional import check_mask
 from skyformer.softmax import softmax_attention
 
 
@@ -22,6 +21,6 @@ class SoftmaxAttention(Attention):
         self.dropout = check_probability("dropout", dropout)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        check_mask("mask", mask, (key.shape[0], key.shape[2]))
+        self.check_inputs(query, key, value, mask)
         dropout = self.dropout if self.training else 0.0
         return softmax_attention(query, key, value, attendable(mask), dropout_p=dropout)
