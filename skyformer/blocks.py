@@ -1,6 +1,8 @@
-"""Attention by blocks of queries, so that memory stays linear in the length."""
+"""Less memory for more time: attention by blocks of queries, and layers recomputed in the backward pass."""
 
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,3 +27,40 @@ def by_query_blocks(attend: Callable[[Tensor], Tensor], query: Tensor, num_keys:
         return attend(query)
     blocks = [checkpoint(attend, block, use_reentrant=False) for block in query.split(rows, dim=2)]
     return torch.cat(blocks, dim=2)
+
+
+class _Pass(threading.local):
+    """Of this thread: on a GPU the backward pass, which recomputes, has its own."""
+
+    recomputes = False
+
+
+_pass = _Pass()
+
+
+def is_recomputing() -> bool:
+    """Return True in the second run of a function that `recomputed_in_backward` was given.
+
+    A layer that changes its own state in `forward`, such as a count of calls, must leave it as it is then.
+    """
+    return _pass.recomputes
+
+
+def recomputed_in_backward(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """`function(*inputs)`, which keeps its inputs only, and runs again in the backward pass.
+
+    It draws the same random numbers both times: gradients are those of `function(*inputs)`, and torch's generators end
+    in the same state.
+    """
+    has_run = False
+
+    def run(*inputs: Any) -> Tensor:
+        nonlocal has_run
+        _pass.recomputes, has_run = has_run, True
+        try:
+            return function(*inputs)
+        finally:
+            _pass.recomputes = False
+
+    # The compiler traces `function` once, and recomputes operations, not Python code.
+    return checkpoint(function if torch.compiler.is_compiling() else run, *inputs, use_reentrant=False)

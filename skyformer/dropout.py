@@ -49,8 +49,8 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 # An operator of its own, so that torch.compile calls it as it is and a compiled run draws what an eager one does.
 @torch.library.custom_op("skyformer::random_int16", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def random_int16(count: int) -> Tensor:
-    """`(count,)` uniform over all int16.
+def random_int16(count: int, *, device: torch.device) -> Tensor:
+    """`(count,)` uniform over all int16, on the CPU; `device` tells the compiler whose generator it draws from.
 
     From NumPy's SFC64, twice as fast as torch's generator of the CPU, of which one draw is the seed: its state decides.
     """
@@ -60,14 +60,14 @@ def random_int16(count: int) -> Tensor:
 
 
 @random_int16.register_fake
-def _(count: int) -> Tensor:
+def _(count: int, *, device: torch.device) -> Tensor:
     return torch.empty(count, dtype=torch.int16)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
-        bits = random_int16(x.numel()).view(x.shape)
+        bits = random_int16(x.numel(), device=x.device).view(x.shape)
         keep = bits.ge_(dropped - LEVELS // 2).to(torch.uint8)  # vector instructions; for truth values there are none
         ctx.save_for_backward(keep)
         ctx.scale = LEVELS / (LEVELS - dropped)

@@ -19,6 +19,8 @@ def in_todays_settings(config: dict[str, Any]) -> dict[str, Any]:
     arguments = config["data"].get("init_args")
     config["model"].setdefault("position_init", "normal")
     config["model"].setdefault("query_key_gain", None)
+    config["model"].setdefault("class_weights", None)
+    config["model"].setdefault("label_smoothing", 0.0)
     if name in _TASKS and isinstance(arguments, dict):
         protocol = arguments.get("protocol")
         former = protocol.pop("zero_is_padding", None) if isinstance(protocol, dict) else None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skyformer.attention import Attention
+from skyformer.blocks import recomputed_in_backward
 from skyformer.dropout import Dropout, check_probability
 from skyformer.kernel import at_least_float32
 
@@ -35,6 +36,8 @@ class Encoder(nn.Module):
         query_key_gain: None: query and key projections start independent. A number: they start equal, at this multiple
             of their usual size, so each token first attends to tokens like itself: on images to its neighbourhood,
             the smaller the larger the gain. After mimetic initialization (Trockman and Kolter, ICML 2023).
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping what it computed. The
+            gradients are the same; memory falls, and each step repeats the forward pass.
         image_side: of the images whose pixels are the tokens; 0 for other sequences.
 
     Raises:
@@ -54,6 +57,7 @@ class Encoder(nn.Module):
         float32_attention: bool = False,
         position_init: PositionInit = "normal",
         query_key_gain: float | None = None,
+        gradient_checkpointing: bool = False,
         image_side: int = 0,
     ) -> None:
         super().__init__()
@@ -69,6 +73,7 @@ class Encoder(nn.Module):
         if query_key_gain is not None and not 0 < query_key_gain < math.inf:
             raise ValueError(f"query_key_gain={query_key_gain} must be a number above 0, or null")
         self.max_length = max_length
+        self.gradient_checkpointing = gradient_checkpointing
         self.tokens = nn.Embedding(vocab_size, embed_dim)
         self.positions = nn.Embedding(max_length, embed_dim)
         nn.init.normal_(self.tokens.weight, std=0.02)
@@ -104,8 +109,9 @@ class Encoder(nn.Module):
             raise ValueError(f"sequence of {length} tokens is longer than max_length={self.max_length}")
         positions = self.positions.weight[:length] if position is None else self.positions(position)
         x = self.dropout(self.tokens(tokens) + positions)
+        recomputes = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, mask)
+            x = recomputed_in_backward(block, x, mask) if recomputes else block(x, mask)
         return self.norm(x)
 
 

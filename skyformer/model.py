@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from skyformer.dropout import check_probability
 from skyformer.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, PositionInit
 from skyformer.head import ClassificationHead, Pooling
 from skyformer.initial_weights import load_initial_weights
@@ -54,15 +55,20 @@ class SequenceClassifier(LightningModule):
         lr_scheduler: makes the schedule from (optimiser, trainer.max_steps); stepped after every training step. None
             for a constant rate.
         vocab_size, num_classes, max_length, num_documents, image_side: sizes of the task; linked from the data.
-        num_layers, embed_dim, hidden_dim, num_heads, dropout, float32_attention, position_init, query_key_gain: see
-            `Encoder`.
+        num_layers, embed_dim, hidden_dim, num_heads, dropout, float32_attention, position_init, query_key_gain,
+            gradient_checkpointing: see `Encoder`.
         pooling: see `ClassificationHead`.
+        class_weights: one number above 0 a class; the training loss is then the weighted mean of the examples' losses,
+            as in `torch.nn.CrossEntropyLoss`. The dev and the test loss stay plain, so that runs compare.
+        label_smoothing: share of a label that is spread over all classes, in [0, 1); in the training loss only.
         positions_lr_factor: learning rate of the position embedding as a multiple of the optimiser's. Adam moves each
             position by the full rate, however little its gradients agree: at a rate of 1e-3 that is mostly noise.
         init_from: a checkpoint whose weights a new run starts from, where name and shape are the same. Optimiser,
             schedule, data and step count are the new run's own.
         compile: run the encoder through `torch.compile`; checkpoints are the same either way.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -82,7 +88,10 @@ class SequenceClassifier(LightningModule):
         float32_attention: bool = False,
         position_init: PositionInit = "normal",
         query_key_gain: float | None = None,
+        gradient_checkpointing: bool = False,
         pooling: Pooling = "mean",
+        class_weights: list[float] | None = None,
+        label_smoothing: float = 0.0,
         positions_lr_factor: float = 1.0,
         init_from: str | None = None,
         compile: bool = False,
@@ -105,11 +114,14 @@ class SequenceClassifier(LightningModule):
             float32_attention=float32_attention,
             position_init=position_init,
             query_key_gain=query_key_gain,
+            gradient_checkpointing=gradient_checkpointing,
             image_side=image_side,
         )
         if not 0 <= positions_lr_factor < inf:
             raise ValueError(f"positions_lr_factor={positions_lr_factor} must be a number, 0 or more")
         self.positions_lr_factor = positions_lr_factor
+        self.label_smoothing = check_probability("label_smoothing", label_smoothing)
+        self.register_buffer("class_weights", _checked_weights(class_weights, num_classes), persistent=False)
         self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling, num_documents)
         self.optimizer_factory = optimizer
         self.scheduler_factory = lr_scheduler
@@ -154,7 +166,9 @@ class SequenceClassifier(LightningModule):
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         scores = self._scores(batch)
-        loss = self._loss(scores, batch.label)
+        exact = scores.to(at_least_float32(scores))
+        weights = None if self.class_weights is None else self.class_weights.to(exact)
+        loss = F.cross_entropy(exact, batch.label, weights, label_smoothing=self.label_smoothing)
         # Each process has the same number of examples, so the mean of their means is that of all.
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         self.log("train/accuracy", (scores.argmax(dim=-1) == batch.label).float().mean(), sync_dist=True)
@@ -173,15 +187,12 @@ class SequenceClassifier(LightningModule):
     def _scores(self, batch: Any) -> Tensor:
         return self(batch.tokens, batch.mask, batch.position)
 
-    def _loss(self, scores: Tensor, label: Tensor) -> Tensor:
-        """In float32 at least: in bfloat16 a loss of 2.3 is one of 2.297 and 2.312."""
-        return F.cross_entropy(scores.to(at_least_float32(scores)), label)
-
     def _evaluate(self, batch: Any, split: str) -> Tensor:
         """Log loss and accuracy of one batch; returns the scores, for callbacks that show them."""
         scores = self._scores(batch)
         metrics: Any = self.metrics[split]
-        metrics["loss"].update(self._loss(scores, batch.label), weight=len(batch.label))
+        loss = F.cross_entropy(scores.to(at_least_float32(scores)), batch.label)
+        metrics["loss"].update(loss, weight=len(batch.label))
         metrics["accuracy"].update(scores, batch.label)
         for name, metric in metrics.items():
             self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch.label))
@@ -231,6 +242,20 @@ def put_back(tokens: Tensor, mask: Tensor | None, position: Tensor, length: int)
     real = torch.ones_like(tokens) if mask is None else mask.to(tokens.dtype)
     # Added, since padding has position 0 too.
     return empty.scatter_add(1, position, tokens * real), empty.scatter_add(1, position, real) > 0
+
+
+def _checked_weights(weights: Sequence[float] | None, num_classes: int) -> Tensor | None:
+    """`(classes,)` float32, or None where there are none."""
+    if weights is None:
+        return None
+    if len(weights) != num_classes:
+        raise ValueError(
+            f"class_weights has {len(weights)} numbers for {num_classes} classes (got {list(weights)}). Fix: give one "
+            "number a class, in the order of the labels"
+        )
+    if not all(0 < weight < inf for weight in weights):
+        raise ValueError(f"class_weights={list(weights)} must be numbers above 0")
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 class _Mean(MeanMetric):

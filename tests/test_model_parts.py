@@ -1,7 +1,10 @@
 """Pooling, the head for two documents, rates of the optimiser, against values worked out by hand."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
+from torch import Tensor
 
 from skyformer.attention import SoftmaxAttention
 from skyformer.head import ClassificationHead, pool
@@ -93,3 +96,35 @@ def test_factor_0_holds_the_positions_and_nothing_else():
 def test_senseless_rate_of_the_positions_is_refused(factor):
     with pytest.raises(ValueError, match=f"positions_lr_factor={factor} must be"):
         make_model(positions_lr_factor=factor)
+
+
+class Batch(NamedTuple):
+    tokens: Tensor
+    label: Tensor
+    mask: Tensor | None = None
+    position: Tensor | None = None
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 4.0, 0.5]])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_weights_and_smoothing_act_on_the_training_loss_alone(weights, smoothing, monkeypatch):
+    """Σ w_y l / Σ w_y with l = −(1 − s) log p_y; smoothing adds −s/C Σ_c w_c log p_c to the sum above."""
+    torch.manual_seed(0)
+    model = make_model(num_classes=3, class_weights=weights, label_smoothing=smoothing).eval()
+    batch = Batch(torch.randint(256, (4, 8)), torch.tensor([0, 1, 1, 2]))
+    monkeypatch.setattr(model, "log", lambda *args, **settings: None)
+    probabilities = model(batch.tokens).log_softmax(dim=1).tolist()
+    each = weights or [1.0, 1.0, 1.0]
+    total = 0.0
+    for label, row in zip(batch.label.tolist(), probabilities, strict=True):
+        total -= (1 - smoothing) * each[label] * row[label]
+        total -= smoothing / 3 * sum(weight * value for weight, value in zip(each, row, strict=True))
+    expected = total / sum(each[label] for label in batch.label.tolist())
+    assert model.training_step(batch, 0).item() == pytest.approx(expected, rel=1e-5)
+    model.validation_step(batch, 0)
+    plain = -sum(row[label] for label, row in zip(batch.label.tolist(), probabilities, strict=True)) / 4
+    assert model.metrics["val"]["loss"].compute().item() == pytest.approx(plain, rel=1e-5)
+
+
+def test_weights_are_a_setting_and_not_in_the_checkpoint():
+    assert make_model(class_weights=[1.0, 2.0]).state_dict().keys() == make_model().state_dict().keys()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention
+from skyformer.blocks import is_recomputing
 from skyformer.random_features import key_features, query_features
 
 
@@ -23,7 +24,7 @@ class PerformerAttention(Attention):
         kernel: `softmax`, or `relu`, which estimates another kernel that trains more steadily (§3.4).
         eps: ε, added to every feature; keeps the row sums above zero.
         redraw_every: training steps between new draws of ω; None to keep the first.
-        seed: of the first draw.
+        seed: of the first draw; the k-th new one has seed + k.
 
     Raises:
         ValueError: for an argument that cannot work, naming it and what would.
@@ -54,15 +55,14 @@ class PerformerAttention(Attention):
         self.kernel = kernel
         self.eps = eps
         self.redraw_every = redraw_every
+        self.seed = seed
         self.register_draw("projection", self._draw(torch.Generator().manual_seed(seed)))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         self.check_inputs(query, key, value, mask)
-        if self.training and self.redraw_every is not None:
-            if self.calls % self.redraw_every == 0 and self.calls > 0:
-                self.projection.copy_(self._draw(None))
-            self.calls += 1
+        if self.training and self.redraw_every is not None and not is_recomputing():
+            self._count_call(self.redraw_every)
         dtype = value.dtype
         with torch.autocast(query.device.type, enabled=False):
             exact = torch.promote_types(query.dtype, torch.float32)
@@ -90,12 +90,18 @@ class PerformerAttention(Attention):
         normaliser = torch.where(normaliser > 0, normaliser, 1)
         return (query @ summary + self.eps * summary.sum(dim=2, keepdim=True)) / normaliser
 
-    def _draw(self, generator: torch.Generator | None) -> Tensor:
+    def _count_call(self, redraw_every: int) -> None:
+        draws, since = divmod(int(self.calls), redraw_every)
+        if draws and not since:
+            # From its own generator, so that a recomputed layer, which does not draw, has the same dropout.
+            self.projection.copy_(self._draw(torch.Generator().manual_seed(self.seed + draws)))
+        self.calls += 1
+
+    def _draw(self, generator: torch.Generator) -> Tensor:
         """ω, `(m, P)`: orthogonal within each block of P rows, with the lengths of independent Gaussian rows."""
-        device = None if generator is not None else self.projection.device
         shape = (-(-self.num_features // self.head_dim), self.head_dim, self.head_dim)
         # QR and orthogonality need float32.
-        settings: Any = {"generator": generator, "device": device, "dtype": torch.float32}
+        settings: Any = {"generator": generator, "dtype": torch.float32}
         blocks = torch.linalg.qr(torch.randn(shape, **settings)).Q
         directions = blocks.mT.flatten(0, 1)[: self.num_features]
         lengths = torch.randn((self.num_features, self.head_dim), **settings).norm(dim=1)

@@ -104,6 +104,9 @@ def _cost_facts(group: Group) -> Facts:
     facts: Facts = {
         _DATA: _data_of(group.runs),
         "processes": sorted({run.num_processes for run in group.runs}),
+        "model.gradient_checkpointing": sorted(
+            {bool(run.config["model"].get("gradient_checkpointing")) for run in group.runs}
+        ),
         "model.compile": sorted({say(run.config["model"].get("compile")) for run in group.runs}),
     }
     shared = {key: value for key, value in group.settings.items() if not key.startswith((_OWN, *_NO_COST))}
