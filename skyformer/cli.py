@@ -12,11 +12,10 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import distributed
 
-from skyformer import callbacks
+from skyformer import callbacks, slurm
 from skyformer.arguments import check_config, check_nulls, trainer_settings
 from skyformer.checkpoint_io import BEST, AtomicCheckpointIO, CheckpointError
 from skyformer.loggers import TensorBoardLogger, WandbLogger
@@ -186,13 +185,14 @@ class SkyformerCLI(LightningCLI):
             plugins = [*plugins, AtomicCheckpointIO()]
         if self._get(self.config_init, "trainer").get("enable_progress_bar") is not False:
             self.trainer_defaults["callbacks"].append(callbacks.StepProgressBar())
-        if SLURMEnvironment.detect():
-            # Its own requeuing saves inside the signal handler, and finds other runs' files.
-            plugins = [*plugins, SLURMEnvironment(auto_requeue=False)]
         try:
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+            slurm.leave_requeue_to_us(trainer)
+            slurm.check_processes(trainer)
+        except RunError:
+            raise
         except Exception as error:  # Lightning's own checks are of many kinds, and seldom name the key
-            said = " ".join(str(error).split())[:500]
+            said = " ".join(str(error).split())[:500].rstrip(".")
             settings = trainer_settings(self.config[self.subcommand].trainer, said)
             raise RunError(f"trainer: {said}. Set here: {settings}") from error
         if self.subcommand == "fit" and trainer.is_global_zero:

@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -21,6 +23,13 @@ TOTAL = {"listops": 32, "retrieval": 8, "text": 8}  # examples a batch, of all p
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
 # With torchrun, processes are started by it, and each is told its place.
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+# A batch script has these; srun would start another process for each task.
+SLURM_JOB = {
+    **{f"SLURM_{name}": "0" for name in ("PROCID", "LOCALID", "NODEID")},
+    **{f"SLURM_{name}": "1" for name in ("JOB_ID", "NTASKS", "NNODES")},
+    "SLURM_JOB_NAME": "lra",
+    "SLURM_NODELIST": "localhost",
+}
 
 
 def losses(folder: Path) -> list[float]:
@@ -29,26 +38,36 @@ def losses(folder: Path) -> list[float]:
 
 
 def run_processes(
-    task: str, processes: int, folder: Path, tiny_arguments, *extra: str, torchrun: bool = False
+    task: str,
+    processes: int,
+    folder: Path,
+    tiny_arguments,
+    *extra: str,
+    torchrun: bool = False,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.CompletedProcess:
     """Fit with softmax, the batch shared out."""
+    environment = {**ENVIRONMENT, **variables}
     arguments = tiny_arguments(task, folder, "attention/softmax", "trainer/ddp")
     launcher = [*TORCHRUN, f"--nproc-per-node={processes}"] if torchrun else [sys.executable]
     settings = [f"--trainer.devices={processes}", f"--data.init_args.batch_size={TOTAL[task] // processes}", *PLAIN]
     command = [*launcher, str(ROOT / "run.py"), "fit", *arguments, *settings, *extra]
-    return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize(
-    ("task", "processes", "torchrun"),
-    [("listops", 2, False), ("retrieval", 2, True), ("listops", 4, True),
-     pytest.param("retrieval", 4, False, marks=pytest.mark.long)],
+    ("task", "processes", "torchrun", "variables"),
+    [("listops", 2, False, {}), ("retrieval", 2, True, SLURM_JOB), ("listops", 4, True, {}),
+     pytest.param("retrieval", 4, False, {}, marks=pytest.mark.long)],
 )  # fmt: skip
-def test_processes_train_as_one_with_the_whole_batch(task, processes, torchrun, tmp_path, main, tiny_arguments):
+def test_processes_train_as_one_with_the_whole_batch(
+    task, processes, torchrun, variables, tmp_path, main, tiny_arguments
+):
     one = [*tiny_arguments(task, tmp_path / "one", "attention/softmax"), *PLAIN]
     main(["fit", *one, f"--data.init_args.batch_size={TOTAL[task]}"])
     see = ["--trainer.callbacks+=poison.MetricsOfRank", f"--trainer.callbacks.folder={tmp_path}"]
-    done = run_processes(task, processes, tmp_path / "many", tiny_arguments, *see, torchrun=torchrun)
+    launch = {"torchrun": torchrun, "variables": variables}
+    done = run_processes(task, processes, tmp_path / "many", tiny_arguments, *see, **launch)
     assert done.returncode == 0, done.stderr
 
     assert len(losses(tmp_path / "one")) == 6

@@ -1,10 +1,11 @@
-"""The signal that SLURM sends before the end of a job: a checkpoint, and the job is queued again."""
+"""SLURM jobs: the number of their processes; the signal before their end leaves a checkpoint and queues them again."""
 
 import csv
 from pathlib import Path
 
 import pytest
 import torch
+from test_cli import refuse
 
 STOP = ["--trainer.callbacks=stop_at.StopAt", "--trainer.callbacks.step=4", "--trainer.callbacks.name=SIGUSR1"]
 JOB = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
@@ -61,3 +62,39 @@ def test_scontrol_that_fails_is_said(tmp_path, main, tiny_arguments, asked, caps
     said = capsys.readouterr().out
     assert "SLURM did not queue job 77 again (no such job" in said
     assert "--ckpt_path last" in said
+
+
+TWO = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "settings", "words"),
+    [
+        # A batch script that names python without srun.
+        ({}, ["--trainer.devices=2"], ["trainer.devices=2", "got 1 from SLURM", "srun --nodes=1 --ntasks-per-node=2"]),
+        ({}, ["--trainer.num_nodes=3"], ["trainer.num_nodes=3", "got 1 from SLURM", "srun --nodes=3"]),
+        (TWO, ["--trainer.devices=1"], ["trainer.devices=1", "got 2 from SLURM"]),
+        (TWO, ["--trainer.devices=4"], ["trainer.devices=4", "got 2 from SLURM"]),
+        ({**TWO, "SLURM_NTASKS_PER_NODE": "1"}, ["--trainer.devices=2"], ["devices=2", "--ntasks-per-node=1"]),
+        ({"SLURM_NTASKS": "2"}, ["--trainer.devices=2"], ["--ntasks=2", "--ntasks-per-node"]),
+        (TORCHRUN, ["--trainer.devices=1"], ["trainer.devices=1", "got 2 from TorchElastic", "--nproc-per-node 1"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_other_number_of_processes_is_refused(
+    command, variables, settings, words, asked, tmp_path, main, tiny_arguments, monkeypatch, capsys
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("skyformer.cli.find_checkpoint", lambda *named: None)
+    arguments = tiny_arguments("listops", tmp_path / "run", "trainer/ddp")
+    refuse(main, capsys, [command, *arguments, *settings], 1, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_a_user_starts_otherwise(asked, tmp_path, main, tiny_arguments):
+    """Lightning's own environment, named in the configuration, replaces SLURM's."""
+    named = ["--trainer.plugins=lightning.pytorch.plugins.environments.LightningEnvironment"]
+    cli = main(["fit", *tiny_arguments("listops", tmp_path / "run"), *named])
+    assert cli.trainer.global_step == 9
