@@ -29,6 +29,19 @@ from datamodules.writing import RawSplits, prepare
 MOST_WORKERS = 1024  # processes; a slip of the finger would start them without end
 
 
+class _ResumableLoader(DataLoader[Batch]):
+    """Tell Lightning that training resumes mid-epoch at the next batch, by Lightning's protocol for such loaders.
+
+    The state is empty: the sampler takes its place from the batches that training has taken.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+
 class SequenceDataModule(LightningDataModule, ABC):
     """Base of all tasks. A task gives its class constants, its settings and its raw examples.
 
@@ -337,7 +350,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def _loader(self, split: Dataset[Batch], batches: Sampler[list[int]]) -> DataLoader[Batch]:
         # A generator of its own: each new iterator draws a seed, which must not disturb the training's numbers.
-        return DataLoader(
+        return _ResumableLoader(
             split,
             batch_sampler=batches,
             collate_fn=as_it_is,

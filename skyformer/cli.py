@@ -32,8 +32,6 @@ def _quieten() -> None:
         "You are using a custom batch sampler `EvalBatches` for prediction",
         # A resumed run writes where it wrote before; that is the point of it.
         "Checkpoint directory .* exists and is not empty",
-        # Ours goes on at the next batch, by the data module's state.
-        "You're resuming from a checkpoint that ended before the epoch ended",
         # Curves are written by steps, whatever the length of an epoch.
         "The number of training batches .* is smaller than the logging interval",
         # The configuration of a checkpoint is handed over as an argument.

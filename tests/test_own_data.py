@@ -1,0 +1,32 @@
+"""A user's own data module: what works, and what is said where it does not."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+NOT_RESUMABLE = "resuming from a checkpoint that ended before the epoch ended"
+
+
+@pytest.fixture
+def own_arguments(tiny_arguments):
+    """Those of a tiny run on `own_data.OwnData`."""
+
+    def build(folder: Path) -> list[str]:
+        shared = [argument for argument in tiny_arguments("listops", folder) if not argument.startswith("--data.")]
+        return [*shared, "--data.class_path=own_data.OwnData"]
+
+    return build
+
+
+def test_lightning_warns_that_own_loaders_do_not_resume(tmp_path, main, own_arguments):
+    main(["fit", *own_arguments(tmp_path), "--trainer.max_steps=4"])
+    with pytest.warns(match=NOT_RESUMABLE):
+        main(["fit", *own_arguments(tmp_path), "--trainer.max_steps=6", "--ckpt_path=last"])
+
+
+def test_no_such_warning_for_loaders_that_resume(tmp_path, main, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=4"])
+    with warnings.catch_warnings(record=True) as caught:
+        main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=6", "--ckpt_path=last"])
+    assert not [warning for warning in caught if NOT_RESUMABLE in str(warning.message)]
