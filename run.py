@@ -1,5 +1,6 @@
 """Train, evaluate, predict, and all around it: `python run.py fit --config configs/pathfinder.yaml`."""
 
+import io
 import sys
 from typing import Any
 
@@ -30,6 +31,9 @@ COMMANDS = {
 def main(args: list[str] | None = None) -> Any:
     """Run one command; see `python run.py --help`."""
     given = sys.argv[1:] if args is None else args
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
     with say_errors(BatchSizeError, PreparedDataError):
         check_files(given)
         command = COMMANDS.get(given[0]) if given else None

@@ -12,6 +12,8 @@ import jsonargparse
 import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -112,6 +114,27 @@ def _check_class(key: str, given: Any, base: type) -> None:
     made = getattr(import_module(module), name)
     if not (inspect.isclass(made) and issubclass(made, base)):
         raise RunError(f"{key}={named}: this must be a class below {base.__module__}.{base.__qualname__}")
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse what Lightning offers and a run cannot use: its settings are those of its `config.yaml`.
+
+    Raises:
+        RunError: naming the key.
+    """
+    keys = {LearningRateFinder: "model.optimizer.init_args.lr", BatchSizeFinder: "data.init_args.batch_size"}
+    for callback in trainer.callbacks:
+        for finder, key in keys.items():
+            if isinstance(callback, finder):
+                raise RunError(
+                    f"trainer.callbacks: a search must not change a run's settings (got {finder.__name__}). "
+                    f"Fix: remove it and set {key}, or compare several values with a sweep"
+                )
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher) and launcher._start_method == "spawn":
+        raise RunError(
+            "trainer.strategy: a run cannot be handed to spawned processes (got ddp_spawn). Fix: --trainer.strategy ddp"
+        )
 
 
 def trainer_settings(given: Namespace, why: str) -> str:

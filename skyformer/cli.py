@@ -14,14 +14,15 @@ from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import distributed
+from yaml.representer import RepresenterError
 
 from skyformer import callbacks, slurm
-from skyformer.arguments import check_config, check_nulls, trainer_settings
+from skyformer.arguments import check_config, check_nulls, check_trainer, trainer_settings
 from skyformer.checkpoint_io import BEST, AtomicCheckpointIO, CheckpointError
 from skyformer.loggers import TensorBoardLogger, WandbLogger
 from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
-from skyformer.runs import RunError, check_same_run, find_checkpoint, lock_run, read_or_fall_back, run_folder
+from skyformer.runs import RunError, check_same_run, find_checkpoint, flatten, lock_run, read_or_fall_back, run_folder
 
 
 def _quieten() -> None:
@@ -40,6 +41,11 @@ def _quieten() -> None:
         ".*isinstance.treespec, LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def _dump_text_enumerations() -> None:
+    """Some of Lightning's defaults, such as the interval of `Timer`, are text by class; YAML's dumper refuses them."""
+    yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
 
 
 # Advertisements, and what our own lines say already.
@@ -67,6 +73,7 @@ class SkyformerCLI(LightningCLI):
     def __init__(self, args: list[str] | None) -> None:
         keep_freed_memory()
         _quieten()
+        _dump_text_enumerations()
         super().__init__(
             SequenceClassifier,
             LightningDataModule,
@@ -187,6 +194,7 @@ class SkyformerCLI(LightningCLI):
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
             slurm.leave_requeue_to_us(trainer)
             slurm.check_processes(trainer)
+            check_trainer(trainer)
         except RunError:
             raise
         except Exception as error:  # Lightning's own checks are of many kinds, and seldom name the key
@@ -226,7 +234,16 @@ class SkyformerCLI(LightningCLI):
 
     def _plain_config(self) -> dict[str, Any]:
         """The subcommand's configuration as plain values."""
-        dump = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_unset=False, skip_validation=True)
+        config = self.config[self.subcommand]
+        try:
+            dump = self._parser(self.subcommand).dump(config, skip_unset=False, skip_validation=True)
+        except RepresenterError as error:
+            given = repr(error.args[-1])
+            keys = [key for key, value in flatten(config.as_dict()).items() if given in repr(value)]
+            raise RunError(
+                f"{', '.join(keys)}: config.yaml cannot hold it (got {given}). Fix: set it to text, a number, or "
+                "a class path with such arguments"
+            ) from error
         return yaml.safe_load(dump)
 
     def _name_loggers(self, config: Any, folder: Path) -> None:

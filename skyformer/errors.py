@@ -60,6 +60,8 @@ def say_errors(*errors: type[Exception]) -> Iterator[None]:
         _exit(_say_system_error(error), error)
     except yaml.YAMLError as error:
         _exit(f"not valid YAML: {' '.join(str(error).split())}. Mend the file that --config names.", error)
+    except UnicodeError as error:
+        _exit(_say_encoding(error), error)
     except Exception as error:
         _exit(_say_unknown(error), error)
 
@@ -77,6 +79,13 @@ def _say_system_error(error: OSError) -> str:
     return f"{where}{error.strerror or error}. {fix}. {GO_ON}"
 
 
+def _say_encoding(error: UnicodeError) -> str:
+    encoding = getattr(error, "encoding", "utf-8")
+    if encoding == "utf-8":
+        return _say_unknown(error)
+    return f"this locale's encoding cannot hold all text (got {encoding}). Fix: export PYTHONUTF8=1"
+
+
 def _say_unknown(error: Exception) -> str:
     said = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and any(text in said for text in _UNREACHABLE):
@@ -86,6 +95,11 @@ def _say_unknown(error: Exception) -> str:
         )
     if isinstance(error, RuntimeError) and any(text in said for text in _LOST_PEER):
         return f"another process of this run is gone ({said[:200]}); see what it said. {GO_ON}"
+    if isinstance(error, TypeError) and "use_distributed_sampler" in said:
+        return (
+            "trainer.use_distributed_sampler: the data module's batch sampler shares batches between processes itself "
+            "(got true). Fix: --trainer.use_distributed_sampler false"
+        )
     if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
         fix = "Lower data.init_args.batch_size, the length, or what a size of the model was set to"
         return f"not enough memory ({said[:200]}). {fix}. {GO_ON}"

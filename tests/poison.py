@@ -1,6 +1,7 @@
 """A backend and callbacks that make a loss infinite or not a number, or record what a process sees."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,13 @@ class MetricsOfRank(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items() if "speed" not in name}
         Path(self.folder, f"{trainer.state.fn.value}.{trainer.global_rank}.json").write_text(json.dumps(numbers))
+
+
+_NOT_YAML = {"signal": signal.SIGTERM}
+
+
+class NotYaml(Callback):
+    """Has a default that YAML cannot hold."""
+
+    def __init__(self, settings: dict = _NOT_YAML) -> None:
+        self.settings = settings

@@ -1,10 +1,11 @@
 """The commands that a user types, end to end on tiny data, and what they say when something is wrong."""
 
 import csv
+import io
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import yaml
 from conftest import ROOT
 
 from skyformer.runs import lock_run
+
+CALLBACKS = "lightning.pytorch.callbacks"
 
 
 def refuse(main, capsys, arguments: list[str], code: int, *words: str) -> str:
@@ -221,6 +224,10 @@ def test_damaged_checkpoint(tmp_path, trained, main, capsys):
         ("--best_checkpoint.monitor=val/acuracy", 2, ["val/acuracy"]),
         ("--seed_everything=-1", 1, ["seed_everything"]),
         ("--seed_everything=false", 1, ["seed_everything"]),
+        (f"--trainer.callbacks+={CALLBACKS}.LearningRateFinder", 1, ["trainer.callbacks", "model.optimizer"]),
+        (f"--trainer.callbacks+={CALLBACKS}.BatchSizeFinder", 1, ["trainer.callbacks", "data.init_args.batch_size"]),
+        ("--trainer.strategy=ddp_spawn", 1, ["trainer.strategy", "--trainer.strategy ddp"]),
+        ("--trainer.callbacks+=poison.NotYaml", 1, ["trainer.callbacks", "got <Signals.SIGTERM"]),
     ],
 )
 def test_wrong_argument(change, code, words, tmp_path, main, capsys, tiny_arguments):
@@ -249,3 +256,32 @@ def test_truncated_prepared_file(tmp_path, main, capsys, tiny_arguments):
     tokens.write_bytes(tokens.read_bytes()[:-5])
     arguments.append(f"--trainer.default_root_dir={tmp_path}/again")
     refuse(main, capsys, arguments, 1, str(tokens), "Remove the folder")
+
+
+def test_timer_by_class_path(tmp_path, main, tiny_arguments):
+    """Its interval is a member of an enumeration by default."""
+    arguments = [*tiny_arguments("listops", tmp_path), f"--trainer.callbacks+={CALLBACKS}.Timer"]
+    main(["fit", *arguments, "--trainer.max_steps=3"])
+    *_, timer = yaml.safe_load((tmp_path / "config.yaml").read_text())["trainer"]["callbacks"]
+    assert timer["init_args"]["interval"] == "step"
+    cli = main(["fit", f"--config={tmp_path}/config.yaml", "--ckpt_path=last", "--trainer.max_steps=6"])
+    assert cli.trainer.global_step == 6
+
+
+@pytest.mark.parametrize("command", [["report", "--runs=[trained]"], ["fit", "--help"]])
+def test_terminal_that_knows_ascii_only(command, trained, tmp_path, main, monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    command = [part.replace("trained", str(trained)) for part in command]
+    with suppress(SystemExit):
+        main([*command, *([f"--output={tmp_path}"] if command[0] == "report" else [])])
+    shown.flush()
+    assert len(shown.buffer.getvalue()) > 200
+
+
+def test_file_that_the_locale_cannot_read(main, capsys, monkeypatch):
+    def read(*args: object) -> None:
+        "§".encode().decode("ascii")
+
+    monkeypatch.setattr("run.check_files", read)
+    refuse(main, capsys, ["fit"], 1, "got ascii", "PYTHONUTF8=1")

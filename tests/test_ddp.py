@@ -102,6 +102,13 @@ def test_error_in_the_first_process_alone_ends_all(tmp_path, tiny_arguments):
     assert f"error: {tmp_path}/nothing" in done.stderr
 
 
+def test_sampler_of_lightning_is_refused(tmp_path, tiny_arguments):
+    done = run_processes("listops", 2, tmp_path / "run", tiny_arguments, "--trainer.use_distributed_sampler=true")
+    assert done.returncode == 1
+    assert "error: trainer.use_distributed_sampler" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_infinite_loss_in_one_process_stops_all(rank, tmp_path, tiny_arguments):
     poisoned = [

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from test_cli import refuse
 
 NOT_RESUMABLE = "resuming from a checkpoint that ended before the epoch ended"
 
@@ -30,3 +31,10 @@ def test_no_such_warning_for_loaders_that_resume(tmp_path, main, tiny_arguments)
     with warnings.catch_warnings(record=True) as caught:
         main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=6", "--ckpt_path=last"])
     assert not [warning for warning in caught if NOT_RESUMABLE in str(warning.message)]
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_batch_without_the_fields_is_refused(command, tmp_path, main, own_arguments, capsys, monkeypatch):
+    monkeypatch.setattr("skyformer.cli.find_checkpoint", lambda *named: None)
+    words = ["data.class_path", "tokens, mask, label, example, position", "got list", "datamodules.batches.Batch("]
+    refuse(main, capsys, [command, *own_arguments(tmp_path), "--data.init_args.plain=true"], 1, *words)
