@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -22,6 +22,7 @@ from skyformer.checkpoint_io import BEST, AtomicCheckpointIO, CheckpointError
 from skyformer.loggers import TensorBoardLogger, WandbLogger
 from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
+from skyformer.overlays import OverlayFile
 from skyformer.runs import RunError, check_same_run, find_checkpoint, flatten, lock_run, read_or_fall_back, run_folder
 
 
@@ -103,6 +104,13 @@ class SkyformerCLI(LightningCLI):
             },
             args=args,
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = super().init_parser(**kwargs)
+        for action in parser._actions:
+            if isinstance(action, ActionConfigFile):
+                action.__class__ = OverlayFile
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(callbacks.LastCheckpoint, "last_checkpoint")

@@ -1,0 +1,44 @@
+"""How `--config` files combine."""
+
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+_CALLBACKS = "trainer.callbacks"
+
+
+class OverlayFile(ActionConfigFile):
+    """Add the callbacks of a file to those of the files before it; the parser's own action replaces the list.
+
+    A callback replaces an earlier one of the same class and `monitor`. `callbacks: null` removes the earlier ones.
+    """
+
+    @staticmethod
+    def apply_config(parser: ArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
+        former = cfg.get(_CALLBACKS)
+        ActionConfigFile.apply_config(parser, cfg, dest, value)
+        if cfg.get(_CALLBACKS):
+            cfg[_CALLBACKS] = _add(former, cfg[_CALLBACKS])
+
+
+def _add(former: Any, callbacks: Any) -> list[Any]:
+    before, added = _as_list(former), _as_list(callbacks)
+    if added[: len(before)] == before:  # a file without callbacks, or with `callbacks+`
+        added = added[len(before) :]
+    replaced = [_kind(callback) for callback in added]
+    return [*(callback for callback in before if _kind(callback) not in replaced), *added]
+
+
+def _as_list(callbacks: Any) -> list[Any]:
+    """The trainer takes one callback, a list or nothing."""
+    if isinstance(callbacks, list):
+        return callbacks
+    return [callbacks] if callbacks else []
+
+
+def _kind(callback: Any) -> Any:
+    """The class and what it monitors; the whole value where it is not in the form that the parser makes."""
+    if not isinstance(callback, Namespace) or "class_path" not in callback:
+        return callback
+    arguments = callback.get("init_args") or {}
+    return callback.class_path, arguments.get("monitor")
