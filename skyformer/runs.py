@@ -24,7 +24,8 @@ class RunError(RuntimeError):
 
 
 # What may differ between a checkpoint and the command that resumes it: nothing that the training's numbers depend on,
-# but for the length of the run, which the schedule follows, the device, and callbacks that the user adds.
+# but for the length of the run, which the schedule follows, the device, and callbacks that the user adds. Settings of
+# callbacks are compared where their states are restored.
 FREE_ON_RESUME = (
     "ckpt_path",
     "config",
@@ -35,7 +36,6 @@ FREE_ON_RESUME = (
     "data.init_args.predict_source",
     "data.init_args.eval_batch_size",
     "last_checkpoint",
-    "best_checkpoint",
     "non_finite_loss",
     "predictions",
     "model.compile",

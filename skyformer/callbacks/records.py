@@ -11,11 +11,13 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import SaveConfigCallback
 
 from skyformer.callbacks.plateau import LabelCounts
+from skyformer.callbacks.settings import check_callback_settings
 from skyformer.checkpoint_io import LAST, PREVIOUS
 from skyformer.files import next_free, write_whole
 from skyformer.loggers import TensorBoardLogger
 from skyformer.record import make_record
 from skyformer.runs import RunError, check_same_data
+from skyformer.yaml_text import load_yaml
 
 
 class RunConfig(SaveConfigCallback):
@@ -29,10 +31,6 @@ class RunConfig(SaveConfigCallback):
         config.ckpt_path = None
         self.text = self.parser.dump(config, skip_unset=False, skip_validation=True)
         self.data_hash = getattr(trainer.datamodule, "data_hash", None)
-        if stage == "fit" and trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            resumed = (folder / LAST).exists() or (folder / PREVIOUS).exists()
-            _write_config(folder / self.config_filename, self.text, resumed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         here = trainer.global_step, self.data_hash
@@ -43,10 +41,13 @@ class RunConfig(SaveConfigCallback):
                 f"one {first}. Let all of them see the same {trainer.default_root_dir} and data.data_dir."
             )
         if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            resumed = (folder / LAST).exists() or (folder / PREVIOUS).exists()
+            _write_config(folder / self.config_filename, self.text, resumed)
             curriculum = getattr(trainer.datamodule, "curriculum", "")
             seed = self.config.seed_everything
             record = make_record(seed, self.data_hash, trainer.world_size, trainer.global_step, curriculum)
-            _add_record(Path(trainer.default_root_dir, "record.json"), record)
+            _add_record(folder / "record.json", record)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.text
@@ -56,6 +57,8 @@ class RunConfig(SaveConfigCallback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         fits = trainer.state.fn == "fit"
         check_same_data(checkpoint, self.data_hash, trainer.world_size, fits)
+        if fits:
+            check_callback_settings(trainer, checkpoint, load_yaml(checkpoint["config"]), load_yaml(self.text))
         averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
         if fits and averages != ("current_model_state" in checkpoint):
             was, now = ("without", "with") if averages else ("with", "without")

@@ -19,7 +19,7 @@ from skyformer.sweep.cells import Cell
 from skyformer.yaml_text import load_yaml
 
 # What a run that goes on may change, but a run of this grid may not: a result would depend on it.
-_COUNTS = ("best_checkpoint", "non_finite_loss", "trainer.callbacks", "trainer.check_val", "trainer.limit_",
+_COUNTS = ("non_finite_loss", "trainer.callbacks", "trainer.check_val", "trainer.limit_",
            "trainer.max_", "trainer.min_", "trainer.val_check_interval")  # fmt: skip
 _DIFFER = ("config", "trainer.default_root_dir")  # in any two runs
 Config = dict[str, Any]
