@@ -36,7 +36,7 @@ def check_files(arguments: Sequence[str]) -> None:
     """
     for name in config_files(arguments):
         try:
-            content = load_yaml(Path(name).read_text(encoding="utf-8"))
+            content = load_yaml(Path(name).expanduser().read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             raise RunError(f"--config {name} is not UTF-8 text (byte {error.start}); save it as such") from error
         except (OSError, ValueError, yaml.YAMLError):

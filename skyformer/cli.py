@@ -261,6 +261,6 @@ class SkyformerCLI(LightningCLI):
                 class_path="skyformer.loggers.TensorBoardLogger", init_args=Namespace(save_dir=".")
             )
         loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
-        for logger in loggers:
-            if logger and logger.init_args.get("save_dir") in (None, "."):
-                logger.init_args.save_dir = str(folder)
+        for logger in filter(None, loggers):
+            named = logger.init_args.get("save_dir")
+            logger.init_args.save_dir = str(folder if named in (None, ".") else Path(named).expanduser())

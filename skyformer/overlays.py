@@ -1,14 +1,19 @@
 """How `--config` files combine."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-_CALLBACKS = "trainer.callbacks"
+_CALLBACKS, _FOLDER = "trainer.callbacks", "trainer.default_root_dir"
+_NAME = re.compile(r"config(\.\d+)?\.yaml")  # of a run's configurations
 
 
 class OverlayFile(ActionConfigFile):
     """Add the callbacks of a file to those of the files before it; the parser's own action replaces the list.
+
+    A `config.yaml` in a run's folder means that folder, wherever the folder was copied or moved.
 
     A callback replaces an earlier one of the same class and `monitor`. `callbacks: null` removes the earlier ones.
     """
@@ -19,6 +24,25 @@ class OverlayFile(ActionConfigFile):
         ActionConfigFile.apply_config(parser, cfg, dest, value)
         if cfg.get(_CALLBACKS):
             cfg[_CALLBACKS] = _add(former, cfg[_CALLBACKS])
+        if (folder := _run_of(value)) is not None:
+            _move(cfg, folder)
+
+
+def _run_of(named: str) -> Path | None:
+    """The folder of the run that this file is the configuration of."""
+    path = Path(named).expanduser()
+    is_run = _NAME.fullmatch(path.name) and any(
+        (path.parent / name).exists() for name in ("record.json", "checkpoints")
+    )
+    return path.parent if is_run else None
+
+
+def _move(cfg: Namespace, folder: Path) -> None:
+    former, cfg[_FOLDER] = cfg.get(_FOLDER), str(folder)
+    loggers = cfg.get("trainer.logger")
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, Namespace) and logger.get("init_args.save_dir") == former:
+            logger["init_args.save_dir"] = "."  # the run's folder
 
 
 def _add(former: Any, callbacks: Any) -> list[Any]:

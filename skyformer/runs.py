@@ -129,7 +129,9 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
             return None
     if named == "last" and not (folder / LAST).exists() and (folder / PREVIOUS).exists():
         return folder / PREVIOUS  # stopped while one took the other's place
-    path = {None: folder / BEST, "best": folder / BEST, "last": folder / LAST}.get(named, Path(named or ""))
+    path = {None: folder / BEST, "best": folder / BEST, "last": folder / LAST}.get(named) or Path(
+        named or ""
+    ).expanduser()
     if path.is_file():
         return path
     if named == "last":
@@ -167,7 +169,9 @@ def read_or_fall_back(path: Path, named: str | None, subcommand: str) -> tuple[P
 def _check_not_written_over(named: str | None, folder: Path, has_run: bool) -> None:
     """Refuse to start in the folder of a run, from nothing or from another run's checkpoint."""
     checkpoints = (folder / LAST).parent
-    own = named in ("last", "best") or (named is not None and Path(named).resolve().parent == checkpoints.resolve())
+    own = named in ("last", "best") or (
+        named is not None and Path(named).expanduser().resolve().parent == checkpoints.resolve()
+    )
     if has_run and not own:
         raise RunError(
             f"{folder} already holds a run ({checkpoints}). Add --ckpt_path last to go on with it, or "

@@ -82,7 +82,7 @@ def overlay_path(named: str) -> Path:
         RunError: where there is none.
     """
     folder = OVERLAYS.parent if "/" in named else OVERLAYS
-    path = Path(named) if named.endswith((".yaml", ".yml")) else folder / f"{named}.yaml"
+    path = Path(named).expanduser() if named.endswith((".yaml", ".yml")) else folder / f"{named}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in OVERLAYS.glob("*.yaml")))
         raise RunError(f"--backends {named}: no file {path}. Known: {known}; or name a YAML file.")

@@ -41,7 +41,7 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
         peers = dict.fromkeys(peer for backend in config.backends for peer in PEER_OF.get(backend, ()))
     common = {name: config[name] for name in ("part", "device", "compiled", "repeats", "dropout")}
     cases = list(cases_of(config.backends, list(peers), config.sizes, config.precisions, **common))
-    output = Path(config.output)
+    output = Path(config.output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, case in enumerate(cases, 1):

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from types import FrameType
@@ -13,7 +14,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from skyformer import slurm
-from skyformer.checkpoint_io import BEST, LAST
+from skyformer.checkpoint_io import BEST, LAST, CheckpointError, read_checkpoint
+from skyformer.files import write_whole
 from skyformer.loggers import CSVLogger
 
 
@@ -187,19 +189,46 @@ class _InRunFolder(ModelCheckpoint):
         self.dirpath = str(Path(trainer.default_root_dir, BEST).parent)
         super().setup(trainer, pl_module, stage)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best scores also where the run's folder has moved; Lightning would forget them."""
-        moved = {name: self._here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path")}
-        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": scores})
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take up the best scores whose files lie beside the checkpoint, and bring those files to this run's folder.
 
-    def _here(self, path: str) -> str:
-        return path and str(Path(self.dirpath, Path(path).name))
+        Lightning forgets scores in another folder. A score without its file would keep later files from being written.
+        """
+        state = checkpoint["callbacks"].pop(self.state_key, None)
+        if state is None or trainer.state.fn != "fit":
+            return
+        assert self.dirpath is not None
+        origin, here = Path(str(trainer.ckpt_path)).resolve().parent, Path(self.dirpath)
+        scores = {}
+        for path, score in state["best_k_models"].items():
+            name = Path(path).name
+            if _is_of_step(origin / name, checkpoint["global_step"]):
+                scores[str(here / name)] = score
+                if trainer.is_global_zero and origin != here.resolve():
+                    write_whole(here / name, (origin / name).read_bytes())
+        best, worst = (max, min) if self.mode == "max" else (min, max)
+        first, last = (op(scores, key=lambda path: scores[path], default="") for op in (best, worst))
+        checkpoint["callbacks"][self.state_key] = {
+            **state,
+            "dirpath": self.dirpath,
+            "best_k_models": scores,
+            "best_model_path": first,
+            "best_model_score": scores.get(first),
+            "kth_best_model_path": last,
+            "kth_value": scores.get(last, self.kth_value),
+        }
 
     @property
     def state_key(self) -> str:
         """The same whatever the settings, so that a resumed run finds its best scores so far."""
         return type(self).__name__
+
+
+def _is_of_step(path: Path, most: int) -> bool:
+    """Whether it is a checkpoint of at most so many steps; a later one is of another course of the run."""
+    with suppress(OSError, CheckpointError):
+        return bool(read_checkpoint(path)["global_step"] <= most)
+    return False
 
 
 class BestCheckpoint(_InRunFolder):

@@ -44,7 +44,7 @@ def run_report(args: list[str]) -> None:
     runs, problems = find_runs(Path(folder) for folder in config.runs)
     for problem in problems:
         print(problem, file=sys.stderr)
-    groups, output = group_runs(runs), Path(config.output)
+    groups, output = group_runs(runs), Path(config.output).expanduser()
     tables = [accuracy_table(groups), cost_table(groups)]
     console = Console()
     for name, table in zip(("accuracy", "cost"), tables, strict=True):

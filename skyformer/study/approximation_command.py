@@ -40,7 +40,7 @@ def run_approximation(args: list[str]) -> None:
     errors = list(measure_backends(inputs, config.backends, config.num_landmarks, draws))
     choices = list(measure_choices(inputs, config.num_landmarks, RIDGES, draws))
     bounds = list(measure_bound(inputs))
-    output = Path(config.output)
+    output = Path(config.output).expanduser()
     for name, rows in (("errors", errors), ("landmarks", choices), ("bound", bounds)):
         write_rows(output / f"{name}.csv", rows)
     title = f"Approximation of attention, {source}"
@@ -78,7 +78,7 @@ def _of_encoder(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
     config = parser.parse_args(args)
     lengths = config.lengths or [512]
     _check(config, lengths)
-    inputs = heads_of_encoder(config.encoder, Path(config.text), lengths, config.layer)
+    inputs = heads_of_encoder(config.encoder, Path(config.text).expanduser(), lengths, config.layer)
     return config, inputs, config.encoder
 
 

@@ -72,7 +72,7 @@ class Setting:
         """
         state = None
         for named in [path] if path else checkpoints_of(arguments)[-1:]:
-            checkpoint = read_checkpoint(Path(named))
+            checkpoint = read_checkpoint(Path(named).expanduser())
             state = checkpoint["state_dict"]
             text = yaml.safe_dump(in_todays_settings(load_yaml(checkpoint["config"])))
             arguments = ["--config", text, *arguments, "--checkpoint", named]

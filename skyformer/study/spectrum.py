@@ -55,7 +55,7 @@ def run_spectrum(args: list[str]) -> None:
         if config[name] < 1:
             raise RunError(f"--{name} {config[name]} must be at least 1")
     found = {name: measure(setting, model) for name, setting, model in _models(settings)}
-    output = Path(config.output)
+    output = Path(config.output).expanduser()
     rows = [
         {"method": name, "index": index, "singular_value": value}
         for name, measured in found.items()

@@ -48,7 +48,7 @@ def run_stability(args: list[str]) -> None:
     if "softmax" not in names:
         raise RunError(f"--backends {config.backends}: softmax must be among them, since the scores are over its own")
     rows = list(measure(setting, names, config.steps, config.repeats))
-    output = Path(config.output)
+    output = Path(config.output).expanduser()
     write_rows(output / "stability.csv", rows)
     title = f"Instability of the first {config.steps} steps on {setting.task}, {setting.source}"
     is_papers = config.steps == PUBLISHED_STEPS and setting.state is None

@@ -30,8 +30,8 @@ def run_sweep(args: list[str]) -> None:
         SystemExit: 1 where a run failed or stopped; 2 for a wrong argument; 128 + n after signal n.
     """
     config = _parse(args)
-    grid = Path(config.grid)
-    runs = Path(config.runs or Path("runs", grid.stem))
+    grid = Path(config.grid).expanduser()
+    runs = Path(config.runs or Path("runs", grid.stem)).expanduser()
     plans = plan(cells_of(read_grid(grid), runs))
     on_slurm = config.executor == "slurm" or (config.executor == "auto" and has_slurm())
     threads = config.threads or int(config.slurm.get("cpus_per_task", 1))
