@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class CheckpointError(RuntimeError):
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames, so a crash or a full disk leaves the former file as it was; of `last.ckpt`
-    the former one is kept as `previous.ckpt`.
+    the former one is kept as `previous.ckpt`. What could not be read again is refused before anything is written.
 
     Lightning's own writes to the system's temporary folder and moves from there, which across file systems is a copy
     that can be cut short.
@@ -37,11 +38,53 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         # In memory first: these models are a few MB, and torch's own writer does not say that a disk is full.
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
+        content, error = _pack(checkpoint)
+        if error is not None:
+            raise CheckpointError(_name_unreadable(checkpoint)) from error
         target = Path(path)
         former = target.parent / Path(PREVIOUS).name if target.name == Path(LAST).name else None
         write_whole(target, content.getbuffer(), former)
+
+
+def _pack(value: Any) -> tuple[io.BytesIO, Exception | None]:
+    """The bytes of a value, and the error where safe loading does not read them."""
+    content = io.BytesIO()
+    try:
+        torch.save(value, content)
+        content.seek(0)
+        torch.load(content, map_location="meta", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # pickle and torch raise many kinds
+        return content, error
+    return content, None
+
+
+def _name_unreadable(checkpoint: Mapping[str, Any]) -> str:
+    """Say which callback, or which other part, holds a value that safe loading does not read, and its type."""
+    callbacks = checkpoint.get("callbacks", {})
+    parts = {f"callback {name}: its state": state for name, state in callbacks.items()}
+    parts |= {f"the checkpoint's {name}": part for name, part in checkpoint.items() if name != "callbacks"}
+    name, part = next(((name, part) for name, part in parts.items() if _pack(part)[1]), ("the checkpoint", checkpoint))
+    where, value = _find_unreadable(part, "")
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return (
+        f"{name} holds a {kind}{f' ({where})' if where else ''}, which a checkpoint cannot store: loading it would "
+        "execute code. Fix: return only tensors, numbers, text, lists and dicts from state_dict, such as float(value)"
+    )
+
+
+def _find_unreadable(value: Any, where: str) -> tuple[str, Any]:
+    """The innermost part that safe loading does not read, with the keys that lead to it."""
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        inner = [*((key, key) for key in value), *value.items()]
+    elif isinstance(value, list | tuple):
+        inner = enumerate(value)
+    for key, part in inner:
+        if _pack(part)[1]:
+            return _find_unreadable(part, f"{where}[{key!r}]")
+    return where, value
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
