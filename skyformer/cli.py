@@ -53,6 +53,10 @@ def _dump_text_enumerations() -> None:
 _NOISE = ("litlogger", "litmodels", "TPU available: False", "`Trainer.fit` stopped: `max_steps=", "from the checkpoint")
 
 
+# The trainer's settings by which an evaluation passes over all of its examples, without a word.
+_LIMITS = {"test": "limit_test_batches", "validate": "limit_val_batches", "predict": "limit_predict_batches"}
+
+
 def _is_worth_saying(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in _NOISE)
 
@@ -89,7 +93,7 @@ class SkyformerCLI(LightningCLI):
                     callbacks.ImageSheet(),
                     callbacks.CurriculumCurve(),
                     callbacks.PlateauNotice(),
-                    callbacks.TestResult(),
+                    callbacks.EvaluationResult(),
                     callbacks.LeaveEvaluation(),
                 ],
                 "enable_model_summary": False,
@@ -143,13 +147,16 @@ class SkyformerCLI(LightningCLI):
         check_config(config)
         if config.seed_everything is False:
             raise RunError("seed_everything=false: a run is a function of its configuration and seed; give a number")
+        evaluates = "test" if self.subcommand == "fit" and config.test_after_fit else self.subcommand
+        if config.trainer.get(limit := _LIMITS.get(evaluates, "")) == 0:
+            raise RunError(f"trainer.{limit}=0 leaves {evaluates} without a batch. Fix: leave it out, or raise it")
         plain = self._plain_config()
         folder = run_folder(plain)
         config.trainer.default_root_dir = str(folder)
         self._name_loggers(config, folder)
         config.weights_only = True  # a checkpoint from a stranger runs no code
         if "verbose" in config:
-            config.verbose = False  # TestResult and the progress bar say it in one line
+            config.verbose = False  # EvaluationResult says it in one line
         path = find_checkpoint(config.ckpt_path, folder, self.subcommand)
         self.checkpoint: dict[str, Any] = {}
         if path is not None:

@@ -61,14 +61,42 @@ def test_saved_config_tests_and_predicts(trained, main, capsys):
     main(["test", config])
     assert json.loads((trained / "result.json").read_text()) == before
     assert "always guessing the most frequent label" in capsys.readouterr().out
-    main(["validate", config, "--ckpt_path=last"])
-    assert "dev accuracy" in capsys.readouterr().out
     main(["predict", config])
     rows = list(csv.DictReader((trained / "predictions.csv").open()))
     assert [int(row["id"]) for row in rows] == list(range(13)), "every example once, in order"
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert right / 13 == pytest.approx(before["test/accuracy"], abs=1e-6)
     assert all(abs(sum(float(row[f"p{k}"]) for k in range(10)) - 1) < 1e-4 for row in rows)
+
+
+@pytest.mark.parametrize("bar", ["true", "false"])
+def test_evaluation_prints_and_writes_its_result(bar, trained, main, capsys):
+    """The same for every command, whatever the screen shows beside."""
+    records = {"test": "result.json", "validate": "validation.json"}
+    for name in records.values():
+        (trained / name).unlink(missing_ok=True)
+    for command, name in records.items():
+        cli = main([command, f"--config={trained}/config.yaml", f"--trainer.enable_progress_bar={bar}"])
+        said, result = capsys.readouterr().out, json.loads((trained / name).read_text())
+        split, prefix, examples = ("Test", "test", 13) if command == "test" else ("Dev", "val", 21)
+        metrics = {key: round(float(value), 6) for key, value in cli.trainer.callback_metrics.items()}
+        assert {key: result[key] for key in (f"{prefix}/accuracy", f"{prefix}/loss")}.items() <= metrics.items()
+        assert result[f"{prefix}/examples"] == examples
+        assert result["checkpoint"] == str(trained / "checkpoints/best.ckpt")
+        assert said.count(f"{split} accuracy {metrics[f'{prefix}/accuracy']:.2%} on {examples} examples") == 1
+        assert "dev accuracy" not in said
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_evaluation_of_no_batch_is_refused(command, trained, main, capsys):
+    limit = f"trainer.limit_{'val' if command == 'validate' else command}_batches=0"
+    refuse(main, capsys, [command, f"--config={trained}/config.yaml", f"--{limit}"], 1, limit, command, "Fix:")
+
+
+def test_test_after_fit_of_no_batch_is_refused(tmp_path, main, capsys, tiny_arguments):
+    limit = "trainer.limit_test_batches=0"
+    arguments = ["fit", *tiny_arguments("listops", tmp_path), "--test_after_fit=true", f"--{limit}"]
+    refuse(main, capsys, arguments, 1, limit, "Fix:")
 
 
 def test_protocol_that_does_not_touch_the_weights_may_differ(trained, main):

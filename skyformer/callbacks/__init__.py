@@ -8,13 +8,14 @@ from skyformer.callbacks.non_finite import NonFiniteLoss
 from skyformer.callbacks.plateau import CurriculumCurve, PlateauNotice
 from skyformer.callbacks.predictions import PredictionWriter
 from skyformer.callbacks.progress import StepProgressBar
-from skyformer.callbacks.records import RunConfig, TestResult
+from skyformer.callbacks.records import EvaluationResult, RunConfig
 from skyformer.callbacks.seeds import StepSeed
 from skyformer.callbacks.throughput import Throughput
 
 __all__ = [
     "BestCheckpoint",
     "CurriculumCurve",
+    "EvaluationResult",
     "ImageSheet",
     "LandmarkHealth",
     "LastCheckpoint",
@@ -25,7 +26,6 @@ __all__ = [
     "RunConfig",
     "StepProgressBar",
     "StepSeed",
-    "TestResult",
     "Throughput",
     "TopCheckpoints",
 ]

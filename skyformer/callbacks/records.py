@@ -102,13 +102,17 @@ def _add_record(path: Path, record: dict[str, Any]) -> None:
     write_whole(path, json.dumps([*records, record], indent=2) + "\n")
 
 
-class TestResult(Callback):
-    """Prints and writes, as `result.json`, the result of a test beside that of always guessing the commonest label.
+class EvaluationResult(Callback):
+    """Prints the result of `test` and `validate` beside that of always guessing the commonest label, and writes it as
+    `result.json` and `validation.json`.
 
-    Both over the examples that were tested, on all processes.
+    Both over the examples that were evaluated, on all processes.
     """
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.labels = LabelCounts(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.labels = LabelCounts(pl_module)
 
     def on_test_batch_end(
@@ -122,20 +126,39 @@ class TestResult(Callback):
     ) -> None:
         self.labels.add(batch)
 
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn == "validate":
+            self.labels.add(batch)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, "test", "Test", "result.json")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._report(trainer, "val", "Dev", "validation.json")
+
+    def _report(self, trainer: Trainer, prefix: str, split: str, file_name: str) -> None:
         examples, chance = self.labels.examples_and_chance(trainer)
-        accuracy = float(trainer.callback_metrics["test/accuracy"])
+        accuracy, loss = (float(trainer.callback_metrics[f"{prefix}/{name}"]) for name in ("accuracy", "loss"))
         result = {
-            "test/accuracy": round(accuracy, 6),
-            "test/loss": round(float(trainer.callback_metrics["test/loss"]), 6),
-            "test/examples": examples,
+            f"{prefix}/accuracy": round(accuracy, 6),
+            f"{prefix}/loss": round(loss, 6),
+            f"{prefix}/examples": examples,
             "data_hash": (getattr(trainer.datamodule, "data_hash", None) or "").partition("+")[0] or None,
             "chance": round(chance, 6),
             "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
         }
         if trainer.is_global_zero:
             print(
-                f"Test accuracy {accuracy:.2%} on {examples:,} examples; "
+                f"{split} accuracy {accuracy:.2%} on {examples:,} examples; "
                 f"always guessing the most frequent label gives {result['chance']:.2%}."
             )
-            write_whole(Path(trainer.default_root_dir, "result.json"), json.dumps(result, indent=2) + "\n")
+            write_whole(Path(trainer.default_root_dir, file_name), json.dumps(result, indent=2) + "\n")
