@@ -18,6 +18,7 @@ from yaml.representer import RepresenterError
 
 from skyformer import callbacks, slurm
 from skyformer.arguments import check_config, check_nulls, check_trainer, trainer_settings
+from skyformer.callbacks.ending import early_end
 from skyformer.checkpoint_io import BEST, AtomicCheckpointIO, CheckpointError
 from skyformer.loggers import TensorBoardLogger, WandbLogger
 from skyformer.memory import keep_freed_memory
@@ -235,6 +236,12 @@ class SkyformerCLI(LightningCLI):
         rank_zero_info(f"{folder}: {size:,} parameters. Watch it with\n  tensorboard --logdir {folder}")
 
     def after_fit(self) -> None:
+        end = early_end(self.trainer)
+        self._test_after_fit()
+        if end is not None and self.trainer.is_global_zero:
+            print(end, flush=True)
+
+    def _test_after_fit(self) -> None:
         if self.config[self.subcommand].test_after_fit:
             folder = Path(self.trainer.default_root_dir)
             if not (folder / BEST).exists():

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import SaveConfigCallback
 
+from skyformer.callbacks.ending import early_end
 from skyformer.callbacks.plateau import LabelCounts
 from skyformer.callbacks.settings import check_callback_settings
 from skyformer.checkpoint_io import LAST, PREVIOUS
@@ -68,6 +69,9 @@ class RunConfig(SaveConfigCallback):
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        end = early_end(trainer)
+        if end is not None and trainer.is_global_zero:
+            _note_early_end(Path(trainer.default_root_dir, "record.json"), end.as_dict())
         config = yaml.safe_load(self.text)
         hparams = {name: config[name] for name in ("data", "model", "seed_everything")}
         metrics = {
@@ -100,6 +104,14 @@ def _add_record(path: Path, record: dict[str, Any]) -> None:
         path.rename(next_free(path.parent, path.stem, path.suffix))
         records = []
     write_whole(path, json.dumps([*records, record], indent=2) + "\n")
+
+
+def _note_early_end(path: Path, end: dict[str, Any]) -> None:
+    """Add to the record of the last start how it ended."""
+    with suppress(OSError, ValueError, LookupError, TypeError):  # damaged since then
+        records = json.loads(path.read_text(encoding="utf-8"))
+        records[-1]["stopped_early"] = end
+        write_whole(path, json.dumps(records, indent=2) + "\n")
 
 
 class EvaluationResult(Callback):

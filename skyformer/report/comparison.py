@@ -60,8 +60,11 @@ def remarks(group: Group, column: Sequence[Group]) -> Remarks:
     stopped = [run for run in group.counted if not run.is_finished]
     if stopped:
         words.append(f"{len(stopped)} stopped before step {stopped[0].max_steps:,}")
+    early = [run for run in group.counted if run.stopped_early]
+    if early:
+        words.append(f"{len(early)} stopped early, the first at step {min(run.steps for run in early):,}")
     matters = [key for key in unlike if not key.startswith(_TUNED)]
-    return Remarks((*words, *left_out), not matters and not stopped)
+    return Remarks((*words, *left_out), not matters and not stopped and not early)
 
 
 def cost_remarks(group: Group, column: Sequence[Group]) -> tuple[str, ...]:

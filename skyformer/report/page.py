@@ -62,10 +62,16 @@ def _picture(caption: str, path: Path) -> str:
 def _run(group: Group, run: Run) -> str:
     """Folded, since there may be many."""
     accuracy = "not tested" if run.accuracy is None else f"{100 * run.accuracy:.2f} %"
-    head = f"{task_name_of(run.task)}, {group.label}, seed {run.seed}: {run.steps:,} steps, {accuracy}"
+    steps = f"{run.steps:,} steps, stopped early" if run.stopped_early else f"{run.steps:,} steps"
+    head = f"{task_name_of(run.task)}, {group.label}, seed {run.seed}: {steps}, {accuracy}"
     starts = "".join(_start(record) for record in run.records) or "<p>No record.json.</p>"
     apart = ", ".join(f"{name}={say(value)}" for name, value in (group.variant | group.others).items())
-    facts = {"settings": apart, "folder": run.folder, "checkpoint tested": (run.result or {}).get("checkpoint")}
+    facts = {
+        "settings": apart,
+        "stopped early": run.stopped_early.get("reason"),
+        "folder": run.folder,
+        "checkpoint tested": (run.result or {}).get("checkpoint"),
+    }
     return (
         f'<details><summary><span class="dot" style="background:{style_of(run.backend).color}"></span>'
         f"{escape(head)}</summary>\n{_facts(facts)}{starts}</details>\n"

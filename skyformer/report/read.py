@@ -95,7 +95,10 @@ def _read_json(path: Path, problems: list[str]) -> Any:
 
 def _is_record(record: Any) -> bool:
     kinds = {"hardware": dict, "code": dict, "versions": dict, "command": list, "num_processes": int}
-    return isinstance(record, dict) and all(isinstance(record.get(key, kind()), kind) for key, kind in kinds.items())
+    if not (isinstance(record, dict) and all(isinstance(record.get(key, kind()), kind) for key, kind in kinds.items())):
+        return False
+    end = record.get("stopped_early")
+    return end is None or (isinstance(end, dict) and isinstance(end.get("step"), int))
 
 
 def _is_result(result: Any) -> bool:

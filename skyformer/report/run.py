@@ -53,6 +53,11 @@ class Run:
         return self.records[-1] if self.records else {}
 
     @property
+    def stopped_early(self) -> dict[str, Any]:
+        """The step and the reason of an end before `max_steps`; empty where it took all steps, or was interrupted."""
+        return self.record.get("stopped_early") or {}
+
+    @property
     def num_processes(self) -> int:
         return self.record.get("num_processes") or 1
 
@@ -74,6 +79,8 @@ class Run:
     @cached_property
     def steps(self) -> int:
         """Optimiser steps that were taken, as far as it is known."""
+        if self.stopped_early:
+            return int(self.stopped_early["step"])
         during = [self.curves[name].step for name in self.curves if name.startswith(("train/", "val/", "speed/"))]
         at_end = [self.curves[name].step for name in self.curves if name.startswith("result/")]
         logged = max([int(step.max()) + 1 for step in during if len(step)] + [int(step.max()) for step in at_end] + [0])
@@ -84,7 +91,7 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        return self.steps >= self.max_steps
+        return self.steps >= self.max_steps or bool(self.stopped_early)
 
     @property
     def accuracy(self) -> float | None:

@@ -26,6 +26,7 @@ def _row(group: Group, run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "steps": run.steps,
         "max_steps": run.max_steps,
+        "stopped_early": run.stopped_early.get("reason", ""),
         "batch": run.examples_per_step * run.num_processes or "",
         **_result(run),
         **_made_with(run),

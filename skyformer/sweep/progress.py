@@ -42,6 +42,7 @@ class Progress:
         seconds: that its jobs have taken.
         left: seconds to its end by its own pace; None where that is not known, or nobody trains.
         status: exit status of the last job; None where there is none.
+        stopped_early: whether it finished before `max_steps`, by early stopping or another callback.
     """
 
     state: State
@@ -52,6 +53,7 @@ class Progress:
     seconds: float
     left: float | None
     status: int | None
+    stopped_early: bool = False
 
 
 def state_of(folder: Path, max_steps: int, queue: Mapping[str, str]) -> State:
@@ -96,15 +98,17 @@ def progress_of(cell: Cell, config: Mapping[str, Any], queue: Mapping[str, str])
         ends[-1] = time.time()
         left = _left(cell.folder, attempts[-1].started, points, max_steps)
     finished = state == State.FINISHED
+    end = _early_end(cell.folder) if finished else None
     return Progress(
         state=state,
-        step=max_steps if finished else step,
+        step=(max_steps if end is None else end) if finished else step,
         max_steps=max_steps,
         dev_accuracy=max(accuracies, default=None),
         test_accuracy=read_test_accuracy(cell.folder) if finished else None,
         seconds=sum(max(0.0, end - attempt.started) for attempt, end in zip(attempts, ends, strict=True)),
         left=left,
         status=attempts[-1].status if attempts else None,
+        stopped_early=end is not None,
     )
 
 
@@ -135,6 +139,13 @@ def _curves(folder: Path) -> tuple[list[ScalarEvent], list[float]]:
     curves = {name: events.Scalars(name) for name in events.Tags()["scalars"] if name in ("train/loss", "val/accuracy")}
     points = sorted(itertools.chain(*curves.values()), key=lambda point: point.step)
     return points, [point.value for point in curves.get("val/accuracy", [])]
+
+
+def _early_end(folder: Path) -> int | None:
+    """The step at which a finished run stopped early; None where it took all of its steps."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return int(json.loads((folder / "record.json").read_text(encoding="utf-8"))[-1]["stopped_early"]["step"])
+    return None
 
 
 def _from_step(folder: Path, started: float) -> int:

@@ -33,7 +33,8 @@ def print_table(seen: Seen, at_once: int | None) -> None:
 
 def _cells(progress: Progress, left: float | None) -> tuple[str, ...]:
     color = _COLORS.get(progress.state)
-    state = f"[{color}]{progress.state}[/]" if color else str(progress.state)
+    name = f"{progress.state} early" if progress.stopped_early else str(progress.state)
+    state = f"[{color}]{name}[/]" if color else name
     left = None if progress.state in (State.FINISHED, State.FAILED) else left
     return state, _steps(progress), _percent(progress.dev_accuracy), _percent(progress.test_accuracy), duration(left)
 
