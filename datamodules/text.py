@@ -165,7 +165,7 @@ def _open_archive(path: Path, max_bytes: int) -> tuple[list[str], Read]:
     except PreparedDataError:
         raise
     except Exception as error:  # damage shows in many ways
-        reason = str(error) or type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")  # then it lists each compression
         raise damaged(path, f"damaged, or no tar archive ({reason})") from error
     return list(reviews), reviews.__getitem__
 

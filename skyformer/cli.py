@@ -58,6 +58,18 @@ _NOISE = ("litlogger", "litmodels", "TPU available: False", "`Trainer.fit` stopp
 _LIMITS = {"test": "limit_test_batches", "validate": "limit_val_batches", "predict": "limit_predict_batches"}
 
 
+# In place of Lightning's help, which speaks of what does not work here.
+_RESUME = (
+    "Checkpoint to resume from: a file, `last` or `best` of the run's folder, or `auto`, which continues the run there "
+    "or starts it. Default: start a run."
+)
+_EVALUATE = "Checkpoint to take: a file, or `best` or `last` of the run's folder. Default: `best`."
+_HELP = {
+    "weights_only": "Always true, so that loading a checkpoint cannot execute code; false is refused.",
+    "verbose": "No effect; the result is always printed in one line.",
+}
+
+
 def _is_worth_saying(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in _NOISE)
 
@@ -117,6 +129,14 @@ class SkyformerCLI(LightningCLI):
                 action.__class__ = OverlayFile
         return parser
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        for action in parser._actions:
+            if action.dest == "ckpt_path":
+                action.help = _RESUME if subcommand == "fit" else _EVALUATE
+            action.help = _HELP.get(action.dest, action.help)
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(callbacks.LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(callbacks.BestCheckpoint, "best_checkpoint")
@@ -155,7 +175,12 @@ class SkyformerCLI(LightningCLI):
         folder = run_folder(plain)
         config.trainer.default_root_dir = str(folder)
         self._name_loggers(config, folder)
-        config.weights_only = True  # a checkpoint from a stranger runs no code
+        if config.weights_only is False:
+            raise RunError(
+                "weights_only=false: checkpoints hold plain values only, so that loading one cannot execute code. "
+                "Fix: leave it out"
+            )
+        config.weights_only = True
         if "verbose" in config:
             config.verbose = False  # EvaluationResult says it in one line
         path = find_checkpoint(config.ckpt_path, folder, self.subcommand)

@@ -3,6 +3,7 @@
 import io
 import re
 import tarfile
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from source_changes import MARKER, assert_nothing_prepared, names, packed, prepa
 
 from datamodules import Text
 from datamodules.prepared import PreparedDataError
+from datamodules.sources import damaged
 
 pytestmark = pytest.mark.usefixtures("no_processes")
 
@@ -53,6 +55,22 @@ def test_an_archive_of_something_else_is_said(tmp_path, prepared_dir):
     with pytest.raises(PreparedDataError, match=r"other.tar has no review train/neg"):
         prepared(Text, tmp_path / "other.tar", prepared_dir)
     assert_nothing_prepared(prepared_dir)
+
+
+@pytest.mark.parametrize("name", ["reviews.csv", "reviews.zip"])
+def test_another_kind_of_file_is_said_in_plain_words(name, tmp_path, prepared_dir):
+    (tmp_path / name).write_text("review,sentiment\ngood,positive\n")
+    if name.endswith("zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("reviews.csv", "review,sentiment\n")
+    with pytest.raises(PreparedDataError) as refused:
+        prepared(Text, tmp_path / name, prepared_dir)
+    what = "damaged, or no tar archive (file could not be opened successfully)"
+    assert str(refused.value).startswith(f"{tmp_path / name}: {what}. ")
+
+
+def test_message_of_several_lines_becomes_one():
+    assert str(damaged("there", "one:\n- two")).startswith("there: one: - two. ")
 
 
 def test_an_empty_review_of_an_archive_is_skipped_and_named(source, prepared_dir):

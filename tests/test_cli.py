@@ -256,6 +256,7 @@ def test_damaged_checkpoint(tmp_path, trained, main, capsys):
         (f"--trainer.callbacks+={CALLBACKS}.BatchSizeFinder", 1, ["trainer.callbacks", "data.init_args.batch_size"]),
         ("--trainer.strategy=ddp_spawn", 1, ["trainer.strategy", "--trainer.strategy ddp"]),
         ("--trainer.callbacks+=poison.NotYaml", 1, ["trainer.callbacks", "got <Signals.SIGTERM"]),
+        ("--weights_only=false", 1, ["weights_only=false", "Fix: leave it out"]),
     ],
 )
 def test_wrong_argument(change, code, words, tmp_path, main, capsys, tiny_arguments):
@@ -313,3 +314,18 @@ def test_file_that_the_locale_cannot_read(main, capsys, monkeypatch):
 
     monkeypatch.setattr("run.check_files", read)
     refuse(main, capsys, ["fit"], 1, "got ascii", "PYTHONUTF8=1")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_help_speaks_of_what_works(command, main, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    said = said[said.rindex("--ckpt_path CKPT_PATH") :]
+    assert "a file" in said
+    assert "`last`" in said
+    assert "`best`" in said
+    assert ("`auto`" in said) == (command == "fit")
+    assert "false is refused" in said
+    for word in ("hpc", "registry", "trainer.fit"):
+        assert word not in said
