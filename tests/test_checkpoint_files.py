@@ -202,8 +202,13 @@ def test_every_so_many_minutes(tmp_path, main, tiny_arguments, monkeypatch):
     """A clock that goes a minute ahead each time that it is read."""
     minutes = iter(range(10**6))
     monkeypatch.setattr("skyformer.callbacks.checkpoints.monotonic", lambda: 60.0 * next(minutes))
-    saved = []
-    monkeypatch.setattr("skyformer.checkpoint_io.torch.save", lambda checkpoint, file: saved.append(checkpoint))
+    saved, save = [], torch.save
+
+    def watched(checkpoint, file):
+        saved.append(checkpoint)
+        save(checkpoint, file)
+
+    monkeypatch.setattr("skyformer.checkpoint_io.torch.save", watched)
     arguments = ["fit", *tiny_arguments("listops", tmp_path), "--trainer.val_check_interval=100"]
     main([*arguments, "--last_checkpoint.every_n_minutes=2.5"])
     assert [checkpoint["global_step"] for checkpoint in saved] == [3, 6, 9]
