@@ -112,7 +112,7 @@ def _check_class(key: str, given: Any, base: type) -> None:
     named = given["class_path"] if isinstance(given, Namespace) else f"{given.__module__}.{given.__qualname__}"
     module, _, name = named.rpartition(".")
     made = getattr(import_module(module), name)
-    if not (inspect.isclass(made) and issubclass(made, base)):
+    if not (inspect.isclass(made) and issubclass(made, base)) or made is base:
         raise RunError(f"{key}={named}: this must be a class below {base.__module__}.{base.__qualname__}")
 
 

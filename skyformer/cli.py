@@ -25,6 +25,7 @@ from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
 from skyformer.overlays import OverlayFile
 from skyformer.runs import RunError, check_same_run, find_checkpoint, flatten, lock_run, read_or_fall_back, run_folder
+from skyformer.schedule import TrainingParser
 
 
 def _quieten() -> None:
@@ -115,6 +116,7 @@ class SkyformerCLI(LightningCLI):
             },
             auto_configure_optimizers=False,
             # `--trainer.max_step` is a mistake, not an abbreviation.
+            parser_class=TrainingParser,
             parser_kwargs={
                 "allow_abbrev": False,
                 "epilog": "Also, each with --help: prepare, export, sweep, report, study, benchmark.",

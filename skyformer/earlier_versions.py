@@ -1,7 +1,11 @@
 """Configurations that an earlier version wrote, in today's settings."""
 
+import inspect
+import sys
 from copy import deepcopy
 from typing import Any
+
+from skyformer.schedule import length_argument
 
 _IMAGE_TASKS = ("Image", "Pathfinder", "PathX")
 _TASKS = (*_IMAGE_TASKS, "ListOps", "Text", "Retrieval")
@@ -21,6 +25,7 @@ def in_todays_settings(config: dict[str, Any]) -> dict[str, Any]:
     config["model"].setdefault("query_key_gain", None)
     config["model"].setdefault("class_weights", None)
     config["model"].setdefault("label_smoothing", 0.0)
+    _set_length(config["model"].get("lr_scheduler"))
     if name in _TASKS and isinstance(arguments, dict):
         protocol = arguments.get("protocol")
         former = protocol.pop("zero_is_padding", None) if isinstance(protocol, dict) else None
@@ -30,3 +35,16 @@ def in_todays_settings(config: dict[str, Any]) -> dict[str, Any]:
             arguments.setdefault("level_schedule", None)
         arguments.setdefault("augment", False)
     return config
+
+
+def _set_length(schedule: Any) -> None:
+    """Every schedule went by the length of the run, which no configuration named."""
+    if not isinstance(schedule, dict):
+        return
+    module, _, name = str(schedule.get("class_path")).rpartition(".")
+    # Only where it is imported already: a checkpoint from a stranger must not import modules.
+    made = getattr(sys.modules.get(module), name, None)
+    length = length_argument(made) if inspect.isclass(made) else None
+    arguments = schedule.setdefault("init_args", {})
+    if length and isinstance(arguments, dict):
+        arguments.setdefault(length, -1)

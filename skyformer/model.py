@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from math import inf
+from math import inf, isclose
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -22,9 +22,10 @@ from skyformer.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, Positi
 from skyformer.head import ClassificationHead, Pooling
 from skyformer.initial_weights import load_initial_weights
 from skyformer.kernel import at_least_float32
+from skyformer.runs import RunError
+from skyformer.schedule import LENGTHS, SchedulerFactory, make_schedule
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
-SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 
 
 class Prediction(NamedTuple):
@@ -52,8 +53,9 @@ class SequenceClassifier(LightningModule):
     Args:
         attention: makes one backend a layer, from (num_heads, head_dim, max_length). In YAML a class path.
         optimizer: makes the optimiser from the parameters.
-        lr_scheduler: makes the schedule from (optimiser, trainer.max_steps); stepped after every training step. None
-            for a constant rate.
+        lr_scheduler: makes the schedule from the optimiser; stepped after every training step, or, where it goes by a
+            metric (`ReduceLROnPlateau`), after every dev evaluation. A `total_steps`, `T_max` or `total_iters` that is
+            left out is the length of the run (`schedule.make_schedule`). None for a constant rate.
         vocab_size, num_classes, max_length, num_documents, image_side: sizes of the task; linked from the data.
         num_layers, embed_dim, hidden_dim, num_heads, dropout, float32_attention, position_init, query_key_gain,
             gradient_checkpointing: see `Encoder`.
@@ -223,10 +225,41 @@ class SequenceClassifier(LightningModule):
         optimizer, scheduler = self.make_optimizer_and_scheduler(self.trainer.max_steps)
         if scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        # Lightning steps plateau schedules by batches or epochs, which are not where evaluations are.
+        schedule = {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def make_optimizer_and_scheduler(self, max_steps: int) -> tuple[Optimizer, LRScheduler | None]:
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def on_validation_epoch_end(self) -> None:
+        # Before the evaluation's checkpoints are written: a run that resumes from one has this step behind it.
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            for config in self.trainer.lr_scheduler_configs:
+                if isinstance(config.scheduler, ReduceLROnPlateau):
+                    metrics: Any = self.metrics["val"]
+                    config.scheduler.step(metrics[monitored(config.scheduler).removeprefix("val/")].compute())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume with another length a schedule that keeps the one in its state."""
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            return
+        _, scheduler = self.make_optimizer_and_scheduler(self.trainer.max_steps)
+        for state in checkpoint["lr_schedulers"] if scheduler else []:
+            for name in LENGTHS:
+                if name in state and state[name] != (now := getattr(scheduler, name, None)):
+                    raise RunError(
+                        f"model.lr_scheduler: {type(scheduler).__name__} has {name}={state[name]} in the checkpoint, "
+                        f"{now} now, and cannot change it. Fix: set trainer.max_steps and trainer.max_epochs as they "
+                        "were; a run with skyformer.schedule.LinearOneCycle can be extended"
+                    )
+
+    def make_optimizer_and_scheduler(self, steps: int | None) -> tuple[Optimizer, LRScheduler | None]:
         """New ones, from the factories.
+
+        Args:
+            steps: training steps of the run; -1 for no limit, None where they are not known yet.
 
         Raises:
             MisconfigurationException: naming the key, when a value makes no sense.
@@ -237,9 +270,18 @@ class SequenceClassifier(LightningModule):
             if self.positions_lr_factor != 1:
                 optimizer.param_groups[-1]["lr"] *= self.positions_lr_factor
             key = "model.lr_scheduler"
-            return optimizer, self.scheduler_factory and self.scheduler_factory(optimizer, max_steps)
-        except ValueError as error:
-            raise MisconfigurationException(f"{key}: {error}") from error
+            scheduler = self.scheduler_factory and make_schedule(self.scheduler_factory, optimizer, steps)
+            if isinstance(scheduler, ReduceLROnPlateau) and monitored(scheduler) not in ("val/loss", "val/accuracy"):
+                raise ValueError(f"monitor={monitored(scheduler)!r} must be val/loss or val/accuracy")
+            rate, positions_rate = (optimizer.param_groups[group]["lr"] for group in (0, -1))
+            if self.positions_lr_factor != 1 and not isclose(positions_rate, rate * self.positions_lr_factor):
+                raise ValueError(
+                    f"{type(scheduler).__name__} sets every rate itself, so that "
+                    f"model.positions_lr_factor={self.positions_lr_factor} has no effect. Fix: set it to 1"
+                )
+            return optimizer, scheduler
+        except (KeyError, NotImplementedError, TypeError, ValueError) as error:
+            raise MisconfigurationException(f"{key}: {str(error) or type(error).__name__}") from error
 
     def _parameter_groups(self) -> Iterable:
         """All in one, or the position embedding in a last one of its own."""
@@ -248,6 +290,11 @@ class SequenceClassifier(LightningModule):
         positions = self.encoder.positions.weight
         others = [parameter for parameter in self.parameters() if parameter is not positions]
         return [{"params": others}, {"params": [positions]}]
+
+
+def monitored(scheduler: ReduceLROnPlateau) -> str:
+    """The metric that a plateau schedule goes by; torch's own has no name for it, but knows which way is better."""
+    return getattr(scheduler, "monitor", "val/loss" if scheduler.mode == "min" else "val/accuracy")
 
 
 def put_back(tokens: Tensor, mask: Tensor | None, position: Tensor, length: int) -> tuple[Tensor, Tensor]:

@@ -267,7 +267,7 @@ def test_wrong_argument(change, code, words, tmp_path, main, capsys, tiny_argume
 
 def test_schedule_that_cannot_work_is_said_before_data_is_made(tmp_path, main, capsys, tiny_arguments):
     arguments = [*tiny_arguments("listops", tmp_path / "run"), f"--data.data_dir={tmp_path}/data"]
-    words = ["model.lr_scheduler", "warmup_steps=9", "max_steps=9", "set --model.lr_scheduler.warmup_steps"]
+    words = ["model.lr_scheduler", "warmup_steps=9", "total_steps=9", "set --model.lr_scheduler.warmup_steps"]
     refuse(main, capsys, ["fit", *arguments, "--model.lr_scheduler.warmup_steps=9"], 1, *words)
     assert not (tmp_path / "data").exists()
 

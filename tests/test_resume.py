@@ -235,6 +235,7 @@ def as_an_earlier_version_wrote_it(path: Path, drop_black: bool) -> None:
         del config["data"]["init_args"][name]
     for name in ("position_init", "query_key_gain"):
         del config["model"][name]
+    del config["model"]["lr_scheduler"]["init_args"]["total_steps"]
     config["data"]["init_args"]["protocol"]["zero_is_padding"] = drop_black
     torch.save({**checkpoint, "config": yaml.safe_dump(config)}, path)
 

@@ -17,6 +17,7 @@ from skyformer.checkpoint_io import read_checkpoint
 from skyformer.earlier_versions import in_todays_settings
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, backend_name, task_name
+from skyformer.schedule import ScheduleArguments
 from skyformer.yaml_text import load_yaml
 
 # What a task's YAML says beside these; a study makes nothing of it.
@@ -28,7 +29,7 @@ _OTHERS = (
 
 def make_parser(study: str, description: str, backends: list[str], output: str) -> ArgumentParser:
     """The arguments that all studies take: `--config`, `--checkpoint`, `--backends`, `--output`, model and data."""
-    parser = ArgumentParser(prog=f"run.py study {study}", description=description, allow_abbrev=False)
+    parser = ScheduleArguments(prog=f"run.py study {study}", description=description, allow_abbrev=False)
     add = parser.add_argument
     add("--config", action="config", help="A task's YAML file, then overlays; later ones win.")
     add("--checkpoint", type=str | None, help="Weights and configuration of a run, in place of an initialised model.")
@@ -153,7 +154,7 @@ class Setting:
         model.image_side = getattr(self.data, "image_side", 0)
         if max_length > self.data.max_length:
             model.position_init = "normal"  # such a sequence is no image
-        only_model = ArgumentParser()
+        only_model = ScheduleArguments()
         only_model.add_class_arguments(SequenceClassifier, "model")
         return _instantiate(only_model, model=model)
 
