@@ -187,8 +187,8 @@ class SequenceDataModule(LightningDataModule, ABC):
         """Prepare the folder unless it is there, and compare its checksums.
 
         Raises:
-            PreparedDataError: when it cannot be made, when what is there has changed since, or when the stages are as
-                long as the run.
+            PreparedDataError: when it cannot be made, when what is there has changed since, or when the stages do not
+                go with the run.
         """
         if self._predicts_new_inputs:
             return
@@ -217,8 +217,15 @@ class SequenceDataModule(LightningDataModule, ABC):
                 data.splits = {"train": data.splits.get("train") or data._load("train")}
 
     def _check_stages(self) -> None:
-        total, longest = sum(steps for _, steps in self.stages), -1 if self.trainer is None else self.trainer.max_steps
-        if self.stages and 0 <= longest <= total:
+        if not self.stages or self.trainer is None or self.trainer.fast_dev_run:
+            return
+        if self.trainer.overfit_batches > 0:
+            raise PreparedDataError(
+                f"data.level_schedule changes the examples, trainer.overfit_batches={self.trainer.overfit_batches} "
+                "keeps the same ones. Fix: set one of them to its default (null, 0.0)."
+            )
+        total, longest = sum(steps for _, steps in self.stages), self.trainer.max_steps
+        if 0 <= longest <= total:
             raise PreparedDataError(
                 f"data.level_schedule lasts {total:,} steps, the run {longest:,} (trainer.max_steps). Fix: shorten the "
                 "schedule, or set a larger --trainer.max_steps."
@@ -277,6 +284,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return [data.splits["train"] for data in (*(stage for stage, _ in self.stages), self)]
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        self._check_stages()  # once more: of a run whose length is set in epochs the steps are known by now
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         splits, views = self._training_splits, self.views if self.augment else (0,)
         batches = [
@@ -325,6 +333,8 @@ class SequenceDataModule(LightningDataModule, ABC):
                 f"the checkpoint is at batch {expected[1]} of epoch {expected[0]} and has taken {self._taken} batches "
                 f"of {batches} an epoch; it was not written by this run. Name another one with --ckpt_path."
             )
+        if self.trainer is not None and self.trainer.overfit_batches > 0:
+            return 0, place[1]  # the first epoch's batches, again and again
         return place
 
     def _batches_an_epoch(self, batches: int) -> int:

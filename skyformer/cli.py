@@ -5,6 +5,7 @@ import traceback
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -176,6 +177,9 @@ class SkyformerCLI(LightningCLI):
         plain = self._plain_config()
         folder = run_folder(plain)
         config.trainer.default_root_dir = str(folder)
+        if config.trainer.fast_dev_run:
+            self.scratch = TemporaryDirectory(prefix="fast_dev_run_")  # callbacks write as ever, and nothing remains
+            config.trainer.default_root_dir = self.scratch.name
         self._name_loggers(config, folder)
         if config.weights_only is False:
             raise RunError(
@@ -185,7 +189,14 @@ class SkyformerCLI(LightningCLI):
         config.weights_only = True
         if "verbose" in config:
             config.verbose = False  # EvaluationResult says it in one line
-        path = find_checkpoint(config.ckpt_path, folder, self.subcommand)
+        path = None
+        if self.subcommand != "fit" or not config.trainer.fast_dev_run:
+            path = find_checkpoint(config.ckpt_path, folder, self.subcommand)
+        elif config.ckpt_path not in (None, "auto"):
+            raise RunError(
+                f"trainer.fast_dev_run trains from initial weights (got --ckpt_path {config.ckpt_path}). Fix: leave "
+                "out --ckpt_path"
+            )
         self.checkpoint: dict[str, Any] = {}
         if path is not None:
             path, self.checkpoint = read_or_fall_back(path, config.ckpt_path, self.subcommand)
@@ -220,6 +231,8 @@ class SkyformerCLI(LightningCLI):
             ) from error
         finally:
             self.lock.close()
+            if self.config[subcommand].trainer.fast_dev_run:
+                self.scratch.cleanup()
             # Else gloo's threads abort now and then at the end of a process, which fails a run that was right. NCCL
             # would wait for processes that failed, or are gone.
             begun = distributed.is_available() and distributed.is_initialized()
@@ -253,14 +266,17 @@ class SkyformerCLI(LightningCLI):
     def before_fit(self) -> None:
         if self.trainer.is_global_zero:
             lock_run(self.lock, Path(self.trainer.default_root_dir))
-        if self.checkpoint.get("global_step", -1) >= self.trainer.max_steps:
+        if self.checkpoint and self.trainer.limit_train_batches != 0:
             # Lightning passes over a run that has all its steps, so that its last evaluation would never be made up.
             loop = self.trainer.fit_loop
             loop.__class__ = type("FitLoop", (type(loop),), {"skip": False})
-        self.model.make_optimizer_and_scheduler(self.trainer.max_steps)  # wrong values show before any data is made
+        # Wrong values show before any data is made; how many steps epochs have, only the data tells.
+        by_steps = self.trainer.max_epochs == -1 and not self.trainer.fast_dev_run
+        self.model.make_optimizer_and_scheduler(self.trainer.max_steps if by_steps else None)
         size = sum(parameter.numel() for parameter in self.model.parameters())
         folder = self.trainer.default_root_dir
-        rank_zero_info(f"{folder}: {size:,} parameters. Watch it with\n  tensorboard --logdir {folder}")
+        if not self.trainer.fast_dev_run:
+            rank_zero_info(f"{folder}: {size:,} parameters. Watch it with\n  tensorboard --logdir {folder}")
 
     def after_fit(self) -> None:
         end = early_end(self.trainer)
@@ -271,6 +287,9 @@ class SkyformerCLI(LightningCLI):
     def _test_after_fit(self) -> None:
         if self.config[self.subcommand].test_after_fit:
             folder = Path(self.trainer.default_root_dir)
+            if self.trainer.fast_dev_run:  # there is no checkpoint: the weights at hand
+                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+                return
             if not (folder / BEST).exists():
                 raise RunError(
                     f"test_after_fit: {folder} has no {BEST}, since no dev evaluation took place; train longer than "

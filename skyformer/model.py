@@ -22,6 +22,7 @@ from skyformer.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, Positi
 from skyformer.head import ClassificationHead, Pooling
 from skyformer.initial_weights import load_initial_weights
 from skyformer.kernel import at_least_float32
+from skyformer.length import set_length
 from skyformer.runs import RunError
 from skyformer.schedule import LENGTHS, SchedulerFactory, make_schedule
 
@@ -145,6 +146,10 @@ class SequenceClassifier(LightningModule):
         if self.init_from is not None and self.trainer.global_step == 0:  # a resume has restored its own weights
             load_initial_weights(self, Path(self.init_from).expanduser())
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            set_length(self.trainer)
+
     def configure_model(self) -> None:
         # In place, so that parameter names stay as they are; called again on a later stage, it does nothing new.
         if self.compile_encoder and self.encoder._compiled_call_impl is None:
@@ -222,7 +227,9 @@ class SequenceClassifier(LightningModule):
             self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer, scheduler = self.make_optimizer_and_scheduler(self.trainer.max_steps)
+        # A trial of a few steps shows the first ones of a schedule, whatever its warm-up.
+        steps = None if self.trainer.fast_dev_run else self.trainer.max_steps
+        optimizer, scheduler = self.make_optimizer_and_scheduler(steps)
         if scheduler is None:
             return optimizer
         # Lightning steps plateau schedules by batches or epochs, which are not where evaluations are.

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse",
 
 
 def make_record(
-    seed: Any, data_hash: str | None, num_processes: int, step: int, curriculum: str = ""
+    seed: Any, data_hash: str | None, num_processes: int, step: int, max_steps: int = -1, curriculum: str = ""
 ) -> dict[str, Any]:
     """All that a run's numbers depend on beside its configuration, as plain JSON values.
 
@@ -26,12 +26,14 @@ def make_record(
         data_hash: of the prepared data; None for data that has none.
         num_processes: of the run, over all machines.
         step: that the run starts from.
+        max_steps: that it ends at, also where its length is set in epochs; -1 without a limit.
         curriculum: the easier examples that training began with, in words; empty where there were none.
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "from_step": step,
+        "max_steps": max_steps,
         "seed": seed,
         "data_hash": data_hash,
         "curriculum": curriculum,

@@ -84,8 +84,8 @@ def make_schedule(factory: SchedulerFactory, optimizer: Optimizer, steps: int | 
     if name and length in (None, -1) and given.get("epochs") is None:  # OneCycleLR's epochs × steps_per_epoch
         if steps is not None and steps < 1:
             raise ValueError(
-                f"this schedule goes by the length of the run, which has no limit (got trainer.max_steps={steps}). "
-                f"Fix: set --trainer.max_steps, --trainer.max_epochs or --model.lr_scheduler.init_args.{name}"
+                f"this schedule goes by the number of steps of the run (got {steps}). Fix: set --trainer.max_steps, "
+                f"--trainer.max_epochs or --model.lr_scheduler.init_args.{name}"
             )
         lengths = {name: sys.maxsize if steps is None else steps}
     elif length is not None and length < 1:

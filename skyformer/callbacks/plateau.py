@@ -56,7 +56,8 @@ class PlateauNotice(Callback):
         self.labels.add(batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking or self.has_left or self.is_said:
+        trial = trainer.sanity_checking or trainer.fast_dev_run
+        if trainer.state.fn != "fit" or trial or self.has_left or self.is_said:
             return
         examples, chance = self.labels.examples_and_chance(trainer)
         accuracy, step, steps = float(trainer.callback_metrics["val/accuracy"]), trainer.global_step, trainer.max_steps

@@ -37,6 +37,8 @@ class PredictionWriter(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
     ) -> None:
+        if trainer.fast_dev_run:
+            return
         share = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = Path(trainer.default_root_dir, f"predictions{share}.{self.format}")
         columns = _columns(predictions, trainer.datamodule)

@@ -47,7 +47,8 @@ class RunConfig(SaveConfigCallback):
             _write_config(folder / self.config_filename, self.text, resumed)
             curriculum = getattr(trainer.datamodule, "curriculum", "")
             seed = self.config.seed_everything
-            record = make_record(seed, self.data_hash, trainer.world_size, trainer.global_step, curriculum)
+            steps = trainer.global_step, trainer.max_steps
+            record = make_record(seed, self.data_hash, trainer.world_size, *steps, curriculum)
             _add_record(folder / "record.json", record)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ class Run:
     @property
     def max_steps(self) -> int:
         """That it was to take; -1 without such a limit."""
-        return int(self.config["trainer"].get("max_steps") or -1)
+        return int(self.record.get("max_steps") or self.config["trainer"].get("max_steps") or -1)
 
     @property
     def log_every(self) -> int:
