@@ -46,7 +46,8 @@ class Prediction(NamedTuple):
 class SequenceClassifier(LightningModule):
     """Classifies token sequences with one encoder, whatever the attention.
 
-    Curves named `train/…` are of a step's batch on all processes, `val/…` and `test/…` of all examples.
+    Curves named `train/…` are of a step on all processes, over its accumulated batches; `val/…` and `test/…` of all
+    examples.
 
     A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64, and `position
     (B, N)` int64 or None. Where an example is two documents, tokens and mask are `(B, 2, N)`.
@@ -130,6 +131,7 @@ class SequenceClassifier(LightningModule):
         self.scheduler_factory = lr_scheduler
         self.init_from = init_from
         self.compile_encoder = compile
+        self._of_step: list[Tensor] = []  # (loss, accuracy) of each batch of the step under way
         self.metrics = nn.ModuleDict({split: _metrics(num_classes) for split in ("val", "test")})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SequenceClassifier":
@@ -190,9 +192,14 @@ class SequenceClassifier(LightningModule):
         exact = scores.to(at_least_float32(scores))
         weights = None if self.class_weights is None else self.class_weights.to(exact)
         loss = F.cross_entropy(exact, batch.label, weights, label_smoothing=self.label_smoothing)
-        # Each process has the same number of examples, so the mean of their means is that of all.
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
-        self.log("train/accuracy", (scores.argmax(dim=-1) == batch.label).float().mean(), sync_dist=True)
+        if batch_index % self.trainer.accumulate_grad_batches == 0:
+            self._of_step = []
+        accuracy = (scores.argmax(dim=-1) == batch.label).float().mean()
+        self._of_step.append(torch.stack([loss.detach(), accuracy]))
+        # Each process and each batch has the same number of examples, so the mean of their means is that of all.
+        mean_loss, mean_accuracy = torch.stack(self._of_step).mean(dim=0)
+        self.log("train/loss", mean_loss, prog_bar=True, sync_dist=True)
+        self.log("train/accuracy", mean_accuracy, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Any, batch_index: int) -> Tensor:

@@ -103,6 +103,20 @@ def test_overfitting_on_a_curriculum_is_refused(tmp_path, main, capsys, tiny_arg
     refuse(main, capsys, ["fit", *tiny_arguments("pathfinder", tmp_path), *settings], 1, *words)
 
 
+def test_loss_is_the_mean_over_accumulated_batches(tmp_path, main, tiny_arguments):
+    """A rate of 0 and no noise: the batches' losses are the same one by one. The last step of an epoch has two."""
+    still = ["--model.optimizer.init_args.lr=0", "--model.dropout=0", "--model.attention.init_args.num_landmarks=128"]
+    settings = [*still, "--model.attention.init_args.landmark_draw=uniform", "--trainer.max_epochs=1"]
+    for folder, accumulated in (("single", 1), ("accumulated", 5)):
+        extra = [f"--trainer.accumulate_grad_batches={accumulated}", "--trainer.max_steps=-1"]
+        main(["fit", *tiny_arguments("listops", tmp_path / folder), *settings, *extra])
+    for name in ("train/loss", "train/accuracy"):
+        single = list(logged(tmp_path / "single", name).values())
+        steps = [single[0:5], single[5:10], single[10:12]]
+        expected = {number: sum(step) / len(step) for number, step in enumerate(steps)}
+        assert logged(tmp_path / "accumulated", name) == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.fixture
 def scratch(tmp_path, monkeypatch) -> Path:
     """Where temporary folders are made."""
