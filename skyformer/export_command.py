@@ -9,29 +9,32 @@ from jsonargparse import ArgumentParser
 from skyformer.arguments import config_files
 from skyformer.checkpoint_io import CheckpointError, export_checkpoint, read_checkpoint
 from skyformer.earlier_versions import in_todays_settings
+from skyformer.program_export import export_program
+from skyformer.runs import RunError
 from skyformer.yaml_text import load_yaml
 
 EVALUATIONS = ("test", "validate", "predict")
 
 
 def run_export(args: list[str]) -> Path:
-    """Write the weights and the configuration of a run's checkpoint to a small file.
+    """Write the weights and the configuration of a run's checkpoint to a small file, or its model as a program.
 
     Args:
         args: arguments after `export`.
 
     Raises:
         CheckpointError: for a checkpoint that cannot be read.
+        RunError: for an attention that has no program, or `--half` for a program.
         SystemExit: 2 for a wrong argument.
     """
     parser = ArgumentParser(
         prog="run.py export",
         description="Write weights and configuration of a checkpoint to a small file, which test, validate and predict "
-        "take by --ckpt_path alone.",
+        "take by --ckpt_path alone; or, as .pt2, its model as a torch.export program for any batch size and length.",
         allow_abbrev=False,
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="A run's checkpoint, such as its best.ckpt.")
-    parser.add_argument("--output", type=str, required=True, help="The file to write.")
+    parser.add_argument("--output", type=str, required=True, help="The file to write: <name>.ckpt or <name>.pt2.")
     parser.add_argument("--half", type=bool, default=False, help="Weights in float16: half the size, nearly the same.")
     config = parser.parse_args(args)
     source, target = Path(config.ckpt_path).expanduser(), Path(config.output).expanduser()
@@ -39,6 +42,14 @@ def run_export(args: list[str]) -> Path:
         raise CheckpointError(
             f"--ckpt_path {source} is no file. Fix: name a checkpoint, such as <run>/checkpoints/best.ckpt"
         )
+    if target.suffix == ".pt2":
+        if config.half:
+            raise RunError("--half: a program is in float32. Fix: leave it out, or --output <name>.ckpt")
+        size = export_program(source, target)
+        print(
+            f"{target}: {size / 1e6:.2f} MB. Run it with\n  torch.export.load({str(target)!r}).module()(tokens, mask)"
+        )
+        return target
     size = export_checkpoint(source, target, config.half)
     print(f"{target}: {size / 1e6:.2f} MB. Test it with\n  python run.py test --ckpt_path {target}")
     return target

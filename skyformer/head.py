@@ -47,7 +47,7 @@ def pool(x: Tensor, mask: Tensor | None, pooling: Pooling, length: int) -> Tenso
     """`(B, N, D)`, `(B, N)` bool or None, and the length with padding → `(B, D)`; see `ClassificationHead`."""
     if pooling == "cls":
         # Of an example without tokens, the first that is no token: any finite output does.
-        return x[:, 0] if mask is None else x[torch.arange(len(x), device=x.device), mask.int().argmax(dim=1)]
+        return x[:, 0] if mask is None else x[torch.arange(x.shape[0], device=x.device), mask.int().argmax(dim=1)]
     if mask is None:
         return x.amax(dim=1) if pooling == "max" else x.mean(dim=1)
     real = mask[:, :, None]

@@ -37,7 +37,7 @@ def of_real_tokens(noise: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return noise
     rank = ranks(mask)[:, None].expand(-1, 2, -1)
-    return noise.expand(len(mask), -1, -1).gather(2, rank)
+    return noise.expand(mask.shape[0], -1, -1).gather(2, rank)
 
 
 def half_and_half_rows(noise: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from skyformer.attention import Attention
 from skyformer.files import write_whole
 from skyformer.load_model import load_model
 from skyformer.runs import RunError
@@ -65,7 +66,7 @@ def export_program(source: Path, target: Path) -> int:
     except (AssertionError, RuntimeError, torch._dynamo.exc.UserError) as error:
         if isinstance(error, RunError):
             raise
-        name = type(encoder.blocks[0].attention.backend).__name__
+        name = type(next(module for module in encoder.modules() if isinstance(module, Attention))).__name__
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunError(
             f"export: {name} has no program for all batch sizes and lengths ({reason}). Fix: export a checkpoint, "

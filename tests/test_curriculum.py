@@ -156,7 +156,7 @@ def test_level_that_the_release_lacks_is_named(tmp_path, main, tiny_arguments, c
 
 def test_recipe_for_two_cores_has_easy_images_first():
     recipe = yaml.safe_load((ROOT / "configs/results/pathfinder.yaml").read_text())
-    assert recipe["data"]["init_args"]["level_schedule"] == {"easy": 6000}
+    assert recipe["data"]["init_args"]["level_schedule"] == {"easy": 8000}
 
 
 @pytest.mark.parametrize(("accumulate", "limit"), [(4, 1.0), (4, 6), (1, 5), (3, 1.0)])

@@ -8,8 +8,12 @@ import torch
 
 from skyformer.load_model import load_model
 
-WITH_A_PROGRAM = ("skyformer", "kernelized", "softmax", "nystromformer", "linformer", "performer")
-WITHOUT = ("bigbird", "informer", "reformer")
+long = pytest.mark.long  # tracing takes 10 to 20 seconds
+WITH_A_PROGRAM = (
+    "skyformer",
+    *(pytest.param(name, marks=long) for name in ("kernelized", "softmax", "nystromformer", "linformer", "performer")),
+)
+WITHOUT = ("bigbird", *(pytest.param(name, marks=long) for name in ("informer", "reformer")))
 ALONE = """
 import sys, torch
 tokens, mask = torch.load(sys.argv[2])

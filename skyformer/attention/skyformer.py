@@ -74,7 +74,7 @@ class SkyformerAttention(Attention):
         batch, _, length, head_dim = query.shape
         valid: Tensor | None
         if self.landmark_draw == "uniform":
-            noise = self._noise(batch, self.eval_noise[:, :length])
+            noise = self._noise(batch, self.eval_noise[:, torch.arange(length, device=query.device)])
             rows, valid = uniform_rows(of_real_tokens(noise, mask), mask, self.num_landmarks)
         else:
             tokens = query.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
