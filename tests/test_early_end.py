@@ -3,7 +3,6 @@
 import csv
 import json
 
-import pytest
 import sweep_runs
 from sweep_runs import sweep, tiny_grid
 from test_callbacks_on_resume import NEVER_BETTER
@@ -13,21 +12,19 @@ from skyformer.sweep.cells import cells_of
 from skyformer.sweep.grid import read_grid
 
 
-@pytest.mark.parametrize(
-    ("extra", "step", "reason"),
-    [
-        ([*NEVER_BETTER, "--trainer.callbacks.patience=1", "--test_after_fit=true"], 6,
-         "EarlyStopping, monitored metric val/accuracy did not improve in the last 1 records"),
-        (["--trainer.max_epochs=1"], 12, "trainer.max_epochs=1 was reached"),
-    ],
-)  # fmt: skip
-def test_fit_ends_with_it(extra, step, reason, tmp_path, main, capsys, tiny_arguments):
-    arguments = ["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=60"]
-    main([*arguments, *extra])
+def test_fit_ends_with_it(tmp_path, main, capsys, tiny_arguments):
+    extra = ["--trainer.max_steps=60", *NEVER_BETTER, "--trainer.callbacks.patience=1", "--test_after_fit=true"]
+    main(["fit", *tiny_arguments("listops", tmp_path), *extra])
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last.startswith(f"Stopped early at step {step} of 60: {reason}")
+    reason = "EarlyStopping, monitored metric val/accuracy did not improve in the last 1 records"
+    assert last.startswith(f"Stopped early at step 6 of 60: {reason}")
     (record,) = json.loads((tmp_path / "record.json").read_text())
-    assert (record["stopped_early"]["step"], record["stopped_early"]["max_steps"]) == (step, 60)
+    assert (record["stopped_early"]["step"], record["stopped_early"]["max_steps"]) == (6, 60)
+
+
+def test_run_of_some_epochs_takes_all_its_steps(tmp_path, main, capsys, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=60", "--trainer.max_epochs=1"])
+    assert "Stopped early" not in capsys.readouterr().out
 
 
 def test_time_that_is_over_is_the_reason(tmp_path, main, capsys, tiny_arguments):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from lightning import Trainer
 from torch import Tensor
 
 from skyformer.attention import SoftmaxAttention
@@ -113,6 +114,7 @@ def test_weights_and_smoothing_act_on_the_training_loss_alone(weights, smoothing
     model = make_model(num_classes=3, class_weights=weights, label_smoothing=smoothing).eval()
     batch = Batch(torch.randint(256, (4, 8)), torch.tensor([0, 1, 1, 2]))
     monkeypatch.setattr(model, "log", lambda *args, **settings: None)
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     probabilities = model(batch.tokens).log_softmax(dim=1).tolist()
     each = weights or [1.0, 1.0, 1.0]
     total = 0.0

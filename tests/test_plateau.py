@@ -18,6 +18,7 @@ def evaluate(notice, caplog, accuracy, step, steps=100, ones=50, plateau=""):
     trainer = SimpleNamespace(
         state=SimpleNamespace(fn="fit"),
         sanity_checking=False,
+        fast_dev_run=False,
         strategy=SimpleNamespace(reduce=lambda counts, reduce_op: counts),
         callback_metrics={"val/accuracy": torch.tensor(accuracy)},
         global_step=step,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from test_cli import refuse
 
 STOP = ["--trainer.callbacks=stop_at.StopAt", "--trainer.callbacks.step=4", "--trainer.callbacks.name=SIGUSR1"]
@@ -88,6 +89,7 @@ def test_other_number_of_processes_is_refused(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("skyformer.cli.find_checkpoint", lambda *named: None)
+    monkeypatch.setattr(rank_zero_only, "rank", rank_zero_only.rank)  # a process of rank 1 logs nothing
     arguments = tiny_arguments("listops", tmp_path / "run", "trainer/ddp")
     refuse(main, capsys, [command, *arguments, *settings], 1, *words)
     assert not (tmp_path / "run").exists()
