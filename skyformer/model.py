@@ -192,7 +192,9 @@ class SequenceClassifier(LightningModule):
         exact = scores.to(at_least_float32(scores))
         weights = None if self.class_weights is None else self.class_weights.to(exact)
         loss = F.cross_entropy(exact, batch.label, weights, label_smoothing=self.label_smoothing)
-        if batch_index % self.trainer.accumulate_grad_batches == 0:
+        accumulated = self.trainer.accumulate_grad_batches
+        first = batch_index - batch_index % accumulated
+        if batch_index == first:
             self._of_step = []
         accuracy = (scores.argmax(dim=-1) == batch.label).float().mean()
         self._of_step.append(torch.stack([loss.detach(), accuracy]))
@@ -200,7 +202,8 @@ class SequenceClassifier(LightningModule):
         mean_loss, mean_accuracy = torch.stack(self._of_step).mean(dim=0)
         self.log("train/loss", mean_loss, prog_bar=True, sync_dist=True)
         self.log("train/accuracy", mean_accuracy, sync_dist=True)
-        return loss
+        # Lightning divides by `accumulated`, but the last step of an epoch may have fewer batches.
+        return loss * (accumulated / min(accumulated, self.trainer.num_training_batches - first))
 
     def validation_step(self, batch: Any, batch_index: int) -> Tensor:
         return self._evaluate(batch, "val")

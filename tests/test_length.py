@@ -117,6 +117,25 @@ def test_loss_is_the_mean_over_accumulated_batches(tmp_path, main, tiny_argument
         assert logged(tmp_path / "accumulated", name) == pytest.approx(expected, rel=1e-4)
 
 
+def test_gradient_is_the_mean_over_accumulated_batches(tmp_path, main, tiny_arguments):
+    """At a rate of 0 and without noise, on the same batches: the epoch's last step has two of them, not ten."""
+    still = ["--model.optimizer.init_args.lr=0", "--model.dropout=0", "--model.attention.init_args.num_landmarks=128"]
+    norms = {}
+    for accumulated in (2, 10):
+        arguments = tiny_arguments("listops", tmp_path / str(accumulated))
+        length = ["--trainer.max_epochs=1", "--trainer.max_steps=-1", "--model.lr_scheduler.init_args.warmup_steps=0"]
+        main(["fit", *arguments, *still, *length, f"--trainer.accumulate_grad_batches={accumulated}"])
+        norms[accumulated] = list(logged(tmp_path / str(accumulated), "train/grad_norm").values())
+    assert len(norms[2]) == 6
+    assert len(norms[10]) == 2
+    assert norms[10][-1] == pytest.approx(norms[2][-1], rel=1e-4)
+
+
+def test_more_accumulated_batches_than_an_epoch_has_are_refused(tmp_path, main, capsys, tiny_arguments):
+    arguments = ["fit", *tiny_arguments("listops", tmp_path), "--trainer.accumulate_grad_batches=30"]
+    refuse(main, capsys, arguments, 1, "trainer.accumulate_grad_batches=30", f"{EPOCH} batches", "Fix")
+
+
 @pytest.fixture
 def scratch(tmp_path, monkeypatch) -> Path:
     """Where temporary folders are made."""
