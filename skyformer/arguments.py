@@ -12,7 +12,12 @@ import jsonargparse
 import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -116,20 +121,37 @@ def _check_class(key: str, given: Any, base: type) -> None:
         raise RunError(f"{key}={named}: this must be a class below {base.__module__}.{base.__qualname__}")
 
 
+# Callbacks of Lightning that a run cannot use: why, and what to do.
+_REFUSED = {
+    LearningRateFinder: (
+        "a search must not change a run's settings",
+        "set model.optimizer.init_args.lr, or compare several values with a sweep",
+    ),
+    BatchSizeFinder: (
+        "a search must not change a run's settings",
+        "set data.init_args.batch_size, or compare several values with a sweep",
+    ),
+    GradientAccumulationScheduler: (
+        "a step has the same number of batches in every epoch, which the schedule and a resume go by",
+        "set trainer.accumulate_grad_batches",
+    ),
+    StochasticWeightAveraging: (
+        "it replaces the schedule, and no checkpoint holds its average",
+        "add --config configs/trainer/ema.yaml",
+    ),
+}
+
+
 def check_trainer(trainer: Trainer) -> None:
     """Refuse what Lightning offers and a run cannot use: its settings are those of its `config.yaml`.
 
     Raises:
         RunError: naming the key.
     """
-    keys = {LearningRateFinder: "model.optimizer.init_args.lr", BatchSizeFinder: "data.init_args.batch_size"}
     for callback in trainer.callbacks:
-        for finder, key in keys.items():
-            if isinstance(callback, finder):
-                raise RunError(
-                    f"trainer.callbacks: a search must not change a run's settings (got {finder.__name__}). "
-                    f"Fix: remove it and set {key}, or compare several values with a sweep"
-                )
+        for refused, (why, fix) in _REFUSED.items():
+            if isinstance(callback, refused):
+                raise RunError(f"trainer.callbacks: {why} (got {refused.__name__}). Fix: remove it and {fix}")
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _MultiProcessingLauncher) and launcher._start_method == "spawn":
         raise RunError(

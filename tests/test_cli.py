@@ -16,6 +16,11 @@ from conftest import ROOT
 from skyformer.runs import lock_run
 
 CALLBACKS = "lightning.pytorch.callbacks"
+ACCUMULATION = (
+    f'{{"class_path": "{CALLBACKS}.GradientAccumulationScheduler", "init_args": {{"scheduling": {{"0": 2}}}}}}'
+)
+AVERAGING = f'{{"class_path": "{CALLBACKS}.StochasticWeightAveraging", "init_args": {{"swa_lrs": 0.01}}}}'
+PRUNING = f'{{"class_path": "{CALLBACKS}.ModelPruning", "init_args": {{"pruning_fn": "l1_unstructured"}}}}'
 
 
 def refuse(main, capsys, arguments: list[str], code: int, *words: str) -> str:
@@ -254,6 +259,9 @@ def test_damaged_checkpoint(tmp_path, trained, main, capsys):
         ("--seed_everything=false", 1, ["seed_everything"]),
         (f"--trainer.callbacks+={CALLBACKS}.LearningRateFinder", 1, ["trainer.callbacks", "model.optimizer"]),
         (f"--trainer.callbacks+={CALLBACKS}.BatchSizeFinder", 1, ["trainer.callbacks", "data.init_args.batch_size"]),
+        (f"--trainer.callbacks+={ACCUMULATION}", 1, ["trainer.callbacks", "Fix", "trainer.accumulate_grad_batches"]),
+        (f"--trainer.callbacks+={AVERAGING}", 1, ["trainer.callbacks", "no checkpoint", "configs/trainer/ema.yaml"]),
+        (f"--trainer.callbacks+={PRUNING}", 1, ["pruning_fn: config.yaml cannot hold it", "l1_unstructured"]),
         ("--trainer.strategy=ddp_spawn", 1, ["trainer.strategy", "--trainer.strategy ddp"]),
         ("--trainer.callbacks+=poison.NotYaml", 1, ["trainer.callbacks", "got <Signals.SIGTERM"]),
         ("--weights_only=false", 1, ["weights_only=false", "Fix: leave it out"]),

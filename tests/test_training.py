@@ -95,6 +95,21 @@ def test_curves_hold_the_step_that_they_name(tmp_path, main, tiny_arguments):
     )
 
 
+def test_average_follows_the_weights_until_it_starts(tmp_path, main, tiny_arguments):
+    """Evaluations and checkpoints before that are those of a run without one, also over a resume."""
+    average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.update_starting_at_step=7"]
+    losses = {}
+    for folder, extra in (("plain", []), ("late", average)):
+        command = ["fit", *tiny_arguments("listops", tmp_path / folder), *extra, "--ckpt_path=auto"]
+        for steps in (3, 7):
+            main([*command, f"--trainer.max_steps={steps}", "--model.lr_scheduler=null"])
+        with (tmp_path / folder / "metrics.csv").open(newline="") as file:
+            losses[folder] = [row["val/loss"] for row in csv.DictReader(file) if row["val/loss"]]
+    assert losses["plain"] == losses["late"]
+    plain, late = (torch.load(tmp_path / name / "checkpoints/last.ckpt")["state_dict"] for name in losses)
+    assert all(torch.equal(late[name], weight) for name, weight in plain.items())
+
+
 def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_arguments, monkeypatch):
     monkeypatch.setattr(Encoder, "compile", lambda self, options: nn.Module.compile(self, backend="eager"))
     main(["fit", *tiny_arguments("listops", tmp_path, "trainer/compile")])

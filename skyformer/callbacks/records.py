@@ -1,6 +1,7 @@
 """What remains of a run: its configuration, what it was made with, final metrics, the result."""
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,13 @@ class RunConfig(SaveConfigCallback):
         config = self.config.clone()
         config.ckpt_path = None
         self.text = self.parser.dump(config, skip_unset=False, skip_validation=True)
+        # jsonargparse writes this, with a warning, where it has no text for a value.
+        if lost := re.findall(r"([\w.]+): Unable to serialize instance (.*)", self.text):
+            key, value = lost[0]
+            raise RunError(
+                f"{key}: config.yaml cannot hold it (got {value}). Fix: set it to text, a number or null, or leave out "
+                "the class that takes it"
+            )
         self.data_hash = getattr(trainer.datamodule, "data_hash", None)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,6 +58,15 @@ class RunConfig(SaveConfigCallback):
             steps = trainer.global_step, trainer.max_steps
             record = make_record(seed, self.data_hash, trainer.world_size, *steps, curriculum)
             _add_record(folder / "record.json", record)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for callback in trainer.callbacks:
+            # Until a moving average starts, Lightning would evaluate and save the initial weights in its place.
+            average = callback._average_model if isinstance(callback, WeightAveraging) else None
+            if average is not None and average.n_averaged == 0:
+                average.module.load_state_dict(pl_module.state_dict())
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.text
