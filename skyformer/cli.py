@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile, Namespace
-from lightning import LightningDataModule, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import distributed
@@ -80,6 +81,22 @@ def _was_restoring(error: Exception) -> bool:
     """Whether it came up while Lightning took up a checkpoint's contents."""
     names = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.startswith(("resume_", "restore_", "_restore_")) for name in names)
+
+
+def _raising_callback(error: Exception) -> str:
+    """The name of a callback of Lightning's whose own code raised it; empty where there is none.
+
+    A user's own callback is left to its traceback, and so is what a callback called outside of Lightning, such as a
+    disk that is full.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if isinstance(error, OSError) or not frames[-1][0].f_globals["__name__"].startswith(("lightning.", "torch.nn.")):
+        return ""
+    for frame, _ in reversed(frames):
+        made = type(frame.f_locals.get("self"))
+        if issubclass(made, Callback):
+            return made.__name__ if made.__module__.startswith("lightning.") else ""
+    return ""
 
 
 class SkyformerCLI(LightningCLI):
@@ -222,9 +239,15 @@ class SkyformerCLI(LightningCLI):
         except (RunError, CheckpointError):
             raise
         except Exception as error:
+            reason = " ".join(str(error).split())[:500]
+            name = _raising_callback(error)
+            if name and not _was_restoring(error):
+                raise RunError(
+                    f"trainer.callbacks: {name} cannot work here ({reason.rstrip('.')}). Fix: change its arguments, or "
+                    "remove it"
+                ) from error
             if not _was_restoring(error):
                 raise
-            reason = " ".join(str(error).split())[:500]
             raise CheckpointError(
                 f"checkpoint {self.config[subcommand].ckpt_path} does not fit this run ({type(error).__name__}: "
                 f"{reason}). Name another one with --ckpt_path, or start without one in another folder."
@@ -244,7 +267,9 @@ class SkyformerCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins = [*plugins, AtomicCheckpointIO()]
-        if self._get(self.config_init, "trainer").get("enable_progress_bar") is not False:
+        given = self._get(self.config_init, "trainer")
+        bars = [callback for callback in given.get("callbacks") or [] if isinstance(callback, ProgressBar)]
+        if given.get("enable_progress_bar") is not False and not bars:
             self.trainer_defaults["callbacks"].append(callbacks.StepProgressBar())
         try:
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)

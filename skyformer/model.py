@@ -12,7 +12,7 @@ from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -240,6 +240,13 @@ class SequenceClassifier(LightningModule):
         # A trial of a few steps shows the first ones of a schedule, whatever its warm-up.
         steps = None if self.trainer.fast_dev_run else self.trainer.max_steps
         optimizer, scheduler = self.make_optimizer_and_scheduler(steps)
+        scales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
+        if scales_itself and self.trainer.gradient_clip_val and "mixed" in self.trainer.precision:
+            raise MisconfigurationException(
+                "model.optimizer: Lightning does not clip the gradients of a fused optimiser in mixed precision (got "
+                f"trainer.gradient_clip_val={self.trainer.gradient_clip_val}, trainer.precision="
+                f"{self.trainer.precision}). Fix: set model.optimizer.init_args.fused to false"
+            )
         if scheduler is None:
             return optimizer
         # Lightning steps plateau schedules by batches or epochs, which are not where evaluations are.
@@ -284,6 +291,8 @@ class SequenceClassifier(LightningModule):
         key = "model.optimizer"
         try:
             optimizer = self.optimizer_factory(self._parameter_groups())
+            if isinstance(optimizer, SparseAdam):
+                raise ValueError("SparseAdam takes sparse gradients only. Fix: set torch.optim.Adam")
             if self.positions_lr_factor != 1:
                 optimizer.param_groups[-1]["lr"] *= self.positions_lr_factor
             key = "model.lr_scheduler"
