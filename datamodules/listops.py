@@ -11,7 +11,7 @@ from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, packed
 from datamodules.files import PreparedDataError
 from datamodules.generate import check_seed, check_sizes, generate
-from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression, longest_expression
+from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression, evaluate, longest_expression
 from datamodules.new_examples import read_lines, unusable
 from datamodules.protocol import OURS, Protocol
 from datamodules.sources import damaged, find_in_release, read_label, read_rows, sizes_of, source_name, source_path
@@ -140,12 +140,18 @@ class ListOps(SequenceDataModule):
 
     def new_examples(self, path: Path) -> Iterator[Example]:
         for where, line in read_lines(path):
+            shown = repr(line[:60].decode(errors="backslashreplace"))
             try:
-                tokens = self._with_or_without_brackets(tokenize(where, line))
+                whole = tokenize(where, line)
             except PreparedDataError as error:
-                raise unusable(where, f"{line[:60].decode(errors='backslashreplace')!r} is no expression") from error
+                raise unusable(where, f"{shown} is no expression") from error
+            tokens = self._with_or_without_brackets(whole)
             if not 0 < len(tokens) < self.bounds["max_length"]:
                 raise unusable(where, f"{len(tokens):,} tokens, data.max_length is {self.bounds['max_length']:,}")
+            try:
+                evaluate(whole)
+            except (ValueError, RecursionError) as error:
+                raise unusable(where, f"{shown} is no expression, {error}") from error
             yield Example((tokens,), 0, where.rpartition("/")[2])
 
     def _with_or_without_brackets(self, tokens: np.ndarray) -> np.ndarray:
