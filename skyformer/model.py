@@ -173,20 +173,6 @@ class SequenceClassifier(LightningModule):
             tokens, mask, position = *put_back(tokens, mask, position, length), None
         return self.head(self.encoder(tokens, mask, position), mask, length)
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Check the batch of a user's own data module.
-
-        Raises:
-            MisconfigurationException: when it lacks a field.
-        """
-        missing = [name for name in ("tokens", "mask", "label", "example", "position") if not hasattr(batch, name)]
-        if missing:
-            raise MisconfigurationException(
-                f"data.class_path: a batch lacks {', '.join(missing)} (got {type(batch).__name__}). Fix: let the data "
-                "module's loaders return datamodules.batches.Batch(tokens, mask, label, example)"
-            )
-        return batch
-
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         scores = self._scores(batch)
         exact = scores.to(at_least_float32(scores))
@@ -216,6 +202,12 @@ class SequenceClassifier(LightningModule):
         return Prediction(batch.example, batch.label, scores.float().softmax(dim=-1))
 
     def _scores(self, batch: Any) -> Tensor:
+        missing = [name for name in ("tokens", "mask", "label", "example", "position") if not hasattr(batch, name)]
+        if missing:  # a user's own data module
+            raise MisconfigurationException(
+                f"data.class_path: a batch lacks {', '.join(missing)} (got {type(batch).__name__}). Fix: let the data "
+                "module's loaders return datamodules.batches.Batch(tokens, mask, label, example)"
+            )
         return self(batch.tokens, batch.mask, batch.position)
 
     def _evaluate(self, batch: Any, split: str) -> Tensor:
