@@ -1,12 +1,10 @@
 """Pooling, the head for two documents, rates of the optimiser, against values worked out by hand."""
 
-from typing import NamedTuple
-
 import pytest
 import torch
 from lightning import Trainer
-from torch import Tensor
 
+from datamodules.batches import Batch
 from skyformer.attention import SoftmaxAttention
 from skyformer.head import ClassificationHead, pool
 from skyformer.model import SequenceClassifier
@@ -99,20 +97,13 @@ def test_senseless_rate_of_the_positions_is_refused(factor):
         make_model(positions_lr_factor=factor)
 
 
-class Batch(NamedTuple):
-    tokens: Tensor
-    label: Tensor
-    mask: Tensor | None = None
-    position: Tensor | None = None
-
-
 @pytest.mark.parametrize("weights", [None, [1.0, 4.0, 0.5]])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_weights_and_smoothing_act_on_the_training_loss_alone(weights, smoothing, monkeypatch):
     """Σ w_y l / Σ w_y with l = −(1 − s) log p_y; smoothing adds −s/C Σ_c w_c log p_c to the sum above."""
     torch.manual_seed(0)
     model = make_model(num_classes=3, class_weights=weights, label_smoothing=smoothing).eval()
-    batch = Batch(torch.randint(256, (4, 8)), torch.tensor([0, 1, 1, 2]))
+    batch = Batch(torch.randint(256, (4, 8)), None, torch.tensor([0, 1, 1, 2]), torch.arange(4))
     monkeypatch.setattr(model, "log", lambda *args, **settings: None)
     model.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     probabilities = model(batch.tokens).log_softmax(dim=1).tolist()
