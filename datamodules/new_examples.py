@@ -53,7 +53,7 @@ def as_split(path: Path, examples: Iterable[Example]) -> tuple[Split, list[str]]
     """These examples in memory, and their names. Their labels are 0 and stand for nothing.
 
     Raises:
-        PreparedDataError: when there are none.
+        PreparedDataError: when there is no example.
     """
     chunk = pack(examples)
     if len(chunk.labels) == 0:

@@ -35,7 +35,7 @@ def damaged(where: Path | str, what: str) -> PreparedDataError:
     """The error that says where a source is not what it should be, and what to do."""
     line = " ".join(what.split())  # what Python's readers say may have several lines
     return PreparedDataError(
-        f"{where}: {printable(line)}. Fetch or unpack it anew, or set data.source to a whole copy."
+        f"{where}: {printable(line)}. Fetch or unpack it again, or set data.source to a whole copy."
     )
 
 

@@ -324,7 +324,7 @@ def put_back(tokens: Tensor, mask: Tensor | None, position: Tensor, length: int)
 
 
 def _checked_weights(weights: Sequence[float] | None, num_classes: int) -> Tensor | None:
-    """`(classes,)` float32, or None where there are none."""
+    """`(classes,)` float32, or None without weights."""
     if weights is None:
         return None
     if len(weights) != num_classes:

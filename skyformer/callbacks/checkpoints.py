@@ -225,7 +225,7 @@ class _InRunFolder(ModelCheckpoint):
 
 
 def _is_of_step(path: Path, most: int) -> bool:
-    """Whether it is a checkpoint of at most so many steps; a later one is of another course of the run."""
+    """Whether it is a checkpoint of at most `most` steps; a later one belongs to another course of the run."""
     with suppress(OSError, CheckpointError):
         return bool(read_checkpoint(path)["global_step"] <= most)
     return False
