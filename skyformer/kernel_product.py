@@ -18,7 +18,7 @@ def gaussian_product(x: Tensor, y: Tensor, value: Tensor, x_scale: float = 1.0, 
 
     The same as `gaussian_kernel(x_scale * x, y_scale * y) @ value`, with fewer passes over the N × M numbers, each
     while the numbers are in the processor's cache, and O(N + M) memory between forward and backward pass, which
-    computes them again. A GPU's compiler fuses the simple form by itself. An exported program has torch's operators alone.
+    computes them again. A GPU's compiler fuses the simple form itself. An exported program has torch's operators only.
     """
     low = product_dtype(x)
     if torch.compiler.is_exporting() or (torch.compiler.is_compiling() and x.device.type != "cpu"):
