@@ -84,7 +84,7 @@ def _was_restoring(error: Exception) -> bool:
 
 
 def _raising_callback(error: Exception) -> str:
-    """The name of a callback of Lightning's whose own code raised it; empty where there is none.
+    """The name of a callback of Lightning's whose own code raised it; empty for any other error.
 
     A user's own callback is left to its traceback, and so is what a callback called outside of Lightning, such as a
     disk that is full.

@@ -11,6 +11,8 @@ from skyformer.arguments import check_config
 from skyformer.checkpoint_io import read_checkpoint
 from skyformer.earlier_versions import in_todays_settings
 from skyformer.model import SequenceClassifier
+from skyformer.runs import RunError
+from skyformer.schedule import ScheduleArguments
 from skyformer.yaml_text import load_yaml
 
 
@@ -25,26 +27,45 @@ def load_model(path: str | Path) -> SequenceClassifier:
     """
     checkpoint = read_checkpoint(Path(path).expanduser())
     config = in_todays_settings(load_yaml(checkpoint["config"]))
-    parser = ArgumentParser()
+    parser = ScheduleArguments()
     parser.add_class_arguments(SequenceClassifier, "model")
     parser.add_subclass_arguments(lightning.LightningDataModule, "data", required=True)
     parsed = parser.parse_object({name: config[name] for name in ("model", "data")})
     check_config(parsed)
     only_data = ArgumentParser()
     only_data.add_subclass_arguments(lightning.LightningDataModule, "data")
-    data = _only(only_data, data=parsed.data)
-    for size in ("vocab_size", "num_classes", "max_length", "num_documents"):
-        parsed.model[size] = getattr(data, size)
-    parsed.model.image_side = getattr(data, "image_side", 0)
-    only_model = ArgumentParser()
-    only_model.add_class_arguments(SequenceClassifier, "model")
+    data = instantiate(only_data, data=parsed.data)
     with torch.random.fork_rng(devices=[]):  # initial weights are not kept, so they must not move the generator
-        model: SequenceClassifier = _only(only_model, model=parsed.model)
+        model = make_model(parsed.model, data, data.max_length)
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
 
 
-def _only(parser: ArgumentParser, **config: Namespace) -> Any:
-    """What one section of a configuration describes; `parser` knows that section alone."""
-    (made,) = parser.instantiate(Namespace(**config)).values()
+def make_model(settings: Namespace, data: Any, max_length: int) -> SequenceClassifier:
+    """A model with the `model` section of a configuration, for the task of a data module.
+
+    Raises:
+        RunError: for a value that makes no sense.
+    """
+    settings = settings.clone()
+    for size in ("vocab_size", "num_classes", "num_documents"):
+        settings[size] = getattr(data, size)
+    settings.max_length = max_length
+    settings.image_side = getattr(data, "image_side", 0)
+    only_model = ScheduleArguments()
+    only_model.add_class_arguments(SequenceClassifier, "model")
+    model: SequenceClassifier = instantiate(only_model, model=settings)
+    return model
+
+
+def instantiate(parser: ArgumentParser, **config: Namespace) -> Any:
+    """What one section of a configuration describes; `parser` knows that section alone.
+
+    Raises:
+        RunError: for a value that makes no sense.
+    """
+    try:
+        (made,) = parser.instantiate(Namespace(**config)).values()
+    except ValueError as error:  # an argument of the right type whose value makes no sense
+        raise RunError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
     return made

@@ -56,7 +56,7 @@ class LinearOneCycle(LambdaLR):
 
 
 def length_argument(made: Callable[..., Any]) -> str | None:
-    """The name of the argument that takes the number of steps; None where there is none."""
+    """The name of the argument that takes the number of steps; None for a class without one."""
     return next((name for name in LENGTHS if name in inspect.signature(made).parameters), None)
 
 

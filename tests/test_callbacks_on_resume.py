@@ -41,7 +41,7 @@ def test_new_patience_holds(tmp_path, main, arguments):
         assert stopped.trainer.global_step == 6
     resumed = main([*arguments, *NEVER_BETTER, "--trainer.callbacks.patience=30"])
     assert resumed.trainer.global_step == 12
-    assert resumed.trainer.early_stopping_callback.wait_count == 3, "the count goes on"
+    assert resumed.trainer.early_stopping_callback.wait_count == 3, "the count continues"
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert config["trainer"]["callbacks"][-1]["init_args"]["patience"] == 30
 

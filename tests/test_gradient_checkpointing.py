@@ -53,7 +53,7 @@ def make_encoder(attention, gradient_checkpointing: bool) -> Encoder:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_gradients_and_state_are_the_same(name):
-    """With dropout, landmark draws, and features that are drawn anew every other step."""
+    """With dropout, landmark draws, and features that are redrawn every other step."""
     kept, recomputed = (three_steps(make_encoder(BACKENDS[name], on)) for on in (False, True))
     assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
 

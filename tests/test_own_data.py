@@ -1,4 +1,4 @@
-"""A user's own data module: what works, and what is said where it does not."""
+"""A user's own data module: what works, and the messages where it does not."""
 
 import warnings
 from pathlib import Path

@@ -15,6 +15,7 @@ from skyformer.arguments import check_config, check_nulls
 from skyformer.benchmark.cases import overlay_path
 from skyformer.checkpoint_io import read_checkpoint
 from skyformer.earlier_versions import in_todays_settings
+from skyformer.load_model import instantiate, make_model
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, backend_name, task_name
 from skyformer.schedule import ScheduleArguments
@@ -82,7 +83,7 @@ class Setting:
         check_config(Namespace(data=config.data, model=config.model))
         only_data = ArgumentParser()
         only_data.add_subclass_arguments(LightningDataModule, "data")
-        data: Any = _instantiate(only_data, data=config.data)
+        data: Any = instantiate(only_data, data=config.data)
         data.stages = []  # studies look at the task's own examples
         data.prepare_data()
         data.setup("fit")
@@ -148,24 +149,9 @@ class Setting:
 
     def _make(self, backend: str | None, max_length: int) -> SequenceClassifier:
         model = self._parse(backend).model.clone()
-        model.max_length = max_length
-        for size in ("vocab_size", "num_classes", "num_documents"):
-            model[size] = getattr(self.data, size)
-        model.image_side = getattr(self.data, "image_side", 0)
         if max_length > self.data.max_length:
             model.position_init = "normal"  # such a sequence is no image
-        only_model = ScheduleArguments()
-        only_model.add_class_arguments(SequenceClassifier, "model")
-        return _instantiate(only_model, model=model)
-
-
-def _instantiate(parser: ArgumentParser, **config: Namespace) -> Any:
-    """What one section of a configuration describes; `parser` knows that section alone."""
-    try:
-        (made,) = parser.instantiate(Namespace(**config)).values()
-    except ValueError as error:  # an argument of the right type whose value makes no sense
-        raise RunError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
-    return made
+        return make_model(model, self.data, max_length)
 
 
 def checkpoints_of(arguments: list[str]) -> list[str]:
