@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from skyformer import ops
 from skyformer.kernel import TO_BASE_TWO, features, gaussian_kernel, power_of_two_, product_dtype
 
 ENTRIES_IN_CACHE = 1 << 19  # 2 MB in float32
@@ -18,9 +19,12 @@ def gaussian_product(x: Tensor, y: Tensor, value: Tensor, x_scale: float = 1.0, 
 
     The same as `gaussian_kernel(x_scale * x, y_scale * y) @ value`, with fewer passes over the N × M numbers, each
     while the numbers are in the processor's cache, and O(N + M) memory between forward and backward pass, which
-    computes them again. A GPU's compiler fuses the simple form itself. An exported program has torch's operators only.
+    computes them again. On a GPU Triton kernels do that, where they can (`ops.has_kernels`). Without them a GPU's
+    compiler fuses the simple form itself. An exported program has torch's operators only.
     """
     low = product_dtype(x)
+    if ops.has_kernels(x, y, value):
+        return ops.gaussian_product(x, y, value, x_scale, y_scale)
     if torch.compiler.is_exporting() or (torch.compiler.is_compiling() and x.device.type != "cpu"):
         return gaussian_kernel(x * x_scale, y * y_scale).to(low) @ value.to(low)
     with torch.autocast(x.device.type, enabled=False):

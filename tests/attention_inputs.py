@@ -54,7 +54,7 @@ def output_and_gradients(function, inputs, dtype):
     """The output for ``inputs`` and the gradients of <output, a fixed random matrix> for each of them."""
     leaves = [x.detach().to(dtype).requires_grad_() for x in inputs]
     output = function(*leaves)
-    cotangent = draw(*output.shape, seed=99).to(output.dtype)
+    cotangent = draw(*output.shape, seed=99).to(output)
     return [output.detach(), *torch.autograd.grad(output, leaves, cotangent)]
 
 

@@ -1,0 +1,206 @@
+"""The Triton kernels against float64: on a GPU where there is one, else in Triton's interpreter on the CPU.
+
+The interpreter must be chosen before Triton is imported, so without a GPU one test runs this file in another process.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from attention_inputs import draw, output_and_gradients, relative_error
+
+from skyformer import ops
+from skyformer.kernel_product import gaussian_product
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_GPU = torch.cuda.is_available() and not INTERPRETED
+DEVICE = "cuda" if ON_GPU else "cpu"
+DTYPES = {torch.float32: 2e-6, torch.float16: 1e-3, **({torch.bfloat16: 1e-2} if ON_GPU else {})}
+SHAPES = [  # N, M, P, V, B, H
+    (63, 1000, 24, 20, 1, 1),
+    (500, 63, 32, 32, 1, 1),
+    (65, 40, 8, 100, 1, 2),
+    (1, 3, 5, 1, 2, 2),
+]
+
+runs_kernels = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a GPU or TRITON_INTERPRET=1")
+pytest.importorskip("triton")
+
+
+@pytest.mark.skipif(ON_GPU or INTERPRETED, reason="the tests below run here")
+def test_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--no-header", "-x", __file__]
+    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """Enough for sums that several share; in the interpreter each takes milliseconds."""
+    if INTERPRETED:
+        from skyformer.ops import triton_kernels
+
+        monkeypatch.setattr(triton_kernels, "PROGRAMS", 4)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Memory that a kernel is to fill holds NaN before."""
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kw: new_empty(*args, **kw).fill_(torch.nan))
+
+
+def draw_tensors(n, m, width, size, *outer):
+    shapes = ((n, width), (m, width), (m, size))
+    return [draw(*(outer or (1, 2)), *shape, seed=k).to(DEVICE) for k, shape in enumerate(shapes)]
+
+
+def reference(x, y, value, x_scale=1.0, y_scale=1.0):
+    distances = x_scale * x[..., :, None, :] - y_scale * y[..., None, :, :]
+    return (-distances.square().sum(dim=-1) / 2).exp() @ value
+
+
+def assert_close(function, tensors, dtype, expected_function=reference):
+    tensors = [tensor.to(dtype) for tensor in tensors]
+    actual = output_and_gradients(function, tensors, dtype)
+    expected = output_and_gradients(expected_function, tensors, torch.float64)
+    for name, a, e in zip(["output", "x", "y", "value"], actual, expected, strict=True):
+        assert a.dtype == dtype
+        assert relative_error(a, e) < DTYPES[dtype], name
+
+
+@runs_kernels
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_product(shape, dtype):
+    assert_close(
+        lambda *tensors: gaussian_product(*tensors, 0.5, 0.7),
+        draw_tensors(*shape),
+        dtype,
+        lambda *tensors: reference(*tensors, 0.5, 0.7),
+    )
+
+
+@runs_kernels
+@pytest.mark.usefixtures("poisoned")
+def test_any_strides_and_leading_axes():
+    x, y, value = draw_tensors(260, 20, 16, 16, 2, 2)
+    assert_close(lambda x, y, v: gaussian_product(x.mT.contiguous().mT, y, v), (x, y, value), torch.float32)
+    assert_close(
+        lambda x, y, v: gaussian_product(x.repeat_interleave(2, -1)[..., ::2], y[:, :1].expand_as(y), v),
+        (x, y, value),
+        torch.float32,
+        lambda x, y, v: reference(x, y[:, :1], v),
+    )
+    heads_inside = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in (x, y, value)]
+    assert_close(gaussian_product, heads_inside, torch.float32)
+    for outer in [(3,), (1, 2, 1)]:
+        assert_close(gaussian_product, draw_tensors(20, 33, 16, 16, *outer), torch.float32)
+
+
+@runs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_far_from_the_origin(dtype):
+    x, y, value = draw_tensors(40, 70, 32, 32)
+    x, y = 4 + 0.3 * x, 4 + 0.3 * y
+    tensors = [tensor.to(dtype) for tensor in (x, y, value)]
+    error = relative_error(gaussian_product(*tensors), reference(*(tensor.double() for tensor in tensors)))
+    assert error < (1e-4 if dtype == torch.float32 else DTYPES[dtype])
+
+
+@runs_kernels
+def test_nan_is_not_hidden():
+    x, y, value = (tensor.float() for tensor in draw_tensors(3, 40, 16, 16))
+    x[0, 0, 1] = torch.nan
+    out = gaussian_product(x, y, value)
+    assert out[0, 0, 1].isnan().all()
+    assert out[0, 0, ::2].isfinite().all()
+
+
+@runs_kernels
+def test_autocast():
+    tensors = [tensor.float() for tensor in draw_tensors(20, 30, 16, 16)]
+
+    def cast(*tensors):
+        with torch.autocast(DEVICE, torch.float16):
+            return gaussian_product(*tensors)
+
+    expected = output_and_gradients(gaussian_product, tensors, torch.float16)
+    actual = output_and_gradients(cast, tensors, torch.float32)
+    assert actual[0].dtype == torch.float16
+    for a, e in zip(actual, expected, strict=True):
+        assert torch.equal(a.half(), e)
+    assert [gradient.dtype for gradient in actual[1:]] == [torch.float32] * 3
+
+
+@runs_kernels
+def test_tf32_has_the_norms_of_what_it_multiplies(monkeypatch):
+    """So that rows far from the origin keep a small error, which is that of the inputs."""
+    precision = torch.get_float32_matmul_precision()
+    x, y, value = (tensor.float() for tensor in draw_tensors(40, 70, 32, 32))
+    x, y = 4 + 0.3 * x, 4 + 0.3 * y
+    coarse = [(tensor.view(torch.int32) & -8192).view(torch.float32).double() for tensor in (x, y, value)]
+    try:
+        torch.set_float32_matmul_precision("high")
+        out = gaussian_product(x, y, value)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    assert relative_error(out, reference(*coarse)) < 1e-3
+
+
+@runs_kernels
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_compiled(dynamic):
+    compiled = torch.compile(gaussian_product, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for n in (20, 30):
+        tensors = draw_tensors(n, 40, 16, 16)
+        actual, expected = (output_and_gradients(f, tensors, torch.float32) for f in (compiled, gaussian_product))
+        for a, e in zip(actual, expected, strict=True):
+            assert torch.equal(a, e)
+
+
+@runs_kernels
+def test_operators_keep_their_contract():
+    from skyformer.ops import triton_kernels
+
+    for shape in [(3, 20, 16, 16), (260, 5, 8, 16)]:
+        tensors = [tensor.float().requires_grad_() for tensor in draw_tensors(*shape)]
+        settings = (None, None, 1.0, 1.0, 0.0, torch.float32)
+        torch.library.opcheck(triton_kernels.kernel_sum, (*tensors, *settings))
+
+
+@runs_kernels
+@pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
+def test_repeats_bit_for_bit():
+    tensors = draw_tensors(100, 1000, 32, 32)
+    first, second = (output_and_gradients(gaussian_product, tensors, torch.float16) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@runs_kernels
+@pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
+def test_captured_in_a_graph():
+    tensors = [tensor.bfloat16().requires_grad_() for tensor in draw_tensors(100, 1000, 32, 32)]
+
+    def step():
+        out = gaussian_product(*tensors)
+        return [out.detach(), *torch.autograd.grad(out, tensors, torch.ones_like(out))]
+
+    expected = step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        actual = step()
+    graph.replay()
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+def test_where_the_kernels_are_used():
+    x, y, value = (tensor.float() for tensor in draw_tensors(3, 4, 16, 16))
+    assert ops.has_kernels(x, y, value) == (ON_GPU or INTERPRETED)
+    assert not ops.has_kernels(x.double(), y.double(), value.double())
+    wide = value.new_zeros(1, 2, 4, 129)
+    assert not ops.has_kernels(x, y, wide)
+    assert not ops.has_kernels(x, y[:, :, :0], value[:, :, :0])
