@@ -105,6 +105,10 @@ def kernel_sum_gradients(
     `∂V = Eᵀ G`.
     """
     grads = _empty_gradients(x, y, value)
+    short, width = min(x.shape[2], y.shape[2]), max(x.shape[-1], value.shape[-1])
+    if mask is None and keys is None and _is_held(short, width, dtype):
+        _short_and_long(grads, grad, x, y, value, x_scale, y_scale, dtype)
+        return grads
     with torch.cuda.device_of(x):
         for own, other, left, right, outs in (
             (x, y, grad, value, grads[:1]),
@@ -142,6 +146,40 @@ def _(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _empty_gradients(x, y, value)
+
+
+def _short_and_long(
+    grads: tuple[Tensor, Tensor, Tensor],
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    value: Tensor,
+    x_scale: float,
+    y_scale: float,
+    dtype: torch.dtype,
+) -> None:
+    """Fill `grads` by programs that hold all rows of the short side, in one pass over the long side."""
+    is_x = x.shape[2] <= y.shape[2]  # the short side
+    if is_x:
+        short, long, left, right, scales = x, y, grad, value, (x_scale, y_scale)
+        grad_short, grad_long, _ = grads
+    else:
+        short, long, left, right, scales = y, x, value, grad, (y_scale, x_scale)
+        grad_long, grad_short, _ = grads
+    (batch, heads, n, width), m, size = short.shape, long.shape[2], value.shape[-1]
+    step, options = _held_blocks(n, m, max(width, size), dtype)
+    splits, share = _splits(batch * heads, n, m, step)
+    parts = _parts(grad_short, splits)
+    value_parts = grads[2] if is_x else _parts(grads[2], splits)
+    with torch.cuda.device_of(x):
+        _both_gradients[(batch * heads * splits,)](
+            *_with_strides(short, long, left, right, parts, grad_long, value_parts),
+            heads, n, m, splits, share, *scales,
+            **_sizes(width, size, _power_of_two(n), step, dtype), LONG_VALUE=is_x, **options,
+        )  # fmt: skip
+        _add_parts(parts, grad_short, splits)
+        if not is_x:
+            _add_parts(value_parts, grads[2], splits)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -230,6 +268,23 @@ def _backward_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[in
     if dtype == torch.float32:
         return *_blocks(n, m, 64 if width <= 64 else 32, 32), {"num_warps": 4, "num_stages": 1}
     return *_blocks(n, m, 128 if width <= 64 else 64, 64), {"num_warps": 8, "num_stages": 2}
+
+
+def _is_held(short: int, width: int, dtype: torch.dtype) -> bool:
+    """Return whether a program can hold all rows of the short side, and sums for them."""
+    if dtype == torch.float32:
+        return short <= 128 and width <= 32
+    return short * width <= 128 * 64 and width <= 64 and short <= SHORT
+
+
+def _held_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[int, dict[str, int]]:
+    """Rows of a step along the long side, and options of the compiler."""
+    if dtype == torch.float32:
+        return 16, {"num_warps": 8, "num_stages": 1}
+    options = {"num_warps": 8 if n > 64 else 4, "num_stages": 2}
+    if 64 < n <= 128 and width <= 32:
+        options["maxnreg"] = 128  # two programs on a processor
+    return min(64 if n <= 128 else 32, _power_of_two(m)), options
 
 
 @triton.jit
@@ -387,6 +442,61 @@ def _gradient(
     _store(dx, _base(DX, dx_strides, split * batch + b, h), dx_strides, i, i < n, WIDTH, WIDTH_BLOCK)
     if not IS_X:
         dv = tl.where(kept[:, None], dv, 0.0)
+        _store(dv, _base(DV, dv_strides, split * batch + b, h), dv_strides, i, i < n, SIZE, SIZE_BLOCK)
+
+
+@triton.jit(do_not_specialize=["heads", "n", "m", "splits", "share"])
+def _both_gradients(
+    S, s_strides, L, l_strides, A, a_strides, B, b_strides, DS, ds_strides, DL, dl_strides, DV, dv_strides,
+    heads, n, m, splits, share, s_scale, l_scale,
+    WIDTH: tl.constexpr, SIZE: tl.constexpr, WIDTH_BLOCK: tl.constexpr, SIZE_BLOCK: tl.constexpr,
+    BLOCK: tl.constexpr, STEP: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, LONG_VALUE: tl.constexpr,
+):  # fmt: skip
+    """The gradients of `_gradient` for a short side, all of which is one block, and a share of the long one.
+
+    A belongs to the short side and B to the long one. `DV` is `Σ_i κ(s_i, l_j) a_i` if `LONG_VALUE`, else
+    `Σ_j κ(s_i, l_j) b_j`.
+    """
+    program = tl.program_id(0)
+    split, matrix = program % splits, program // splits
+    b, h = matrix // heads, matrix % heads
+    batch = tl.num_programs(0) // (splits * heads)
+    i = tl.arange(0, BLOCK)
+    short = _load(_base(S, s_strides, b, h), s_strides, i, i < n, WIDTH, WIDTH_BLOCK, DTYPE)
+    short = _truncated(short, PRECISION)
+    left = _load(_base(A, a_strides, b, h), a_strides, i, i < n, SIZE, SIZE_BLOCK, DTYPE)
+    norms = _half_square(short, s_scale)
+    long_base, right_base = _base(L, l_strides, b, h), _base(B, b_strides, b, h)
+    dl_base, dv_base = _base(DL, dl_strides, b, h), _base(DV, dv_strides, b, h)
+    ds = tl.zeros((BLOCK, WIDTH_BLOCK), tl.float32)
+    sums = tl.zeros((BLOCK,), tl.float32)
+    dv = tl.zeros((BLOCK, SIZE_BLOCK), tl.float32)
+    ones = tl.full((BLOCK, 16), 1.0, DTYPE)
+    factor = s_scale * l_scale
+    first = split * share
+    for start in range(first, tl.minimum(first + share, m), STEP):
+        j = start + tl.arange(0, STEP)
+        long = _truncated(_load(long_base, l_strides, j, j < m, WIDTH, WIDTH_BLOCK, DTYPE), PRECISION)
+        right = _load(right_base, b_strides, j, j < m, SIZE, SIZE_BLOCK, DTYPE)
+        kernel = _kernel(short, long, norms, _half_square(long, l_scale), factor * 1.4426950408889634, PRECISION)
+        weights = tl.dot(left, tl.trans(right), input_precision=PRECISION) * kernel
+        weights = _truncated(weights.to(DTYPE), PRECISION)
+        kernel = kernel.to(DTYPE)
+        ds += tl.dot(weights, long, input_precision=PRECISION)
+        sums += tl.sum(weights.to(tl.float32), 1)
+        if LONG_VALUE:
+            long_dv = tl.dot(tl.trans(kernel), left, input_precision=PRECISION)
+            _store(long_dv, dv_base, dv_strides, j, j < m, SIZE, SIZE_BLOCK)
+        else:
+            dv += tl.dot(kernel, right, input_precision=PRECISION)
+        weights = tl.trans(weights)
+        dl = tl.dot(weights, short, input_precision=PRECISION) * factor
+        long_sums = tl.sum(tl.dot(weights, ones, input_precision=PRECISION), 1)  # cheaper than a sum across warps
+        dl -= long.to(tl.float32) * (long_sums * (l_scale * l_scale / 16))[:, None]
+        _store(dl, dl_base, dl_strides, j, j < m, WIDTH, WIDTH_BLOCK)
+    ds = ds * factor - short.to(tl.float32) * (sums * (s_scale * s_scale))[:, None]
+    _store(ds, _base(DS, ds_strides, split * batch + b, h), ds_strides, i, i < n, WIDTH, WIDTH_BLOCK)
+    if not LONG_VALUE:
         _store(dv, _base(DV, dv_strides, split * batch + b, h), dv_strides, i, i < n, SIZE, SIZE_BLOCK)
 
 
