@@ -230,7 +230,7 @@ def _splits(programs: int, rows: int, others: int, step: int) -> tuple[int, int]
 def _with_strides(*tensors: Tensor | None) -> list[Any]:
     arguments: list[Any] = []
     for tensor in tensors:
-        arguments += [tensor, tensor.stride()] if tensor is not None else [None, ()]
+        arguments += [tensor, tensor.stride()] if tensor is not None else [None, (0, 0, 0)]
     return arguments
 
 
