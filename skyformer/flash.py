@@ -1,6 +1,6 @@
-"""Exact Gaussian-kernel sums in memory linear in the length, by torch's kernels for softmax attention.
+"""Exact Gaussian-kernel sums on a CPU in memory linear in the length, by torch's kernel for softmax attention.
 
-Those give `softmax(s Q Kᵀ + b) V` and the logarithm of its normaliser without forming `Q Kᵀ`. With b the halved squares
+It gives `softmax(s Q Kᵀ + b) V` and the logarithm of its normaliser without forming `Q Kᵀ`. With b the halved squares
 of the keys, multiplied by the normaliser again and by the queries' own squares, that is attention by the Gaussian
 kernel, which has no normaliser.
 
@@ -14,17 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from skyformer.kernel import half_square, half_square_parts
+from skyformer.kernel import half_square
 
 _aten = torch.ops.aten
-ALIGNED = 8  # features to which a GPU's kernel is given whole multiples
 FAR = 1e30  # half a squared distance at which κ is 0
 
 
 def has_flash(tensor: Tensor) -> bool:
-    """Whether torch has the kernel for this tensor's device and type."""
-    if tensor.device.type == "cuda":
-        return tensor.dtype != torch.float64
+    """Return whether torch has the kernel for this tensor's device."""
     return tensor.device.type == "cpu" and hasattr(_aten, "_scaled_dot_product_flash_attention_for_cpu")
 
 
@@ -80,33 +77,19 @@ class _GaussianSum(torch.autograd.Function):
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """`softmax(s Q Kᵀ + b) V` and the log-sum-exp of the rows, `(B, H, L or more)`."""
-    if query.device.type == "cpu":
-        bias = _bias(query, key, mask, scale)
-        kernel = _aten._scaled_dot_product_flash_attention_for_cpu
-        return kernel(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
-    left, right, wide = _with_squares(query, key, value, mask)
-    mean, log_sum, *_ = _aten._scaled_dot_product_efficient_attention(left, right, wide, None, True, scale=scale)
-    return mean[..., : value.shape[-1]], log_sum
+    bias = _bias(query, key, mask, scale)
+    kernel = _aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel(query, key, value, 0.0, False, attn_mask=bias, scale=scale)
 
 
 def _attend_gradients(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, log_sum: Tensor
 ) -> tuple[Tensor, ...]:
     """For query, key and value, as if b were constant, and without softmax's correction."""
-    if query.device.type == "cpu":
-        zeros = torch.zeros_like(value[:, :, :1]).expand_as(query)
-        bias = _bias(query, key, mask, scale)
-        kernel = _aten._scaled_dot_product_flash_attention_for_cpu_backward
-        return kernel(grad, query, key, value, zeros, log_sum, 0.0, False, attn_mask=bias, scale=scale)
-    left, right, wide = _with_squares(query, key, value, mask)
-    grad = F.pad(grad, (0, wide.shape[-1] - grad.shape[-1]))
-    unused = torch.zeros((), dtype=torch.int64)  # the state of a dropout that there is not
-    kernel = _aten._scaled_dot_product_efficient_attention_backward
-    wanted = [True, True, True, False]
-    grads = kernel(
-        grad, left, right, wide, None, torch.zeros_like(left), log_sum, unused, unused, 0.0, wanted, scale=scale
-    )
-    return tuple(gradient[..., : query.shape[-1]] for gradient in grads[:3])
+    zeros = torch.zeros_like(value[:, :, :1]).expand_as(query)
+    bias = _bias(query, key, mask, scale)
+    kernel = _aten._scaled_dot_product_flash_attention_for_cpu_backward
+    return kernel(grad, query, key, value, zeros, log_sum, 0.0, False, attn_mask=bias, scale=scale)
 
 
 def _bias(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -115,18 +98,3 @@ def _bias(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tens
     if mask is not None:
         bias = bias.masked_fill(~mask[:, None, :, None], -FAR)
     return bias.mT.expand(*query.shape[:3], -1)
-
-
-def _with_squares(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys with further features whose product is b / s, and values as wide: a GPU's kernel takes b in the
-    precision of Q only, which is too coarse, and only as a whole.
-    """
-    parts = half_square_parts(key)
-    if mask is not None:
-        far = min(FAR, torch.finfo(key.dtype).max) / parts.shape[-1]
-        parts = torch.where(mask[:, None, :, None], parts, far)
-    width = -(-(query.shape[-1] + parts.shape[-1]) // ALIGNED) * ALIGNED
-    left = torch.cat([query, torch.ones_like(parts[:, :, :1]).expand(*query.shape[:-1], -1)], dim=-1)
-    right = torch.cat([key, -parts], dim=-1)
-    left, right, wide = (F.pad(x, (0, width - x.shape[-1])) for x in (left, right, value))
-    return left, right, wide

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from skyformer import ops
 from skyformer.blocks import by_query_blocks
 from skyformer.dropout import dropout
 from skyformer.flash import gaussian_sum, has_flash
@@ -40,8 +41,8 @@ def gaussian_attention(
 ) -> Tensor:
     """Kernelized attention, Eq. 3: `C V` with `C = κ(Q / p^¼, K / p^¼)`. No softmax, no row normaliser.
 
-    O(L S) time. O(L + S) memory: on a CPU without dropout through torch's flash kernel (`flash.py`), else by blocks of
-    queries, whose part of C is formed anew in the backward pass.
+    O(L S) time. O(L + S) memory: by Triton kernels on a GPU (`ops`), on a CPU without dropout through torch's flash
+    kernel (`flash.py`), else by blocks of queries, whose part of C is formed anew in the backward pass.
 
     Args:
         query: `(B, H, L, P)`, floating.
@@ -58,6 +59,8 @@ def gaussian_attention(
     """
     _check_inputs(query, key, value, mask)
     scale = query.shape[-1] ** -0.25 if scale is None else scale
+    if ops.has_kernels(query, key, value):
+        return ops.gaussian_attention(query, key, value, mask, scale, dropout_p).to(value.dtype)
     value = _without_padding(value, mask)
     if dropout_p == 0:
         low_query, low_key, low_value = (x.to(product_dtype(query)) for x in (query, key, value))

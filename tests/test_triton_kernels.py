@@ -6,12 +6,14 @@ The interpreter must be chosen before Triton is imported, so without a GPU one t
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-from attention_inputs import draw, output_and_gradients, relative_error
+from attention_inputs import draw, draw_mask, output_and_gradients, relative_error
 
 from skyformer import ops
+from skyformer.functional import gaussian_attention
 from skyformer.kernel_product import gaussian_product
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -49,7 +51,12 @@ def few_programs(monkeypatch):
 def poisoned(monkeypatch):
     """Memory that a kernel is to fill holds NaN before."""
     new_empty = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kw: new_empty(*args, **kw).fill_(torch.nan))
+
+    def poison(*args, **settings):
+        memory = new_empty(*args, **settings)
+        return memory.fill_(torch.nan) if memory.is_floating_point() else memory
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison)
 
 
 def draw_tensors(n, m, width, size, *outer):
@@ -182,19 +189,124 @@ def test_repeats_bit_for_bit():
 
 @runs_kernels
 @pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
-def test_captured_in_a_graph():
+@pytest.mark.parametrize("function", [gaussian_product, partial(gaussian_attention, dropout_p=0.1)])
+def test_captured_in_a_graph(function):
     tensors = [tensor.bfloat16().requires_grad_() for tensor in draw_tensors(100, 1000, 32, 32)]
 
     def step():
-        out = gaussian_product(*tensors)
+        out = function(*tensors)
         return [out.detach(), *torch.autograd.grad(out, tensors, torch.ones_like(out))]
 
-    expected = step()
+    step()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         actual = step()
+    torch.manual_seed(1)
+    expected = step()
+    torch.manual_seed(1)
     graph.replay()
     assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+@runs_kernels
+@pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
+def test_attention_repeats_bit_for_bit():
+    tensors = draw_tensors(1000, 1000, 32, 32)
+
+    def attend(*tensors):
+        torch.manual_seed(0)
+        return gaussian_attention(*tensors, dropout_p=0.1)
+
+    first, second = (output_and_gradients(attend, tensors, torch.bfloat16) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@runs_kernels
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(500, 300, 32, 32, 1, 1), (63, 100, 8, 16, 2, 1)])
+def test_attention_with_a_mask(shape, dtype):
+    """Numbers of masked keys and values are not looked at."""
+    query, key, value = draw_tensors(*shape)
+    mask = draw_mask(shape[4], shape[1]).to(DEVICE)
+    wrong = ~mask[:, None, :, None]
+    actual = output_and_gradients(
+        lambda q, k, v: gaussian_attention(
+            q, k.masked_fill(wrong, torch.nan), v.masked_fill(wrong, torch.nan), mask, scale=0.6
+        ),
+        [query, key, value],
+        dtype,
+    )
+    expected = output_and_gradients(
+        lambda q, k, v: reference(q, k, v.masked_fill(wrong, 0), 0.6, 0.6),
+        [tensor.to(dtype) for tensor in (query, key, value)],
+        torch.float64,
+    )
+    for name, a, e in zip(["output", "query", "key", "value"], actual, expected, strict=True):
+        assert relative_error(a, e) < DTYPES[dtype], name
+
+
+def kept_entries(n, m, keys, p):
+    """Which entries a product with `keys` keeps, `(B, H, n, m)`: κ(0, 0) = 1 times an identity shows them."""
+    from skyformer.ops import triton_kernels
+
+    x, y = (torch.zeros(*keys.shape[:2], rows, 1, device=DEVICE) for rows in (n, m))
+    value = torch.eye(m, device=DEVICE).expand(*keys.shape[:2], m, m)
+    out = triton_kernels.kernel_sum(x, y, value, None, keys, 1.0, 1.0, p, torch.float32)
+    assert torch.equal(out, (out > 0) * out.max())
+    torch.testing.assert_close(out.max().item(), 1 / (1 - p))
+    return out > 0
+
+
+@runs_kernels
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dropout_has_the_same_bits_in_all_passes(dtype):
+    from skyformer.ops import triton_kernels
+
+    tensors = draw_tensors(130, 100, 16, 24)
+    mask = draw_mask(1, 100).to(DEVICE)
+    keys = draw_keys(1, 2, 130)
+    kept = kept_entries(130, 100, keys, 0.25) & mask[:, None, None, :]
+
+    def attend(*tensors):
+        return triton_kernels.kernel_sum(*tensors, mask, keys, 0.5, 0.5, 0.25, dtype)
+
+    def expected_attend(x, y, value):
+        distances = 0.5 * (x[..., :, None, :] - y[..., None, :, :])
+        return ((-distances.square().sum(dim=-1) / 2).exp() * kept / 0.75) @ value
+
+    assert_close(attend, tensors, dtype, expected_attend)
+
+
+def draw_keys(*shape):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(2**63 - 1, shape, generator=generator).to(DEVICE)
+
+
+@runs_kernels
+def test_dropped_entries_are_independent():
+    """Their rate, and that of pairs in a row, in a column and of neighbouring heads, within four deviations."""
+    kept = kept_entries(64, 128, draw_keys(2, 4, 64), 0.3)
+    pairs = [kept]
+    pairs += [kept[..., :-shift] == kept[..., shift:] for shift in (1, 2, 3, 7, 32, 64)]
+    pairs += [kept[..., :-shift, :] == kept[..., shift:, :] for shift in (1, 2, 5, 32)]
+    pairs += [kept[:, 1:] == kept[:, :-1], kept[0] == kept[1]]
+    for pair, rate in zip(pairs, [0.7, *[0.58] * (len(pairs) - 1)], strict=True):
+        deviation = (rate * (1 - rate) / pair.numel()) ** 0.5
+        assert abs(pair.double().mean().item() - rate) < 4 * deviation
+
+
+@runs_kernels
+def test_dropout_is_decided_by_the_generator():
+    query, key, value = (tensor.float() for tensor in draw_tensors(20, 40, 16, 16))
+
+    def attend(seed):
+        torch.manual_seed(seed)
+        return gaussian_attention(query, key, value, dropout_p=0.5)
+
+    assert torch.equal(attend(0), attend(0))
+    assert not torch.equal(attend(0), attend(1))
 
 
 def test_where_the_kernels_are_used():

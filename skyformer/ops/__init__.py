@@ -40,3 +40,12 @@ def gaussian_product(x: Tensor, y: Tensor, value: Tensor, x_scale: float, y_scal
     from skyformer.ops import triton_kernels
 
     return triton_kernels.gaussian_product(x, y, value, x_scale, y_scale)
+
+
+def gaussian_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout_p: float
+) -> Tensor:
+    """`triton_kernels.gaussian_attention`, likewise."""
+    from skyformer.ops import triton_kernels
+
+    return triton_kernels.gaussian_attention(query, key, value, mask, scale, dropout_p)

@@ -10,12 +10,14 @@ cancellation but float32's.
 Shapes: B batch, H heads, N and M rows of x and y, P features, V size of a value.
 """
 
+from math import prod
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from skyformer.kernel import product_dtype
 
@@ -34,6 +36,20 @@ def gaussian_product(x: Tensor, y: Tensor, value: Tensor, x_scale: float = 1.0, 
     flat = (tensor if tensor.dim() == 4 else tensor.reshape(-1, 1, *tensor.shape[-2:]) for tensor in (x, y, value))
     out = kernel_sum(*flat, None, None, x_scale, y_scale, 0.0, product_dtype(x))
     return out.reshape(*x.shape[:-1], value.shape[-1])
+
+
+def gaussian_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout_p: float
+) -> Tensor:
+    """`Σ_j κ(scale q_i, scale k_j) v_j`, `(B, H, L, P)`, `(B, H, S, P)`, `(B, H, S, V)` → `(B, H, L, V)`.
+
+    Keys where `mask`, `(B, S)` bool, is False take no part. Entries of κ are dropped with probability `dropout_p`,
+    rounded to a multiple of 2⁻²⁴; torch's generator of the device decides which. Types as in `gaussian_product`.
+    """
+    keys = None
+    if dropout_p > 0:
+        keys = torch.randint(2**63 - 1, query.shape[:3], dtype=torch.int64, device=query.device)
+    return kernel_sum(query, key, value, mask, keys, scale, scale, dropout_p, product_dtype(query))
 
 
 # Layouts of the results depend on shapes alone, so that the compiler may choose the inputs' strides.
@@ -194,6 +210,19 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 kernel_sum.register_autograd(_backward, setup_context=_save)
 
 
+@register_flop_formula(torch.ops.skyformer.kernel_sum)
+def _operations(x: torch.Size, y: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
+    return 2 * prod(x[:-1]) * y[-2] * (x[-1] + value[-1])
+
+
+@register_flop_formula(torch.ops.skyformer.kernel_sum_gradients)
+def _operations_of_gradients(
+    grad: torch.Size, x: torch.Size, y: torch.Size, value: torch.Size, *args: Any, **kwargs: Any
+) -> int:
+    # The products anew, then the gradients for value, weights, x and y.
+    return 2 * prod(x[:-1]) * y[-2] * (3 * x[-1] + 2 * value[-1])
+
+
 def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """`(B, H, N, size)`; a long one with the heads of a row next to each other, as the layers around have them."""
     batch, heads, n, size = shape
@@ -332,7 +361,7 @@ def _kernel(rows, others, row_norms, other_norms, factor, PRECISION: tl.constexp
 
 @triton.jit
 def _dropped(kernel, keys, columns, dropped):
-    """`kernel` with entries dropped and the rest rescaled: 24 random bits from an entry's row key and column decide.
+    """`kernel` with entries dropped: 24 random bits from an entry's row key and column decide.
 
     `keys` and `columns` broadcast to the entries. The bits are those of a mixing function of 64 bits of key, so both
     passes find the same ones in any order.
@@ -340,8 +369,13 @@ def _dropped(kernel, keys, columns, dropped):
     bits = keys.to(tl.uint32) + columns.to(tl.uint32) * 0x9E3779B9
     bits = (bits ^ (bits >> 16)) * 0x7FEB352D
     bits = (bits ^ (bits >> 15) ^ (keys >> 32).to(tl.uint32)) * 0x846CA68B
-    scale = 16777216.0 / (16777216 - dropped)
-    return tl.where((bits >> 8).to(tl.int32) < dropped, 0.0, kernel * scale)
+    return tl.where((bits >> 8).to(tl.int32) < dropped, 0.0, kernel)
+
+
+@triton.jit
+def _kept_scale(dropped):
+    """What makes up for the dropped entries; sums are multiplied by it at their end."""
+    return 16777216.0 / (16777216 - dropped)
 
 
 @triton.jit(do_not_specialize=["heads", "n", "m", "blocks", "splits", "share", "dropped"])
@@ -377,6 +411,8 @@ def _sum(
         if DROPS:
             kernel = _dropped(kernel, keys[:, None], j[None, :], dropped)
         out += tl.dot(kernel.to(DTYPE), v, input_precision=PRECISION)
+    if DROPS:
+        out *= _kept_scale(dropped)
     _store(out, _base(OUT, out_strides, split * batch + b, h), out_strides, i, i < n, SIZE, SIZE_BLOCK)
 
 
@@ -438,6 +474,8 @@ def _gradient(
         sums += tl.sum(weights.to(tl.float32), 1)  # of the rounded weights: what they are off by cancels
         if not IS_X:
             dv += tl.dot(kernel.to(DTYPE), right, input_precision=PRECISION)
+    if DROPS:
+        dx, sums, dv = dx * _kept_scale(dropped), sums * _kept_scale(dropped), dv * _kept_scale(dropped)
     dx = dx * (x_scale * y_scale) - x.to(tl.float32) * (sums * (x_scale * x_scale))[:, None]
     _store(dx, _base(DX, dx_strides, split * batch + b, h), dx_strides, i, i < n, WIDTH, WIDTH_BLOCK)
     if not IS_X:
