@@ -13,6 +13,7 @@ import torch
 from attention_inputs import draw, draw_mask, output_and_gradients, relative_error
 
 from skyformer import ops
+from skyformer.benchmark.counting import count
 from skyformer.functional import gaussian_attention
 from skyformer.kernel_product import gaussian_product
 
@@ -177,6 +178,15 @@ def test_operators_keep_their_contract():
         tensors = [tensor.float().requires_grad_() for tensor in draw_tensors(*shape)]
         settings = (None, None, 1.0, 1.0, 0.0, torch.float32)
         torch.library.opcheck(triton_kernels.kernel_sum, (*tensors, *settings))
+
+
+@runs_kernels
+def test_operations_are_counted():
+    """Two products forward, and five backward."""
+    tensors = [tensor.float().requires_grad_() for tensor in draw_tensors(20, 30, 16, 8)]
+    operations, moved = count(lambda: gaussian_product(*tensors).sum().backward())
+    assert operations == 2 * 2 * 20 * 30 * (16 + 8 + 3 * 16 + 2 * 8)
+    assert moved > 0
 
 
 @runs_kernels
