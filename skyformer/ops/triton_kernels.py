@@ -289,21 +289,26 @@ def _blocks(n: int, m: int, block: int, step: int) -> tuple[int, int]:
 def _forward_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[int, int, dict[str, int]]:
     """Rows of a program, rows of a step of its walk, and options of the compiler."""
     if dtype == torch.float32:
-        return *_blocks(n, m, 64, 32), {"num_warps": 4, "num_stages": 2 if width <= 64 else 1}
+        return _exact_blocks(n, m, width)
     return *_blocks(n, m, 128, 64), {"num_warps": 4 if width <= 64 else 8, "num_stages": 3 if width <= 64 else 2}
 
 
 def _backward_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[int, int, dict[str, int]]:
     if dtype == torch.float32:
-        return *_blocks(n, m, 64 if width <= 64 else 32, 32), {"num_warps": 4, "num_stages": 1}
+        return _exact_blocks(n, m, width)
     return *_blocks(n, m, 128 if width <= 64 else 64, 64), {"num_warps": 8, "num_stages": 2}
 
 
+def _exact_blocks(n: int, m: int, width: int) -> tuple[int, int, dict[str, int]]:
+    """For float32, whose products have no tensor cores: their operands fill the registers."""
+    return *_blocks(n, m, 64 if width <= 64 else 32, 32), {"num_warps": 4 if width <= 32 else 8, "num_stages": 1}
+
+
 def _is_held(short: int, width: int, dtype: torch.dtype) -> bool:
-    """Return whether a program can hold all rows of the short side, and sums for them."""
+    """Return whether a program can hold all rows of the short side, and sums for them, in 100 KB of shared memory."""
     if dtype == torch.float32:
         return short <= 128 and width <= 32
-    return short * width <= 128 * 64 and width <= 64 and short <= SHORT
+    return short <= SHORT and width <= 64 and _power_of_two(short) * _power_of_two(width) <= 128 * 64
 
 
 def _held_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[int, dict[str, int]]:
