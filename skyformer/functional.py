@@ -101,8 +101,8 @@ def nystrom_gaussian_attention(
         landmarks: `(B, H, D, P)`, W: the chosen rows of [Q; K], already scaled.
         mask: `(B, S)` bool; a masked key contributes nothing.
         ridge: γ > 0.
-        solver: `cholesky` (exact) or `newton_schulz` (§4.4: six steps on D_M^-½ (M + γI) D_M^-½, from the published
-            code's start, but scaled for each matrix by itself).
+        solver: `cholesky` (exact; Triton kernels eliminate instead) or `newton_schulz` (§4.4: six steps on
+            D_M^-½ (M + γI) D_M^-½, from the published code's start, but scaled for each matrix by itself).
         scale: factor on query and on key; default `P ** -0.25`.
         landmark_mask: `(B, D)` bool; a masked landmark takes no part.
 
@@ -116,11 +116,14 @@ def nystrom_gaussian_attention(
     _check_landmarks(query, landmarks, landmark_mask, ridge, solver)
     scale = query.shape[-1] ** -0.25 if scale is None else scale
     summary = gaussian_product(landmarks, key, _without_padding(value, mask), y_scale=scale)
-    if landmark_mask is not None:
-        summary = summary * landmark_mask[:, None, :, None]
-    system = landmark_system(landmarks, ridge, landmark_mask)
-    with torch.autocast(query.device.type, enabled=False):
-        solution = _solve(system, summary.to(system.dtype), solver)
+    if solver == "cholesky" and ops.has_solver(landmarks, summary):
+        solution = ops.landmark_solution(landmarks, summary, landmark_mask, _raised(ridge, landmarks.shape[2]))
+    else:
+        if landmark_mask is not None:
+            summary = summary * landmark_mask[:, None, :, None]
+        system = landmark_system(landmarks, ridge, landmark_mask)
+        with torch.autocast(query.device.type, enabled=False):
+            solution = _solve(system, summary.to(system.dtype), solver)
     return gaussian_product(query, landmarks, solution, x_scale=scale)
 
 
@@ -135,8 +138,12 @@ def landmark_system(landmarks: Tensor, ridge: float, landmark_mask: Tensor | Non
     if landmark_mask is not None:
         kept = landmark_mask[:, None, :, None] & landmark_mask[:, None, None, :]
         kernel = torch.where(kept, kernel, identity)
-    smallest = landmarks.shape[-2] * torch.finfo(kernel.dtype).eps
-    return kernel + max(ridge, smallest) * identity
+    return kernel + _raised(ridge, landmarks.shape[-2], kernel.dtype) * identity
+
+
+def _raised(ridge: float, size: int, dtype: torch.dtype = torch.float32) -> float:
+    """γ, or more if a matrix of that size needs more to stay positive definite."""
+    return max(ridge, size * torch.finfo(dtype).eps)
 
 
 def _solve(system: Tensor, right: Tensor, solver: Solver) -> Tensor:

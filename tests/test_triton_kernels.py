@@ -14,7 +14,7 @@ from attention_inputs import draw, draw_mask, output_and_gradients, relative_err
 
 from skyformer import ops
 from skyformer.benchmark.counting import count
-from skyformer.functional import gaussian_attention
+from skyformer.functional import gaussian_attention, landmark_system, nystrom_gaussian_attention
 from skyformer.kernel_product import gaussian_product
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -174,12 +174,14 @@ def test_compiled(dynamic):
 
 @runs_kernels
 def test_operators_keep_their_contract():
-    from skyformer.ops import triton_kernels
+    from skyformer.ops import landmark_kernels, triton_kernels
 
     for shape in [(3, 20, 16, 16), (LONG, 5, 8, 16)]:
         tensors = [tensor.float().requires_grad_() for tensor in draw_tensors(*shape)]
         settings = (None, None, 1.0, 1.0, 0.0, torch.float32)
         torch.library.opcheck(triton_kernels.kernel_sum, (*tensors, *settings))
+    landmarks, _, right = tensors
+    torch.library.opcheck(landmark_kernels.landmark_solution, (landmarks[:, :, :5], right, None, 0.1))
 
 
 @runs_kernels
@@ -319,6 +321,50 @@ def test_dropout_is_decided_by_the_generator():
 
     assert torch.equal(attend(0), attend(0))
     assert not torch.equal(attend(0), attend(1))
+
+
+def solve_exactly(landmarks, right, mask=None, ridge=0.1):
+    landmarks, right = landmarks.double(), right.double()
+    right = right if mask is None else right * mask[:, None, :, None]
+    return torch.linalg.solve(landmark_system(landmarks, ridge, mask), right)
+
+
+@runs_kernels
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "masked"), [((1, 1, 63, 24, 20), False), ((2, 2, 20, 8, 33), True)])
+def test_landmark_solution(shape, masked, dtype):
+    *outer, count, width, size = shape
+    landmarks, right = 0.3 * draw(*outer, count, width).to(DEVICE), draw(*outer, count, size, seed=1).to(DEVICE)
+    mask = draw_mask(outer[0], count).to(DEVICE) if masked else None
+    tensors = [tensor.to(dtype) for tensor in (landmarks, right)]
+    actual = output_and_gradients(lambda *tensors: ops.landmark_solution(*tensors, mask, 0.1), tensors, dtype)
+    expected = output_and_gradients(lambda *tensors: solve_exactly(*tensors, mask), tensors, torch.float64)
+    assert [a.dtype for a in actual] == [torch.float32, dtype, dtype]
+    for a, e in zip(actual, expected, strict=True):
+        assert relative_error(a, e) < DTYPES[dtype]
+
+
+@runs_kernels
+def test_landmarks_that_are_nearly_the_same():
+    """The condition is the worst there is, and the right side has what it amplifies: rows that are alike."""
+    landmarks = 5 + 0.01 * draw(1, 1, 48, 8).float().to(DEVICE)
+    right = (100 + 0.01 * draw(1, 1, 48, 8, seed=1)).float().to(DEVICE)
+    assert relative_error(ops.landmark_solution(landmarks, right, None, 0.1), solve_exactly(landmarks, right)) < 1e-4
+
+
+@runs_kernels
+@pytest.mark.usefixtures("poisoned")
+def test_nystrom_attention():
+    query, key, value = draw_tensors(33, 40, 16, 16)
+    landmarks, mask = query[:, :, ::3] * 0.5, draw_mask(1, 40).to(DEVICE)
+
+    def attend(*tensors):
+        return nystrom_gaussian_attention(*tensors, mask)
+
+    tensors = [query, key, value, landmarks]
+    actual, expected = (output_and_gradients(attend, tensors, dtype) for dtype in (torch.float32, torch.float64))
+    assert max(map(relative_error, actual, expected)) < 1e-5
 
 
 def test_where_the_kernels_are_used():

@@ -12,6 +12,7 @@ from torch import Tensor
 from skyformer.kernel import product_dtype
 
 MAX_WIDTH = 128  # of a row of x, y and value
+MAX_LANDMARKS = 128  # whose system a program holds in registers
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _IS_INSTALLED = importlib.util.find_spec("triton") is not None
 _DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"  # Triton's interpreter runs on a CPU
@@ -49,3 +50,15 @@ def gaussian_attention(
     from skyformer.ops import triton_kernels
 
     return triton_kernels.gaussian_attention(query, key, value, mask, scale, dropout_p)
+
+
+def has_solver(landmarks: Tensor, right: Tensor) -> bool:
+    """Return whether the Triton kernels can solve the landmark system: as `has_kernels`, with at most 128 landmarks."""
+    return landmarks.shape[-2] <= MAX_LANDMARKS and has_kernels(landmarks, landmarks, right)
+
+
+def landmark_solution(landmarks: Tensor, right: Tensor, mask: Tensor | None, ridge: float) -> Tensor:
+    """`landmark_kernels.landmark_solution`, likewise."""
+    from skyformer.ops import landmark_kernels
+
+    return landmark_kernels.landmark_solution(landmarks, right, mask, ridge)
