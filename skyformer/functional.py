@@ -16,7 +16,7 @@ from skyformer.blocks import by_query_blocks
 from skyformer.dropout import dropout
 from skyformer.flash import gaussian_sum, has_flash
 from skyformer.kernel import gaussian_gram, gaussian_kernel, product_dtype
-from skyformer.kernel_product import gaussian_product
+from skyformer.kernel_product import gaussian_product, without_padding
 from skyformer.linalg import newton_schulz_inverse, solve_positive_definite
 
 __all__ = [
@@ -61,7 +61,7 @@ def gaussian_attention(
     scale = query.shape[-1] ** -0.25 if scale is None else scale
     if ops.has_kernels(query, key, value):
         return ops.gaussian_attention(query, key, value, mask, scale, dropout_p).to(value.dtype)
-    value = _without_padding(value, mask)
+    value = without_padding(value, mask)
     if dropout_p == 0:
         low_query, low_key, low_value = (x.to(product_dtype(query)) for x in (query, key, value))
         if has_flash(low_query):
@@ -115,7 +115,7 @@ def nystrom_gaussian_attention(
     _check_inputs(query, key, value, mask)
     _check_landmarks(query, landmarks, landmark_mask, ridge, solver)
     scale = query.shape[-1] ** -0.25 if scale is None else scale
-    summary = gaussian_product(landmarks, key, _without_padding(value, mask), y_scale=scale)
+    summary = gaussian_product(landmarks, key, value, y_scale=scale, mask=mask)
     if solver == "cholesky" and ops.has_solver(landmarks, summary):
         solution = ops.landmark_solution(landmarks, summary, landmark_mask, _raised(ridge, landmarks.shape[2]))
     else:
@@ -157,11 +157,6 @@ def normalised_system(system: Tensor) -> tuple[Tensor, Tensor]:
     """`D_M^-½ (M + γI) D_M^-½`, whose eigenvalues lie in (0, 1] (Lemma 3), and the diagonal of D_M^-½ `(…, D, 1)`."""
     degree = system.sum(dim=-1, keepdim=True).rsqrt()
     return degree * system * degree.mT, degree
-
-
-def _without_padding(value: Tensor, mask: Tensor | None) -> Tensor:
-    """Zero the values of padding; C has no normaliser, so that takes a key out of the sum wholly."""
-    return value if mask is None else value.masked_fill(~mask[:, None, :, None], 0)
 
 
 def _check_inputs(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:

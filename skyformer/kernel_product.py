@@ -13,23 +13,38 @@ from skyformer.kernel import TO_BASE_TWO, features, gaussian_kernel, power_of_tw
 ENTRIES_IN_CACHE = 1 << 19  # 2 MB in float32
 
 
-def gaussian_product(x: Tensor, y: Tensor, value: Tensor, x_scale: float = 1.0, y_scale: float = 1.0) -> Tensor:
+def gaussian_product(
+    x: Tensor,
+    y: Tensor,
+    value: Tensor,
+    x_scale: float = 1.0,
+    y_scale: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
     """`κ(x_scale x, y_scale y) value`, `(…, N, P)`, `(…, M, P)`, `(…, M, V)` → `(…, N, V)`, in the precision of
-    `gaussian_kernel`.
+    `gaussian_kernel`. With `mask`, `(B, M)` bool for `(B, H, M, P)`, rows of y where it is False take no part.
 
     The same as `gaussian_kernel(x_scale * x, y_scale * y) @ value`, with fewer passes over the N × M numbers, each
     while the numbers are in the processor's cache, and O(N + M) memory between forward and backward pass, which
     computes them again. On a GPU Triton kernels do that, where they can (`ops.has_kernels`). Without them a GPU's
     compiler fuses the simple form itself. An exported program has torch's operators only.
     """
-    low = product_dtype(x)
     if ops.has_kernels(x, y, value):
-        return ops.gaussian_product(x, y, value, x_scale, y_scale)
+        return ops.gaussian_product(x, y, value, x_scale, y_scale, mask)
+    low, value = product_dtype(x), without_padding(value, mask)
     if torch.compiler.is_exporting() or (torch.compiler.is_compiling() and x.device.type != "cpu"):
         return gaussian_kernel(x * x_scale, y * y_scale).to(low) @ value.to(low)
     with torch.autocast(x.device.type, enabled=False):
         flat = (tensor.to(low).reshape(-1, *tensor.shape[-2:]).contiguous() for tensor in (x, y, value))
         return _GaussianProduct.apply(*flat, x_scale, y_scale).reshape(*x.shape[:-1], value.shape[-1])
+
+
+def without_padding(value: Tensor, mask: Tensor | None) -> Tensor:
+    """`value`, `(B, H, M, V)`, with zeros where `mask`, `(B, M)`, is False.
+
+    The kernel matrix has no normaliser, so that takes a row out of the sum wholly.
+    """
+    return value if mask is None else value.masked_fill(~mask[:, None, :, None], 0)
 
 
 class _GaussianProduct(torch.autograd.Function):

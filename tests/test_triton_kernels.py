@@ -238,21 +238,25 @@ def test_attention_repeats_bit_for_bit():
 @runs_kernels
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(500, 130, 32, 32, 1, 1), (63, 100, 8, 16, 2, 1)])
-def test_attention_with_a_mask(shape, dtype):
+@pytest.mark.parametrize(
+    ("shape", "function"),
+    [
+        ((500, 130, 32, 32, 1, 1), gaussian_attention),
+        ((63, 100, 8, 16, 2, 1), gaussian_attention),
+        ((20, 100, 8, 16, 2, 1), gaussian_product),
+        ((100, 20, 8, 16, 2, 1), gaussian_product),
+    ],
+)
+def test_mask(shape, function, dtype):
     """Numbers of masked keys and values are not looked at."""
     query, key, value = draw_tensors(*shape)
     mask = draw_mask(shape[4], shape[1]).to(DEVICE)
     wrong = ~mask[:, None, :, None]
-    actual = output_and_gradients(
-        lambda q, k, v: gaussian_attention(
-            q, k.masked_fill(wrong, torch.nan), v.masked_fill(wrong, torch.nan), mask, scale=0.6
-        ),
-        [query, key, value],
-        dtype,
-    )
+    scale = shape[2] ** -0.25 if function is gaussian_attention else 1.0
+    tensors = [query, key.masked_fill(wrong, torch.nan), value.masked_fill(wrong, torch.nan)]
+    actual = output_and_gradients(lambda *tensors: function(*tensors, mask=mask), tensors, dtype)
     expected = output_and_gradients(
-        lambda q, k, v: reference(q, k, v.masked_fill(wrong, 0), 0.6, 0.6),
+        lambda q, k, v: reference(q, k, v.masked_fill(wrong, 0), scale, scale),
         [tensor.to(dtype) for tensor in (query, key, value)],
         torch.float64,
     )

@@ -36,11 +36,13 @@ def has_kernels(x: Tensor, y: Tensor, value: Tensor) -> bool:
     )
 
 
-def gaussian_product(x: Tensor, y: Tensor, value: Tensor, x_scale: float, y_scale: float) -> Tensor:
+def gaussian_product(
+    x: Tensor, y: Tensor, value: Tensor, x_scale: float, y_scale: float, mask: Tensor | None
+) -> Tensor:
     """`triton_kernels.gaussian_product`, with Triton imported on the first call."""
     from skyformer.ops import triton_kernels
 
-    return triton_kernels.gaussian_product(x, y, value, x_scale, y_scale)
+    return triton_kernels.gaussian_product(x, y, value, x_scale, y_scale, mask)
 
 
 def gaussian_attention(

@@ -27,14 +27,23 @@ LEVELS = 1 << 24  # of a random number that drops an entry
 _TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
-def gaussian_product(x: Tensor, y: Tensor, value: Tensor, x_scale: float = 1.0, y_scale: float = 1.0) -> Tensor:
+def gaussian_product(
+    x: Tensor,
+    y: Tensor,
+    value: Tensor,
+    x_scale: float = 1.0,
+    y_scale: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
     """`κ(x_scale x, y_scale y) value`, `(…, N, P)`, `(…, M, P)`, `(…, M, V)` → `(…, N, V)`.
+
+    With `mask`, `(B, M)` bool for `(B, H, M, P)`, rows of y where it is False take no part.
 
     Fastest where N or M is at most 256. Any strides. float32, float16 or bfloat16; under autocast the products and the
     result are in the low precision, whatever the inputs. Gradients have the dtype of their tensor.
     """
     flat = (tensor if tensor.dim() == 4 else tensor.reshape(-1, 1, *tensor.shape[-2:]) for tensor in (x, y, value))
-    out = kernel_sum(*flat, None, None, x_scale, y_scale, 0.0, product_dtype(x))
+    out = kernel_sum(*flat, mask, None, x_scale, y_scale, 0.0, product_dtype(x))
     return out.reshape(*x.shape[:-1], value.shape[-1])
 
 
@@ -122,8 +131,9 @@ def kernel_sum_gradients(
     """
     grads = _empty_gradients(x, y, value)
     short, width = min(x.shape[2], y.shape[2]), max(x.shape[-1], value.shape[-1])
-    if mask is None and keys is None and _is_held(short, width, dtype):
-        _short_and_long(grads, grad, x, y, value, x_scale, y_scale, dtype)
+    masks_long = mask is None or x.shape[2] <= y.shape[2]
+    if keys is None and masks_long and _is_held(short, width, dtype):
+        _short_and_long(grads, grad, x, y, value, mask, x_scale, y_scale, dtype)
         return grads
     with torch.cuda.device_of(x):
         for own, other, left, right, outs in (
@@ -170,6 +180,7 @@ def _short_and_long(
     x: Tensor,
     y: Tensor,
     value: Tensor,
+    mask: Tensor | None,
     x_scale: float,
     y_scale: float,
     dtype: torch.dtype,
@@ -189,9 +200,9 @@ def _short_and_long(
     value_parts = grads[2] if is_x else _parts(grads[2], splits)
     with torch.cuda.device_of(x):
         _both_gradients[(batch * heads * splits,)](
-            *_with_strides(short, long, left, right, parts, grad_long, value_parts),
+            *_with_strides(short, long, left, right, parts, grad_long, value_parts, mask),
             heads, n, m, splits, share, *scales,
-            **_sizes(width, size, _power_of_two(n), step, dtype), LONG_VALUE=is_x, **options,
+            **_sizes(width, size, _power_of_two(n), step, dtype), LONG_VALUE=is_x, HAS_MASK=mask is not None, **options,
         )  # fmt: skip
         _add_parts(parts, grad_short, splits)
         if not is_x:
@@ -491,14 +502,16 @@ def _gradient(
 @triton.jit(do_not_specialize=["heads", "n", "m", "splits", "share"])
 def _both_gradients(
     S, s_strides, L, l_strides, A, a_strides, B, b_strides, DS, ds_strides, DL, dl_strides, DV, dv_strides,
+    MASK, mask_strides,
     heads, n, m, splits, share, s_scale, l_scale,
     WIDTH: tl.constexpr, SIZE: tl.constexpr, WIDTH_BLOCK: tl.constexpr, SIZE_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr, STEP: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, LONG_VALUE: tl.constexpr,
+    HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """The gradients of `_gradient` for a short side, all of which is one block, and a share of the long one.
 
     A belongs to the short side and B to the long one. `DV` is `Σ_i κ(s_i, l_j) a_i` if `LONG_VALUE`, else
-    `Σ_j κ(s_i, l_j) b_j`.
+    `Σ_j κ(s_i, l_j) b_j`. The mask is one of the long side.
     """
     program = tl.program_id(0)
     split, matrix = program % splits, program // splits
@@ -519,8 +532,11 @@ def _both_gradients(
     first = split * share
     for start in range(first, tl.minimum(first + share, m), STEP):
         j = start + tl.arange(0, STEP)
-        long = _truncated(_load(long_base, l_strides, j, j < m, WIDTH, WIDTH_BLOCK, DTYPE), PRECISION)
-        right = _load(right_base, b_strides, j, j < m, SIZE, SIZE_BLOCK, DTYPE)
+        kept = j < m
+        if HAS_MASK:
+            kept = tl.load(MASK + b.to(tl.int64) * mask_strides[0] + j * mask_strides[1], mask=kept, other=0) != 0
+        long = _truncated(_load(long_base, l_strides, j, kept, WIDTH, WIDTH_BLOCK, DTYPE), PRECISION)
+        right = _load(right_base, b_strides, j, kept, SIZE, SIZE_BLOCK, DTYPE)
         kernel = _kernel(short, long, norms, _half_square(long, l_scale), factor * 1.4426950408889634, PRECISION)
         weights = tl.dot(left, tl.trans(right), input_precision=PRECISION) * kernel
         weights = _truncated(weights.to(DTYPE), PRECISION)
@@ -529,6 +545,8 @@ def _both_gradients(
         sums += tl.sum(weights.to(tl.float32), 1)
         if LONG_VALUE:
             long_dv = tl.dot(tl.trans(kernel), left, input_precision=PRECISION)
+            if HAS_MASK:
+                long_dv = tl.where(kept[:, None], long_dv, 0.0)
             _store(long_dv, dv_base, dv_strides, j, j < m, SIZE, SIZE_BLOCK)
         else:
             dv += tl.dot(kernel, right, input_precision=PRECISION)
