@@ -112,6 +112,16 @@ def test_any_strides_and_leading_axes():
 
 
 @runs_kernels
+@pytest.mark.parametrize("size", [16, 100])
+def test_one_tensor_as_both_sides(size):
+    x, _, value = draw_tensors(20, 20, 16, size)
+    tensors = [tensor.float() for tensor in (x, value)]
+    actual = output_and_gradients(lambda x, v: gaussian_product(x, x, v, 0.5, 0.7), tensors, torch.float32)
+    expected = output_and_gradients(lambda x, v: reference(x, x, v, 0.5, 0.7), tensors, torch.float64)
+    assert max(map(relative_error, actual, expected)) < DTYPES[torch.float32]
+
+
+@runs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_far_from_the_origin(dtype):
     x, y, value = draw_tensors(40, 70, 32, 32)

@@ -136,21 +136,21 @@ def kernel_sum_gradients(
         _short_and_long(grads, grad, x, y, value, mask, x_scale, y_scale, dtype)
         return grads
     with torch.cuda.device_of(x):
-        for own, other, left, right, outs in (
-            (x, y, grad, value, grads[:1]),
-            (y, x, value, grad, grads[1:]),
+        for is_x, own, other, left, right, outs in (
+            (True, x, y, grad, value, grads[:1]),
+            (False, y, x, value, grad, grads[1:]),
         ):
             (batch, heads, n, width), m, size = own.shape, other.shape[2], value.shape[-1]
             block, step, options = _backward_blocks(n, m, max(width, size), dtype)
             blocks = triton.cdiv(n, block)
             splits, share = _splits(batch * heads * blocks, n, m, step)
             parts = [_parts(out, splits) for out in outs]
-            scales = (x_scale, y_scale) if own is x else (y_scale, x_scale)
+            scales = (x_scale, y_scale) if is_x else (y_scale, x_scale)
             _gradient[(batch * heads * blocks * splits,)](
                 *_with_strides(own, other, left, right, parts[0], parts[-1]),
                 *_with_strides(mask, keys),
                 heads, n, m, blocks, splits, share, *scales, round(dropout_p * LEVELS),
-                **_sizes(width, size, block, step, dtype), IS_X=own is x,
+                **_sizes(width, size, block, step, dtype), IS_X=is_x,
                 HAS_MASK=mask is not None, DROPS=keys is not None, **options,
             )  # fmt: skip
             for part, out in zip(parts, outs, strict=True):
