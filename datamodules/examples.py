@@ -83,15 +83,14 @@ def packed(outcomes: Iterable[Example | Skipped]) -> Iterator[Chunk]:
 
 
 def make_examples(
-    make: Callable[[Item], Example | Skipped], items: Sequence[Item], description: str, at_first: str | None = None
+    make: Callable[[Item], Example | Skipped], items: Sequence[Item], description: str
 ) -> Iterator[Chunk]:
     """Chunks of `make(item)` for all items, in their order whatever the number of threads, with a progress bar.
 
     Args:
-        make: a pure function; what it spends its time in frees the interpreter (compiled loops, reading).
-        items: file names, indices, ...
+        make: a pure function that waits for files most of the time.
+        items: file names, ...
         description: shown beside the progress bar.
-        at_first: shown in its place until the first chunk is there.
     """
     parts = _parts(items)
     workers = available_cores()
@@ -106,26 +105,42 @@ def make_examples(
                 yield pending.popleft().result()
 
     try:
-        yield from _with_progress(chunks(), len(items), description, at_first)
+        yield from _with_progress(chunks(), len(items), description)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def make_examples_in_processes(
-    make: Callable[[Item], Example | Skipped], items: Sequence[Item], description: str
+    make: Callable[[Item], Example | Skipped], items: Sequence[Item], description: str, compiling: str | None = None
 ) -> Iterator[Chunk]:
-    """The same in processes, for a picklable `make` that keeps the interpreter busy, such as decoding small pictures.
+    """The same in processes, one for each core, for a `make` that computes. The interpreter's lock limits threads to
+    about three busy cores, even where `make` calls compiled loops that release it.
 
     PyTorch's loader has what that takes: order, an end with the parent's, errors handed over.
+
+    Args:
+        make: a pure, picklable function.
+        items: file names, indices, ...
+        description: shown beside the progress bar.
+        compiling: for a `make` that compiles itself when first called: shown while this process does so. Forked
+            processes then inherit the compiled code.
     """
+    parts = _parts(items)
+    workers = min(available_cores(), len(parts))
     loader = DataLoader(
-        _Made(make, _parts(items)),
+        _Made(make, parts),
         batch_size=None,
-        num_workers=available_cores(),
+        num_workers=workers if workers > 1 else 0,
         collate_fn=as_it_is,
         generator=torch.Generator(),  # else it would draw from the global one
     )
-    yield from _with_progress(_raise_errors(loader), len(items), description)
+
+    def chunks() -> Iterator[Chunk]:
+        if compiling is not None:
+            make(items[0])
+        yield from _raise_errors(loader)
+
+    yield from _with_progress(chunks(), len(items), description, compiling)
 
 
 class _Made(Dataset[Chunk | PreparedDataError]):

@@ -1,10 +1,11 @@
 """What the tasks that are drawn here share: sizes, seeds, a stream for each split."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 
-from datamodules.examples import Chunk, Example, make_examples
+from datamodules.examples import Chunk, Example, make_examples_in_processes
 
 # Each split draws from a stream of its own, so that a split's size never changes another split.
 STREAMS = {"train": 0, "dev": 1, "test": 2}
@@ -12,26 +13,29 @@ Draw = Callable[[int, int], tuple[np.ndarray, int]]
 
 
 def generate(draw: Draw, data_seed: int, sizes: dict[str, int], description: str) -> dict[str, Iterable[Chunk]]:
-    """The chunks of each split, lazily.
+    """The chunks of each split, lazily, drawn on all cores.
 
     Args:
-        draw: (tokens uint8, label) from (the stream's seed, index), a pure function of them; compiled code that frees
-            the interpreter.
+        draw: (tokens uint8, label) from (the stream's seed, index), a pure, picklable function of them. Tokens of any
+            shape are stored flat.
         data_seed: names the streams.
         sizes: examples a split.
         description: shown, with the split, beside the progress bar.
     """
+    return {
+        split: make_examples_in_processes(
+            partial(_make, draw, (data_seed << 2) + STREAMS[split]),
+            range(size),
+            f"{description}, {split:>5}",
+            "Compiling the loops ...",
+        )
+        for split, size in sizes.items()
+    }
 
-    def chunks(split: str, size: int) -> Iterable[Chunk]:
-        seed = (data_seed << 2) + STREAMS[split]
 
-        def make(index: int) -> Example:
-            tokens, label = draw(seed, index)
-            return Example((tokens,), label)
-
-        return make_examples(make, range(size), f"{description}, {split:>5}", "Compiling the loops ...")
-
-    return {split: chunks(split, size) for split, size in sizes.items()}
+def _make(draw: Draw, seed: int, index: int) -> Example:
+    tokens, label = draw(seed, index)
+    return Example((tokens.reshape(-1),), label)
 
 
 def check_sizes(train: int, dev: int, test: int) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """ListOps: the value, 0 … 9, of a nested expression of list operators."""
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -123,16 +123,13 @@ class ListOps(SequenceDataModule):
     def raw_splits(self) -> RawSplits:
         if self.source is not None:
             return {split: packed(self._read(split)) for split in FILES}
-        return generate(self._draw, self.data_seed, self.sizes, "Drawing ListOps")
-
-    def _draw(self, seed: int, index: int) -> tuple[np.ndarray, int]:
-        tokens, value = draw_expression(seed, index, **self.bounds)
-        return self._with_or_without_brackets(tokens), value
+        draw = partial(_draw, self.protocol.brackets, self.bounds)
+        return generate(draw, self.data_seed, self.sizes, "Drawing ListOps")
 
     def _read(self, split: str) -> Iterator[Example]:
         path = self.release / FILES[split]
         for where, (source, target) in read_rows(path, 2, f"Reading ListOps, {split:>5}", header=HEADER):
-            tokens = self._with_or_without_brackets(tokenize(where, source))
+            tokens = _with_or_without(self.protocol.brackets, tokenize(where, source))
             if not 0 < len(tokens) < self.bounds["max_length"]:
                 expected = f"1 ... {self.bounds['max_length'] - 1} (data.max_length)"
                 raise damaged(where, f"{len(tokens)} tokens, expected {expected}")
@@ -145,7 +142,7 @@ class ListOps(SequenceDataModule):
                 whole = tokenize(where, line)
             except PreparedDataError as error:
                 raise unusable(where, f"{shown} is no expression") from error
-            tokens = self._with_or_without_brackets(whole)
+            tokens = _with_or_without(self.protocol.brackets, whole)
             if not 0 < len(tokens) < self.bounds["max_length"]:
                 raise unusable(where, f"{len(tokens):,} tokens, data.max_length is {self.bounds['max_length']:,}")
             try:
@@ -154,8 +151,14 @@ class ListOps(SequenceDataModule):
                 raise unusable(where, f"{shown} is no expression, {error}") from error
             yield Example((tokens,), 0, where.rpartition("/")[2])
 
-    def _with_or_without_brackets(self, tokens: np.ndarray) -> np.ndarray:
-        return tokens if self.protocol.brackets else tokens[tokens != CLOSE]
+
+def _draw(brackets: bool, bounds: dict[str, int], seed: int, index: int) -> tuple[np.ndarray, int]:
+    tokens, value = draw_expression(seed, index, **bounds)
+    return _with_or_without(brackets, tokens), value
+
+
+def _with_or_without(brackets: bool, tokens: np.ndarray) -> np.ndarray:
+    return tokens if brackets else tokens[tokens != CLOSE]
 
 
 def tokenize(where: str, source: bytes) -> np.ndarray:

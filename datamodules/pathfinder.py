@@ -8,8 +8,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-
 from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, make_examples_in_processes
 from datamodules.files import PreparedDataError
@@ -166,7 +164,9 @@ class Pathfinder(SequenceDataModule):
     def raw_splits(self) -> RawSplits:
         side = self.image_side
         if self.source is None:
-            return generate(self._draw, self.data_seed, self.sizes, f"Drawing Pathfinder {side}×{side}")
+            return generate(
+                partial(draw_image, self.drawing), self.data_seed, self.sizes, f"Drawing Pathfinder {side}×{side}"
+            )
         read = partial(read_listed, self.release, side)
         return {
             split: make_examples_in_processes(read, pictures, f"Reading Pathfinder {side}×{side}, {split:>5}")
@@ -176,10 +176,6 @@ class Pathfinder(SequenceDataModule):
     def new_examples(self, path: Path) -> Iterator[Example]:
         for name, pixels in read_pictures(path, self.image_side, "L"):
             yield Example((pixels.reshape(-1),), 0, name)
-
-    def _draw(self, seed: int, index: int) -> tuple[np.ndarray, int]:
-        image, label = draw_image(self.drawing, seed, index)
-        return image.reshape(-1), label
 
 
 def _checked(schedule: dict[str, int], level: str) -> Iterable[tuple[str, int]]:

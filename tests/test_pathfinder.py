@@ -1,6 +1,8 @@
 """Our Pathfinder images against the public generator's, and what an image depends on."""
 
 import json
+import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 from pathfinder_statistics import Summary, compare, find_markers, summarise
 
-from datamodules import Pathfinder, examples
+from datamodules import ListOps, Pathfinder, examples
 from datamodules.examples import Example, make_examples, make_examples_in_processes
+from datamodules.generate import generate
 from datamodules.pathfinder_drawing import TARGET_TRIALS, _grow_targets, _tables, draw_image
 from datamodules.pathfinder_settings import DrawingSettings, drawing_settings
 
@@ -130,6 +133,49 @@ def test_images_do_not_depend_on_workers_or_chunks(make, monkeypatch):
         assert np.array_equal(np.concatenate([chunk.tokens for chunk in chunks]), np.concatenate(images))
         assert np.array_equal(np.concatenate([chunk.labels for chunk in chunks]), labels)
         assert np.array_equal(np.concatenate([chunk.lengths for chunk in chunks]), np.full(59, 1024))
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [(Pathfinder, {}), (ListOps, {"min_length": 8, "max_length": 64})],
+    ids=["pathfinder", "listops"],
+)
+def test_prepared_data_does_not_depend_on_the_number_of_cores(task, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(examples, "CHUNK", 10)
+    hashes = set()
+    for cores in (1, 2):
+        monkeypatch.setattr(examples, "available_cores", lambda cores=cores: cores)
+        folder = str(tmp_path / str(cores))
+        data = task(folder, train_size=95, dev_size=21, test_size=7, data_seed=2, **settings)
+        data.prepare_data()
+        hashes.add(data.data_hash)
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("task", [Pathfinder, ListOps])
+def test_drawing_can_be_sent_to_a_process_that_is_not_forked(task, monkeypatch):
+    """As Python does on macOS and, from 3.14 on, on Linux."""
+    made = []
+    monkeypatch.setattr("datamodules.generate.make_examples_in_processes", lambda make, *others: made.append(make))
+    task().raw_splits()
+    for make in made:
+        sent = pickle.loads(pickle.dumps(make))(3)
+        assert np.array_equal(sent.documents, make(3).documents)
+        assert sent.label == make(3).label
+
+
+def test_each_core_draws_in_a_process_of_its_own(monkeypatch):
+    """Threads would wait for each other: each image takes the interpreter's lock for a while."""
+    monkeypatch.setattr(examples, "available_cores", lambda: 2)
+    monkeypatch.setattr(examples, "CHUNK", 2)
+
+    def draw(seed: int, index: int) -> tuple[np.ndarray, int]:
+        return np.array([os.getpid()]).view(np.uint8), 0
+
+    (chunks,) = generate(draw, 0, {"train": 20}, "test").values()
+    processes = {process for chunk in chunks for process in chunk.tokens.view(np.int64).tolist()}
+    assert len(processes) == 2
+    assert os.getpid() not in processes
 
 
 @pytest.mark.parametrize("resolution", [32, 64, 128, 256])
