@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from datamodules.batches import Batch, EvalBatches, ScheduledBatches, TrainBatches
 from datamodules.collate import JoinedSplits, SplitBatches
@@ -27,6 +27,8 @@ from datamodules.split import Split
 from datamodules.writing import RawSplits, prepare
 
 MOST_WORKERS = 1024  # processes; a slip of the finger would start them without end
+MOST_DEVICE_BYTES = 2_000_000_000  # of one split's arrays on a GPU
+MOST_DEVICE_SHARE = 4  # at most this fraction of the GPU's free memory, as 1/n
 
 
 class _ResumableLoader(DataLoader[Batch]):
@@ -58,8 +60,8 @@ class SequenceDataModule(LightningDataModule, ABC):
         data_dir: folder of all prepared data.
         batch_size: examples a batch and process.
         eval_batch_size: the same for validation, test and prediction; default `batch_size`.
-        num_workers: loader processes. Batches are copied from a memory map in a few milliseconds, so none are needed on
-            a CPU.
+        num_workers: loader processes. With 0, a split that fits lives in the memory of a GPU that trains, and batches
+            are made there. Else batches are copied from a memory map in a few milliseconds, by these processes if any.
         protocol: departures that published numbers need.
         augment: each epoch shows every training example in one of the task's views.
         predict_source: new inputs for `predict`, in place of the test set. A file with one input a line (for Retrieval
@@ -214,6 +216,7 @@ class SequenceDataModule(LightningDataModule, ABC):
                 self.splits[split] = self._load(split)
         if self._trains:
             for data, _ in self.stages:
+                data.trainer = self.trainer  # it names the device
                 data.splits = {"train": data.splits.get("train") or data._load("train")}
 
     def _check_stages(self) -> None:
@@ -256,11 +259,20 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self._batches(load(self.folder, self.settings, self.dev_split if split == "dev" else split, self.layout))
 
     def _batches(self, arrays: Split) -> SplitBatches:
+        device = self._device_for(arrays)
         if self.image_side:
-            return ImageBatches(arrays, self.drop_black)
-        return SplitBatches(
-            arrays, pad_to=self.max_length if self.protocol.pad_to_max_length else None, first_id=self.first_id
-        )
+            return ImageBatches(arrays, self.drop_black, device=device)
+        pad_to = self.max_length if self.protocol.pad_to_max_length else None
+        return SplitBatches(arrays, pad_to=pad_to, first_id=self.first_id, device=device)
+
+    def _device_for(self, arrays: Split) -> torch.device | None:
+        """The GPU that these arrays can live on; None where batches are made on the CPU."""
+        if self.trainer is None or self.num_workers > 0 or self.trainer.strategy.root_device.type != "cuda":
+            return None
+        device = self.trainer.strategy.root_device
+        free, _ = torch.cuda.mem_get_info(device)
+        limit = min(MOST_DEVICE_BYTES, free // MOST_DEVICE_SHARE)
+        return device if arrays.tokens.nbytes + arrays.offsets.nbytes + arrays.labels.nbytes <= limit else None
 
     @property
     def prepared_splits(self) -> tuple[str, ...]:
@@ -358,7 +370,9 @@ class SequenceDataModule(LightningDataModule, ABC):
         batches = EvalBatches(lengths, self.eval_batch_size, *self._rank(), num_examples)
         return self._loader(self.splits[split], batches)
 
-    def _loader(self, split: Dataset[Batch], batches: Sampler[list[int]]) -> DataLoader[Batch]:
+    def _loader(self, split: SplitBatches | JoinedSplits, batches: Sampler[list[int]]) -> DataLoader[Batch]:
+        on_gpu = self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
+        parts = split.splits if isinstance(split, JoinedSplits) else [split]
         # A generator of its own: each new iterator draws a seed, which must not disturb the training's numbers.
         return _ResumableLoader(
             split,
@@ -366,7 +380,7 @@ class SequenceDataModule(LightningDataModule, ABC):
             collate_fn=as_it_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
+            pin_memory=on_gpu and not any(part.device for part in parts),
             generator=torch.Generator(),
             worker_init_fn=_leave_signals_to_the_main_process,
         )

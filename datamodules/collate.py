@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +24,23 @@ class SplitBatches(Dataset[Batch]):
             power of two below it where that is more.
         pad_to: fixed N in place of that.
         first_id: the id of the stored token 0; where it is above 0, ids below it are free for padding.
+        device: where a copy of the arrays lives, made with the first batch, and where batches are made, without a wait
+            for the device. None: batches are made from the memory map, on the CPU. The batches are equal.
     """
 
-    def __init__(self, split: Split, pad_multiple: int = 32, pad_to: int | None = None, first_id: int = 0) -> None:
+    def __init__(
+        self,
+        split: Split,
+        pad_multiple: int = 32,
+        pad_to: int | None = None,
+        first_id: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
         self.split = split
         self.pad_multiple = pad_multiple
         self.pad_to = pad_to
         self.first_id = first_id
+        self.device = device
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -59,6 +70,8 @@ class SplitBatches(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         view, index = np.divmod(indices, len(self))
+        if self.device is not None:
+            return self.collate_on_device(index, view, self.device)
         label = torch.from_numpy(self.split.labels[index].astype(np.int64))
         return self.collate(index, label, view)
 
@@ -82,6 +95,38 @@ class SplitBatches(Dataset[Batch]):
             torch.from_numpy(index),
         )
 
+    def collate_on_device(self, index: np.ndarray, view: np.ndarray, device: torch.device) -> Batch:
+        """The same batch, made on `device`. Its width comes from the lengths on the host."""
+        count, arrays = self.split.num_documents, self.on_device
+        width = self.width(int(self.lengths[index].max()))
+        example = to_device(index, device)
+        document = example
+        if count > 1:
+            document = (example[:, None] * count + torch.arange(count, device=device)).flatten()
+        start = arrays.offsets[document]
+        place = torch.arange(width, device=device)
+        mask = place < (arrays.offsets[document + 1] - start)[:, None]
+        source = (start[:, None] + place).clamp_(max=len(arrays.tokens) - 1)
+        tokens = (arrays.tokens[source].long() + self.first_id) * mask
+        shape = (len(index), width) if count == 1 else (len(index), count, width)
+        return Batch(
+            tokens.reshape(shape),
+            None if self.is_never_padded else mask.reshape(shape),
+            arrays.labels[example],
+            example,
+        )
+
+    @cached_property
+    def on_device(self) -> "DeviceArrays":
+        """The arrays of the split on `device`."""
+        assert self.device is not None
+        split = self.split
+        return DeviceArrays(
+            torch.from_numpy(np.array(split.tokens)).to(self.device),
+            torch.from_numpy(np.array(split.offsets)).to(self.device),
+            torch.from_numpy(split.labels.astype(np.int64)).to(self.device),
+        )
+
     def width(self, longest: int) -> int:
         """N for a batch whose longest sequence has this many tokens: one of eight between a power of two and the next.
 
@@ -92,6 +137,20 @@ class SplitBatches(Dataset[Batch]):
             return self.pad_to
         step = max(self.pad_multiple, (1 << longest.bit_length()) // 16)
         return min(_rounded_up(longest, step), _rounded_up(self.longest, self.pad_multiple))
+
+
+class DeviceArrays(NamedTuple):
+    """Arrays of a `Split` on a device: `tokens` uint8, `offsets` int64, `labels` int64."""
+
+    tokens: Tensor
+    offsets: Tensor
+    labels: Tensor
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy the array there; on a GPU without waiting for it, which takes pinned memory."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class JoinedSplits(Dataset[Batch]):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import Batch
-from datamodules.collate import SplitBatches
+from datamodules.collate import SplitBatches, to_device
 from datamodules.split import Split
 
 ROWS_AT_ONCE = 4096  # bounds the memory of a pass over all images
@@ -35,11 +35,13 @@ class ImageBatches(SplitBatches):
     Args:
         split: the arrays.
         drop_black: leave out black pixels, as the published code masks them.
-        pad_multiple: see `SplitBatches`.
+        pad_multiple, device: see `SplitBatches`.
     """
 
-    def __init__(self, split: Split, drop_black: bool, pad_multiple: int = 32) -> None:
-        super().__init__(split, pad_multiple)
+    def __init__(
+        self, split: Split, drop_black: bool, pad_multiple: int = 32, device: torch.device | None = None
+    ) -> None:
+        super().__init__(split, pad_multiple, device=device)
         self.drop_black = drop_black
         self.sources = symmetries(round(self.pixels.shape[1] ** 0.5))
 
@@ -84,3 +86,24 @@ class ImageBatches(SplitBatches):
             torch.from_numpy(index),
             torch.from_numpy(position),
         )
+
+    def collate_on_device(self, index: np.ndarray, view: np.ndarray, device: torch.device) -> Batch:
+        arrays, example = self.on_device, to_device(index, device)
+        label = arrays.labels[example]
+        pixels = arrays.tokens.view(len(self), -1)[example]
+        if view.any():
+            pixels = pixels.gather(1, self.sources_on_device[to_device(view, device)])
+        if not self.drop_black:
+            return Batch(pixels.long(), None, label, example)
+        # A row's k-th kept pixel is the first one up to which k are kept: a search, where nonzero() would wait for the
+        # device to learn how many there are. Where no k are kept it finds the row's end, which becomes 0.
+        count = (pixels > 0).cumsum(dim=1, dtype=torch.int32)
+        width = self.width(int(self.lengths[index].max()))
+        number = torch.arange(1, width + 1, dtype=torch.int32, device=device).expand(len(index), -1).contiguous()
+        mask = number <= count[:, -1:].clamp(min=1)
+        position = torch.searchsorted(count, number).remainder_(count.shape[1])
+        return Batch((pixels.gather(1, position) * mask).long(), mask, label, example, position)
+
+    @cached_property
+    def sources_on_device(self) -> Tensor:
+        return torch.from_numpy(self.sources).to(self.on_device.tokens.device)

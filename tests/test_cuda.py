@@ -4,7 +4,10 @@ import pytest
 import torch
 from attention_inputs import draw_mask, draw_qkv, output_and_gradients, relative_error
 from test_backends import BACKENDS, inputs
+from test_device_batches import SEQUENCES, random_split
 
+from datamodules.collate import SplitBatches
+from datamodules.images import ImageBatches
 from skyformer.functional import nystrom_gaussian_attention
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -32,6 +35,26 @@ def test_backend_gives_what_it_gives_on_the_cpu(name):
     actual = backend.cuda()(*(x.cuda() for x in tensors), mask.cuda()).cpu()
     assert relative_error(actual[0], expected[0]) < 1e-9
     assert relative_error(actual[1, :, :60], expected[1, :, :60]) < 1e-9
+
+
+@pytest.mark.parametrize("kind", [*SEQUENCES, "images", "black pixels left out"])
+def test_batches_are_made_on_the_gpu_without_waiting_for_it(kind):
+    if kind in SEQUENCES:
+        split, settings = SEQUENCES[kind]
+        host, device = (SplitBatches(split, **settings, device=place) for place in (None, torch.device("cuda")))
+    else:
+        split, drop_black = random_split([1024] * 40, black=0.7), kind != "images"
+        host, device = (ImageBatches(split, drop_black, device=place) for place in (None, torch.device("cuda")))
+    items = [0, 39, 7, *([40 + 3, 280 + 5] if isinstance(host, ImageBatches) else [])]
+    device.__getitems__(items)  # copies the arrays
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        batch = device.__getitems__(items)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for actual, expected in zip(batch, host.__getitems__(items), strict=True):
+        assert (actual is None) == (expected is None)
+        assert actual is None or (actual.is_cuda and torch.equal(actual.cpu(), expected))
 
 
 @pytest.mark.parametrize("overlay", ["trainer/bf16", "trainer/fp16", "trainer/compile"])
