@@ -207,13 +207,14 @@ def attention_inputs(
 ) -> list[tuple[Attention, tuple[Any, ...]]]:
     """Each layer's backend and what reaches it for `encoder(tokens, mask, position)`: (query, key, value, mask).
 
-    Runs `forward` itself, since a compiled encoder would pass the hooks by.
+    Runs without compilation, which would pass the hooks by.
     """
     seen: list[tuple[Attention, tuple[Any, ...]]] = []
     layers = [module for module in encoder.modules() if isinstance(module, Attention)]
     hooks = [layer.register_forward_pre_hook(lambda layer, inputs: seen.append((layer, inputs))) for layer in layers]
     try:
-        encoder.forward(tokens, mask, position)
+        with torch.compiler.set_stance("force_eager"):
+            encoder(tokens, mask, position)
     finally:
         for hook in hooks:
             hook.remove()

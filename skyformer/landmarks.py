@@ -4,8 +4,11 @@ Rows 0 … N − 1 are the queries' and N … 2N − 1 the keys'. Shapes: B batc
 dimension.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def uniform_rows(noise: Tensor, mask: Tensor | None, num_landmarks: int) -> tuple[Tensor, Tensor | None]:
@@ -74,13 +77,40 @@ def places_of_ranks(mask: Tensor) -> Tensor:
     return mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)
 
 
-def gather_rows(query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
-    """Rows of [Q; K], `(B, H, N, P)` twice and `(B or 1, D)` → `(B, H, D, P)`, without joining Q and K."""
-    batch, heads, length, head_dim = query.shape
-    index = rows[:, None, :, None].expand(batch, heads, -1, head_dim)
+def gather_rows(query: Tensor, key: Tensor, rows: Tensor, *, distinct: bool = False) -> Tensor:
+    """Rows of [Q; K], `(B, H, N, P)` twice and `(B or 1, D)` → `(B, H, D, P)`, without joining Q and K.
+
+    Args:
+        query, key, rows: as above.
+        distinct: no row comes twice for an example. Gradients are then written, not added, so that on a GPU they do not
+            depend on the order of the additions.
+    """
+    index = rows[:, None, :, None].expand(*query.shape[:2], -1, query.shape[3])
+    return _GatherDistinctRows.apply(query, key, index) if distinct else _gathered(query, key, index)
+
+
+def _gathered(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
+    length = query.shape[2]
     from_query = query.gather(2, index.clamp(max=length - 1))
     from_key = key.gather(2, (index - length).clamp(min=0))
     return torch.where(index < length, from_query, from_key)
+
+
+class _GatherDistinctRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.length = query.shape[2]
+        return _gathered(query, key, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        (index,) = ctx.saved_tensors
+        batch, heads, _, head_dim = grad.shape
+        joined = grad.new_zeros((batch, heads, 2 * ctx.length, head_dim)).scatter(2, index, grad)
+        grad_query, grad_key = joined.split(ctx.length, dim=2)
+        return grad_query, grad_key, None
 
 
 def segment_means(x: Tensor, mask: Tensor | None, num_segments: int) -> tuple[Tensor, Tensor | None]:

@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Optimizer, SparseAdam
+from torch.optim import Adam, AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from skyformer.cuda_graph import GraphedStep, why_no_graph
 from skyformer.dropout import check_probability
 from skyformer.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, PositionInit
 from skyformer.head import ClassificationHead, Pooling
@@ -69,7 +71,9 @@ class SequenceClassifier(LightningModule):
             position by the full rate, however little its gradients agree: at a rate of 1e-3 that is mostly noise.
         init_from: a checkpoint whose weights a new run starts from, where name and shape are the same. Optimiser,
             schedule, data and step count are the new run's own.
-        compile: run the encoder through `torch.compile`; checkpoints are the same either way.
+        compile: run the encoder's blocks through `torch.compile`; checkpoints are the same either way.
+        cuda_graph: on one GPU, launch forward and backward pass of a training step as one CUDA graph (`cuda_graph.py`);
+            checkpoints are the same either way. Where that cannot be, a line says why, and training runs without.
     """
 
     class_weights: Tensor | None
@@ -99,6 +103,7 @@ class SequenceClassifier(LightningModule):
         positions_lr_factor: float = 1.0,
         init_from: str | None = None,
         compile: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -131,6 +136,8 @@ class SequenceClassifier(LightningModule):
         self.scheduler_factory = lr_scheduler
         self.init_from = init_from
         self.compile_encoder = compile
+        self.cuda_graph = cuda_graph
+        self._graphed_step: GraphedStep | None = None
         self._of_step: list[Tensor] = []  # (loss, accuracy) of each batch of the step under way
         self.metrics = nn.ModuleDict({split: _metrics(num_classes) for split in ("val", "test")})
 
@@ -147,6 +154,15 @@ class SequenceClassifier(LightningModule):
     def on_train_start(self) -> None:
         if self.init_from is not None and self.trainer.global_step == 0:  # a resume has restored its own weights
             load_initial_weights(self, Path(self.init_from).expanduser())
+        if self.cuda_graph:
+            reason = why_no_graph(self.trainer)
+            if reason is None:
+                self._graphed_step = GraphedStep(self._loss_and_accuracy, self.parameters())
+            else:
+                rank_zero_info(f"model.cuda_graph=true has no effect: {reason}. Training runs without CUDA graphs.")
+
+    def on_train_end(self) -> None:
+        self._graphed_step = None  # and its memory
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -154,8 +170,11 @@ class SequenceClassifier(LightningModule):
 
     def configure_model(self) -> None:
         # In place, so that parameter names stay as they are; called again on a later stage, it does nothing new.
-        if self.compile_encoder and self.encoder._compiled_call_impl is None:
-            self.encoder.compile(options=COMPILE_OPTIONS)
+        # Block by block, since all blocks share one compilation, and since a compiled embedding would add its gradients
+        # in an order that differs from run to run on a GPU.
+        for block in self.encoder.blocks if self.compile_encoder else []:
+            if block._compiled_call_impl is None:
+                block.compile(options=COMPILE_OPTIONS)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """Class scores `(B, classes)`.
@@ -174,22 +193,42 @@ class SequenceClassifier(LightningModule):
         return self.head(self.encoder(tokens, mask, position), mask, length)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        scores = self._scores(batch)
-        exact = scores.to(at_least_float32(scores))
-        weights = None if self.class_weights is None else self.class_weights.to(exact)
-        loss = F.cross_entropy(exact, batch.label, weights, label_smoothing=self.label_smoothing)
+        step = self._graphed_step or self._loss_and_accuracy
+        loss, accuracy = step(*self._inputs(batch), batch.label)
         accumulated = self.trainer.accumulate_grad_batches
         first = batch_index - batch_index % accumulated
-        if batch_index == first:
-            self._of_step = []
-        accuracy = (scores.argmax(dim=-1) == batch.label).float().mean()
-        self._of_step.append(torch.stack([loss.detach(), accuracy]))
-        # Each process and each batch has the same number of examples, so the mean of their means is that of all.
-        mean_loss, mean_accuracy = torch.stack(self._of_step).mean(dim=0)
-        self.log("train/loss", mean_loss, prog_bar=True, sync_dist=True)
-        self.log("train/accuracy", mean_accuracy, sync_dist=True)
+        if self._is_logged_step:
+            if batch_index == first:
+                self._of_step = []
+            self._of_step.append(torch.stack([loss.detach(), accuracy]))
+            # Each process and each batch has the same number of examples, so the mean of their means is that of all.
+            mean_loss, mean_accuracy = torch.stack(self._of_step).mean(dim=0)
+            self.log("train/loss", mean_loss, prog_bar=True, sync_dist=True)
+            self.log("train/accuracy", mean_accuracy, sync_dist=True)
         # Lightning divides by `accumulated`, but the last step of an epoch may have fewer batches.
         return loss * (accumulated / min(accumulated, self.trainer.num_training_batches - first))
+
+    def _loss_and_accuracy(
+        self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of the batch, for training: two scalars, float32 at least."""
+        scores = self(tokens, mask, position)
+        exact = scores.to(at_least_float32(scores))
+        weights = None if self.class_weights is None else self.class_weights.to(exact)
+        loss = F.cross_entropy(exact, label, weights, label_smoothing=self.label_smoothing)
+        return loss, (scores.argmax(dim=-1) == label).float().mean()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self._graphed_step is None:
+            super().backward(loss, *args, **kwargs)
+        else:
+            self._graphed_step.set_gradients()  # the graph has computed them
+
+    @property
+    def _is_logged_step(self) -> bool:
+        """Whether Lightning writes the curves after the step under way, which it has not counted yet."""
+        interval = self.trainer.log_every_n_steps
+        return interval > 0 and (self.trainer.global_step + 1) % interval == 0
 
     def validation_step(self, batch: Any, batch_index: int) -> Tensor:
         return self._evaluate(batch, "val")
@@ -202,13 +241,16 @@ class SequenceClassifier(LightningModule):
         return Prediction(batch.example, batch.label, scores.float().softmax(dim=-1))
 
     def _scores(self, batch: Any) -> Tensor:
+        return self(*self._inputs(batch))
+
+    def _inputs(self, batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         missing = [name for name in ("tokens", "mask", "label", "example", "position") if not hasattr(batch, name)]
         if missing:  # a user's own data module
             raise MisconfigurationException(
                 f"data.class_path: a batch lacks {', '.join(missing)} (got {type(batch).__name__}). Fix: let the data "
                 "module's loaders return datamodules.batches.Batch(tokens, mask, label, example)"
             )
-        return self(batch.tokens, batch.mask, batch.position)
+        return batch.tokens, batch.mask, batch.position
 
     def _evaluate(self, batch: Any, split: str) -> Tensor:
         """Log loss and accuracy of one batch; returns the scores, for callbacks that show them."""
@@ -222,8 +264,7 @@ class SequenceClassifier(LightningModule):
         return scores
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        # The step under way is not counted yet, and Lightning writes after every n-th.
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if self._is_logged_step:
             gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
             self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
@@ -233,9 +274,9 @@ class SequenceClassifier(LightningModule):
         steps = None if self.trainer.fast_dev_run else self.trainer.max_steps
         optimizer, scheduler = self.make_optimizer_and_scheduler(steps)
         scales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
-        if scales_itself and self.trainer.gradient_clip_val and "mixed" in self.trainer.precision:
+        if scales_itself and self.trainer.gradient_clip_val and self._scales_loss:
             raise MisconfigurationException(
-                "model.optimizer: Lightning does not clip the gradients of a fused optimiser in mixed precision (got "
+                "model.optimizer: Lightning does not clip the gradients of a fused optimiser in float16 (got "
                 f"trainer.gradient_clip_val={self.trainer.gradient_clip_val}, trainer.precision="
                 f"{self.trainer.precision}). Fix: set model.optimizer.init_args.fused to false"
             )
@@ -244,6 +285,26 @@ class SequenceClassifier(LightningModule):
         # Lightning steps plateau schedules by batches or epochs, which are not where evaluations are.
         schedule = {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    @property
+    def _scales_loss(self) -> bool:
+        """Whether gradients are those of a multiple of the loss, as in float16."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if not gradient_clip_val or self._scales_loss:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        # Lightning refuses a fused optimiser in bfloat16 too, whose gradients are as they are.
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if not isinstance(scheduler, ReduceLROnPlateau):
@@ -285,6 +346,8 @@ class SequenceClassifier(LightningModule):
             optimizer = self.optimizer_factory(self._parameter_groups())
             if isinstance(optimizer, SparseAdam):
                 raise ValueError("SparseAdam takes sparse gradients only. Fix: set torch.optim.Adam")
+            if self.device.type == "cuda" and not self._scales_loss:
+                optimizer = fused(optimizer)
             if self.positions_lr_factor != 1:
                 optimizer.param_groups[-1]["lr"] *= self.positions_lr_factor
             key = "model.lr_scheduler"
@@ -308,6 +371,19 @@ class SequenceClassifier(LightningModule):
         positions = self.encoder.positions.weight
         others = [parameter for parameter in self.parameters() if parameter is not positions]
         return [{"params": others}, {"params": [positions]}]
+
+
+def fused(optimizer: Optimizer) -> Optimizer:
+    """The same optimiser with all its work in one kernel, where it is torch's Adam or AdamW and nothing else is set.
+
+    torch itself takes a slower form by default.
+    """
+    group = optimizer.param_groups[0]
+    chosen = group.get("fused") is not None or group.get("foreach") is not None or group.get("differentiable")
+    if type(optimizer) not in (Adam, AdamW) or chosen:
+        return optimizer
+    made: Any = type(optimizer)
+    return made([{**group, "fused": True} for group in optimizer.param_groups], fused=True)
 
 
 def monitored(scheduler: ReduceLROnPlateau) -> str:

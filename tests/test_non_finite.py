@@ -70,3 +70,29 @@ def test_count_of_skipped_steps_survives_a_resume(tmp_path, main, tiny_arguments
     main(given)
     cli = main([*given, "--ckpt_path=last", "--trainer.max_steps=12"])
     assert float(cli.trainer.callback_metrics["train/skipped_steps"]) == 1
+
+
+def test_fused_optimiser_reads_later_with_the_weights_of_before(tmp_path, main, capsys, tiny_arguments):
+    """Nine steps in a row without a look at the loss of the fourth; each step after it changes nothing."""
+    fused = ["--model.optimizer.init_args.fused=true", "--trainer.val_check_interval=9"]
+    records = []
+    for name, every in (("each", 1), ("end", 100)):
+        folder = tmp_path / name
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments(tiny_arguments, folder, *fused, f"--last_checkpoint.every_n_train_steps={every}"))
+        assert stopped.value.code == 1
+        assert "error: the loss of step 4 is nan" in capsys.readouterr().err
+        records.append(json.loads((folder / "non_finite.0.json").read_text()))
+    assert not (tmp_path / "end/checkpoints/last.ckpt").exists()
+    each, end = ({key: record[key] for key in ("step", "batch_of_the_epoch", "loss", "examples")} for record in records)
+    assert each == end
+    weights = [{name: found.get("weights") for name, found in record["layers"].items()} for record in records]
+    assert weights[0] == weights[1]
+
+
+def test_fused_optimiser_stops_at_a_gradient_that_is_not_finite(tmp_path, main, capsys, tiny_arguments):
+    poison = ["--trainer.callbacks+=poison.PoisonGradient", "--trainer.callbacks.step=4"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *tiny_arguments("listops", tmp_path), *poison, "--model.optimizer.init_args.fused=true"])
+    assert stopped.value.code == 1
+    assert "the loss of step 4 is finite on this process, and the gradients are not" in capsys.readouterr().err

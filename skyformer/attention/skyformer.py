@@ -79,7 +79,8 @@ class SkyformerAttention(Attention):
         else:
             tokens = query.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
             rows, valid = half_and_half_rows(self._noise(batch, self.eval_noise), tokens)
-        return gather_rows(query, key, rows) * head_dim**-0.25, None if mask is None else valid
+        landmarks = gather_rows(query, key, rows, distinct=self.landmark_draw == "uniform")
+        return landmarks * head_dim**-0.25, None if mask is None else valid
 
     def _noise(self, batch: int, fixed: Tensor) -> Tensor:
         """Uniform numbers for the draw: new for each example, or the fixed ones `(1, …)` for all of them."""

@@ -135,6 +135,8 @@ class LastCheckpoint(Checkpoint):
 
     def _must_stop(self, trainer: Trainer) -> bool:
         """Whether a signal came, to this process or another one of the run; all then know the one that counts most."""
+        if trainer.world_size == 1:
+            return self.signal is not None  # without a number on a GPU, which would wait for it
         order: list[int | None] = [None, signal.SIGINT, signal.SIGTERM, *slurm.requeue_signals()]
         mine = torch.tensor(order.index(self.signal), device=trainer.strategy.root_device)
         self.signal = order[int(trainer.strategy.reduce(mine, reduce_op="max"))]

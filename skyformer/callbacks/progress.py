@@ -41,9 +41,11 @@ class StepProgressBar(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.progress is None or not self.console.is_terminal:
-            return  # reading the loss makes a GPU wait
-        text = f"loss {trainer.progress_bar_metrics['train/loss']:.3f}"
-        self.progress.update(self.tasks["Training"], completed=trainer.global_step, text=text)
+            return
+        self.progress.update(self.tasks["Training"], completed=trainer.global_step)
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # reading the loss makes a GPU wait
+            text = f"loss {trainer.progress_bar_metrics['train/loss']:.3f}"
+            self.progress.update(self.tasks["Training"], text=text)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:

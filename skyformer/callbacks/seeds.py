@@ -19,11 +19,24 @@ class StepSeed(Callback):
         seed_step(trainer)
 
 
-def seed_step(trainer: Trainer) -> None:
-    """Seed torch for the batch under way."""
+def seed_step(trainer: Trainer, taken: int | None = None) -> None:
+    """Seed torch for the batch under way, or for the one before which `taken` batches were taken."""
     seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-    # By the number of batches taken: Lightning's count of epochs is not always right after a resume.
-    taken = trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1
+    if taken is None:
+        taken = batches_taken(trainer)
     epoch, batch = divmod(taken, int(trainer.num_training_batches))
     sequence = np.random.SeedSequence([seed, epoch, batch, trainer.global_rank])
-    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+    number = int(sequence.generate_state(1, np.uint64)[0])
+    device = trainer.strategy.root_device
+    if device.type not in ("cpu", "cuda"):
+        torch.manual_seed(number)
+        return
+    # torch.manual_seed also seeds devices that do not compute here, and takes longer than to launch a CUDA graph.
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(number)
+
+
+def batches_taken(trainer: Trainer) -> int:
+    """Training batches before the one under way; Lightning's count of epochs is not always right after a resume."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1
