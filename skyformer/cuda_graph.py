@@ -14,6 +14,10 @@ from torch import Tensor, nn
 WARM_UP_STEPS = 3  # before capture: compile, pick algorithms, allocate what stays allocated
 
 
+class CaptureError(RuntimeError):
+    """A computation that cannot be a CUDA graph, since the processor waits for one of its results."""
+
+
 class GraphedStep:
     """Computes `function(*inputs)` and the gradients of its first result by replaying a CUDA graph.
 
@@ -34,10 +38,18 @@ class GraphedStep:
         self.pool: Any = None
 
     def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        """What `function` returns, without a graph of gradients. The next call overwrites it."""
+        """What `function` returns, without a graph of gradients. The next call overwrites it.
+
+        Raises:
+            CaptureError: before anything has been captured, when the function waits for the device.
+        """
         shapes = tuple(None if value is None else (value.shape, value.dtype) for value in inputs)
         if shapes not in self.graphs:
-            self.graphs[shapes] = self._capture(inputs)
+            generator_state = torch.cuda.get_rng_state()
+            try:
+                self.graphs[shapes] = self._capture(inputs)
+            finally:
+                torch.cuda.set_rng_state(generator_state)
         graph, places, results = self.graphs[shapes]
         for place, value in zip(places, inputs, strict=True):
             if place is not None and value is not None:
@@ -51,21 +63,31 @@ class GraphedStep:
             parameter.grad = gradient
 
     def _capture(self, inputs: tuple[Tensor | None, ...]) -> tuple[Any, list[Tensor | None], tuple[Tensor, ...]]:
-        generator_state = torch.cuda.get_rng_state()
         places = [None if value is None else value.clone() for value in inputs]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
                 self._run(places)
+            self._check_waits(places)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as one that pins memory, may use the device meanwhile.
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             results = self._run(places)
         self.pool = self.pool or graph.pool()
-        torch.cuda.set_rng_state(generator_state)
         return graph, places, results
+
+    def _check_waits(self, places: list[Tensor | None]) -> None:
+        # A capture that fails would leave the generator of random numbers unusable.
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            self._run(places)
+        except RuntimeError as error:
+            raise CaptureError(str(error).splitlines()[0]) from error
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
 
     def _run(self, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
         results = self.function(*inputs)

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from skyformer.cuda_graph import GraphedStep, why_no_graph
+from skyformer.cuda_graph import CaptureError, GraphedStep, why_no_graph
 from skyformer.dropout import check_probability
 from skyformer.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, PositionInit
 from skyformer.head import ClassificationHead, Pooling
@@ -193,8 +193,7 @@ class SequenceClassifier(LightningModule):
         return self.head(self.encoder(tokens, mask, position), mask, length)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        step = self._graphed_step or self._loss_and_accuracy
-        loss, accuracy = step(*self._inputs(batch), batch.label)
+        loss, accuracy = self._step(*self._inputs(batch), batch.label)
         accumulated = self.trainer.accumulate_grad_batches
         first = batch_index - batch_index % accumulated
         if self._is_logged_step:
@@ -208,9 +207,19 @@ class SequenceClassifier(LightningModule):
         # Lightning divides by `accumulated`, but the last step of an epoch may have fewer batches.
         return loss * (accumulated / min(accumulated, self.trainer.num_training_batches - first))
 
+    def _step(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """`_loss_and_accuracy`, with the gradients where a graph computes them."""
+        if self._graphed_step is not None:
+            try:
+                return self._graphed_step(*inputs)
+            except CaptureError as error:
+                self._graphed_step = None
+                rank_zero_info(f"model.cuda_graph=true has no effect: {error}. Training runs without CUDA graphs.")
+        return self._loss_and_accuracy(*inputs)
+
     def _loss_and_accuracy(
         self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Of the batch, for training: two scalars, float32 at least."""
         scores = self(tokens, mask, position)
         exact = scores.to(at_least_float32(scores))

@@ -15,7 +15,7 @@ from torch import nn
 from skyformer.attention import SkyformerAttention
 from skyformer.callbacks.health import measure, spectral_norm
 from skyformer.checkpoint_io import AtomicCheckpointIO
-from skyformer.encoder import Encoder
+from skyformer.encoder import Block, Encoder
 from skyformer.model import SequenceClassifier
 from skyformer.schedule import LinearOneCycle
 
@@ -111,7 +111,7 @@ def test_average_follows_the_weights_until_it_starts(tmp_path, main, tiny_argume
 
 
 def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_arguments, monkeypatch):
-    monkeypatch.setattr(Encoder, "compile", lambda self, options: nn.Module.compile(self, backend="eager"))
+    monkeypatch.setattr(Block, "compile", lambda self, options: nn.Module.compile(self, backend="eager"))
     main(["fit", *tiny_arguments("listops", tmp_path, "trainer/compile")])
     with (tmp_path / "metrics.csv").open(newline="") as file:
         errors = [row["spectral_error/layer1"] for row in csv.DictReader(file) if row["val/loss"]]
@@ -120,7 +120,7 @@ def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_argum
 
 
 def test_compiled_run_trains_alike_and_its_checkpoint_fits_both(tmp_path, main, tiny_arguments, monkeypatch):
-    monkeypatch.setattr(Encoder, "compile", lambda self, options: nn.Module.compile(self, backend="eager"))
+    monkeypatch.setattr(Block, "compile", lambda self, options: nn.Module.compile(self, backend="eager"))
     compiled = main(["fit", *tiny_arguments("listops", tmp_path / "compiled", "trainer/compile")])
     eager = main(["fit", *tiny_arguments("listops", tmp_path / "eager")])
     for name, weight in eager.model.state_dict().items():

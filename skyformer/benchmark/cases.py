@@ -13,6 +13,7 @@ from skyformer.runs import RunError
 OVERLAYS = Path(__file__).parents[2] / "configs" / "attention"
 Part = Literal["layer", "step"]
 Precision = Literal["float32", "bfloat16"]
+Form = Literal["eager", "compiled", "graphed"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Case:
         batch_size, length: B and N.
         precision: that of autocast.
         device: `cpu` or `cuda`.
-        compiled: through `torch.compile`.
+        form: `eager`; `compiled`, through `torch.compile`; or `graphed`, compiled with both passes of a step as one
+            CUDA graph, as `model.cuda_graph` does.
         repeats: timings after the warm-up; their median counts.
         dropout: of the encoder, and of the attention weights where a backend has that argument.
         num_layers, embed_dim, hidden_dim, num_heads: the paper's.
@@ -40,7 +42,7 @@ class Case:
     attention: dict[str, Any] = field(default_factory=dict)
     precision: Precision = "float32"
     device: str = "cpu"
-    compiled: bool = False
+    form: Form = "eager"
     repeats: int = 5
     dropout: float = 0.0
     num_layers: int = 2

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from jsonargparse import ArgumentParser
 
-from skyformer.benchmark.cases import Case, Part, Precision, cases_of
+from skyformer.benchmark.cases import Case, Form, Part, Precision, cases_of
 from skyformer.benchmark.peers import PEER_OF
 from skyformer.benchmark.results import print_table, write_csv
-from skyformer.benchmark.worker import ERROR
+from skyformer.benchmark.worker import ERROR, measure
 from skyformer.files import write_whole
 from skyformer.record import hardware
 from skyformer.runs import RunError
@@ -23,7 +23,7 @@ TEXT, IMAGE = "4x4096", "16x1024"
 
 
 def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
-    """Measure each case in a process of its own, print a table, write `benchmark.json` and `.csv`, and `.png`
+    """Measure each case, on a CPU in a process of its own, print a table, write `benchmark.json` and `.csv`, and `.png`
     with `--picture true`.
 
     Args:
@@ -39,14 +39,21 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
     peers = config.peers
     if peers is None:
         peers = dict.fromkeys(peer for backend in config.backends for peer in PEER_OF.get(backend, ()))
-    common = {name: config[name] for name in ("part", "device", "compiled", "repeats", "dropout")}
-    cases = list(cases_of(config.backends, list(peers), config.sizes, config.precisions, **common))
+    if "graphed" in config.forms and (config.device != "cuda" or config.part != "step"):
+        raise RunError("--forms graphed needs --device cuda and --part step: a graph holds a step's passes on a GPU")
+    common = {name: config[name] for name in ("part", "device", "repeats", "dropout")}
+    cases = [
+        case
+        for form in config.forms
+        for case in cases_of(config.backends, list(peers), config.sizes, config.precisions, form=form, **common)
+    ]
     output = Path(config.output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
     rows = []
     for number, case in enumerate(cases, 1):
-        print(f"{number}/{len(cases)} {case.name} {case.batch_size}x{case.length} {case.precision}", file=sys.stderr)
-        rows.append({**asdict(case), **_run(case)})
+        size = f"{case.batch_size}x{case.length}"
+        print(f"{number}/{len(cases)} {case.name} {size} {case.precision} {case.form}", file=sys.stderr, flush=True)
+        rows.append({**asdict(case), **(_run_here(case) if case.device == "cuda" else _run(case))})
         _write(rows, output)
     print_table(rows)
     if config.picture:
@@ -54,6 +61,19 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
 
         draw_scaling(rows, output / "benchmark.png")
     return rows
+
+
+def _run_here(case: Case) -> dict[str, Any]:
+    """`_run` in this process: a GPU takes seconds to start, and its memory can be told apart by case."""
+    try:
+        return measure(case)
+    except RunError:
+        raise
+    except RuntimeError as error:
+        return {"failed": str(error).splitlines()[0]}
+    finally:
+        torch.compiler.reset()
+        torch.cuda.empty_cache()
 
 
 def _run(case: Case) -> dict[str, Any]:
@@ -92,7 +112,7 @@ def _parser() -> ArgumentParser:
     add("--sizes", type=list[str], default=[IMAGE, TEXT], help="<batch>x<tokens>.")
     add("--precisions", type=list[Precision], default=["float32"], help="float32, bfloat16 (autocast).")
     add("--device", type=Literal["cpu", "cuda"], default="cpu", help="Where it runs.")
-    add("--compiled", type=bool, default=False, help="Through torch.compile; operations are not counted then.")
+    add("--forms", type=list[Form], default=["eager"], help="eager, compiled, graphed; the last on a GPU.")
     add("--dropout", type=float, default=0.0, help="Of the encoder and of attention weights.")
     add("--repeats", type=int, default=5, help="Timings, after one or more that do not count.")
     add("--picture", type=bool, default=False, help="Draw time and memory against length.")

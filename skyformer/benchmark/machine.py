@@ -8,6 +8,7 @@ import torch
 
 _SIDE = 2048  # of the matrices
 _TOO_LONG = 5.0  # seconds
+BLOCK = 5  # runs between two waits for a GPU
 _COPY = 1 << 26  # numbers: 256 MB in float32
 
 
@@ -32,20 +33,23 @@ def copy_rate(device: str, repeats: int = 5) -> float:
 
 
 def seconds_of(work: Callable[[], object], device: str, repeats: int, warm_up: int = 1) -> float:
-    """Median time of `work`, after `warm_up` runs that do not count."""
+    """Median time of `work`, after `warm_up` runs that do not count.
+
+    On a GPU by the clock, over blocks of runs that end when the device has finished: that is what training takes,
+    launches included.
+    """
     for _ in range(warm_up):
         work()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return median(_seconds(work, device) for _ in range(repeats))
 
 
 def _seconds(work: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1000
+    runs = BLOCK if device == "cuda" else 1
     begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
+    for _ in range(runs):
+        work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / runs

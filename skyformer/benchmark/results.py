@@ -16,11 +16,11 @@ def print_table(rows: Sequence[Row]) -> None:
     """Milliseconds, MB, and how far from the floor."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    for column in ("size", "type", "ms", "fwd ms", "MB", "k tok/s", "Gop", "floor", "ratio"):
+    for column in ("size", "type", "form", "ms", "fwd ms", "MB", "Gop", "floor", "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         size = f"{row['batch_size']}x{row['length']}"
-        table.add_row(row["name"], size, row["precision"].replace("float", "f"), *_cells(row))
+        table.add_row(row["name"], size, row["precision"].replace("float", "f"), row["form"], *_cells(row))
     console = Console()
     console.print(table)
     measured = [row for row in rows if "failed" not in row]
@@ -31,17 +31,20 @@ def print_table(rows: Sequence[Row]) -> None:
 
 def _cells(row: Row) -> list[str]:
     if "failed" in row:
-        return ["failed", "", "", "", "", "", ""]
+        return ["failed", "", "", "", "", ""]
     floor = row["floor_s"]
     return [
-        f"{1000 * row['seconds']:,.0f}",
-        f"{1000 * row['forward_s']:,.0f}",
+        _milliseconds(row["seconds"]),
+        _milliseconds(row["forward_s"]),
         f"{row['peak_mb']:,.0f}",
-        f"{row['tokens_per_s'] / 1000:,.1f}",
         f"{row['operations'] / 1e9:,.1f}" if floor else "-",
-        f"{1000 * floor:,.0f}" if floor else "-",
+        _milliseconds(floor) if floor else "-",
         f"{row['seconds'] / floor:.2f}" if floor else "-",
     ]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.2f}"
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:

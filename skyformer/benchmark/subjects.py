@@ -12,6 +12,7 @@ from torch import Tensor
 from skyformer.attention import Attention
 from skyformer.benchmark.cases import Case
 from skyformer.benchmark.peers import make_peer
+from skyformer.cuda_graph import GraphedStep
 from skyformer.encoder import COMPILE_OPTIONS, Encoder, MultiHeadAttention
 from skyformer.head import ClassificationHead
 
@@ -54,7 +55,9 @@ def _make_step(case: Case) -> tuple[Work, Work]:
     head = ClassificationHead(case.embed_dim, case.hidden_dim, CLASSES)
     encoder = _placed(encoder, case)
     head.to(case.device)
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-4, eps=1e-6, weight_decay=0.0)
+    parameters = [*encoder.parameters(), *head.parameters()]
+    on_gpu = case.device == "cuda"  # as training has it there
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6, weight_decay=0.0, fused=on_gpu or None)
     tokens = torch.randint(VOCAB_SIZE, (case.batch_size, case.length), device=case.device)
     label = torch.randint(CLASSES, (case.batch_size,), device=case.device)
 
@@ -62,10 +65,22 @@ def _make_step(case: Case) -> tuple[Work, Work]:
         with _autocast(case):
             return head(encoder(tokens, None), None, case.length)
 
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(scores().float(), label).backward()
-        optimizer.step()
+    def loss() -> tuple[Tensor]:
+        return (F.cross_entropy(scores().float(), label),)
+
+    if case.form == "graphed":
+        graph = GraphedStep(loss, parameters)
+
+        def step() -> None:
+            graph()
+            graph.set_gradients()
+            optimizer.step()
+    else:
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            loss()[0].backward()
+            optimizer.step()
 
     return torch.no_grad()(scores), step
 
@@ -78,10 +93,11 @@ def _attention(case: Case) -> Attention:
 
 def _placed(module: Any, case: Case) -> Any:
     module = module.to(case.device).train()
-    if case.compiled:
-        module.compile(options=COMPILE_OPTIONS)
+    if case.form != "eager":
+        for part in module.blocks if isinstance(module, Encoder) else [module]:
+            part.compile(options=COMPILE_OPTIONS)
     return module
 
 
 def _autocast(case: Case) -> torch.autocast:
-    return torch.autocast(case.device, dtype=torch.bfloat16, enabled=case.precision == "bfloat16")
+    return torch.autocast(case.device, dtype=torch.bfloat16, enabled=case.precision == "bfloat16", cache_enabled=False)

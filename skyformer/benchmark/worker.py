@@ -31,10 +31,10 @@ def measure(case: Case) -> dict[str, Any]:
         keep_freed_memory()
     forward, both = make_subject(case)
     peak_mb = _peak_above_idle(both, case.device)
-    warm_up = 3 if case.compiled else 1
+    warm_up = 3 if case.form != "eager" or case.device == "cuda" else 1
     seconds = seconds_of(both, case.device, case.repeats, warm_up)
     forward_s = seconds_of(forward, case.device, case.repeats, warm_up)
-    operations, moved = (0, 0) if case.compiled else count_needed(forward, both)
+    operations, moved = count_needed(forward, both) if case.form == "eager" else (0, 0)
     products = matmul_rate(getattr(torch, case.precision), case.device)
     copies = copy_rate(case.device)
     return {
