@@ -42,6 +42,10 @@ def _quieten() -> None:
         "The number of training batches .* is smaller than the logging interval",
         # The configuration of a checkpoint is handed over as an argument.
         "LightningCLI's args parameter is intended to run from within Python",
+        # Batches take a few milliseconds on a CPU, and on a GPU they are made there.
+        "The '.*_dataloader' does not have many workers",
+        # Sums in float32 stay exact; the products that matter are in bfloat16.
+        "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled",
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         ".*isinstance.treespec, LeafSpec.*",
     ):
@@ -54,7 +58,10 @@ def _dump_text_enumerations() -> None:
 
 
 # Advertisements, and what our own lines say already.
-_NOISE = ("litlogger", "litmodels", "TPU available: False", "`Trainer.fit` stopped: `max_steps=", "from the checkpoint")
+_NOISE = (
+    "litlogger", "litmodels", "TPU available: False", "`Trainer.fit` stopped: `max_steps=", "from the checkpoint",
+    "that has Tensor Cores",
+)  # fmt: skip
 
 
 # The trainer's settings by which an evaluation passes over all of its examples, without a word.

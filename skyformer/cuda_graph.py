@@ -4,6 +4,7 @@ A step of a small model launches hundreds of kernels, and the processor needs lo
 them. A graph launches them all at once.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -81,7 +82,9 @@ class GraphedStep:
     def _check_waits(self, places: list[Tensor | None]) -> None:
         # A capture that fails would leave the generator of random numbers unusable.
         mode = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the check does not find every wait
+            torch.cuda.set_sync_debug_mode("error")
         try:
             self._run(places)
         except RuntimeError as error:
@@ -101,12 +104,14 @@ class GraphedStep:
 
 def why_no_graph(trainer: Trainer) -> str | None:
     """What stands against CUDA graphs in this run; None where they work."""
-    if trainer.strategy.root_device.type != "cuda":
-        return f"it needs a CUDA device (got {trainer.strategy.root_device.type})"
-    if trainer.world_size > 1:
-        return f"it needs a run of one process (got {trainer.world_size})"
-    if trainer.accumulate_grad_batches > 1:
-        return f"it needs trainer.accumulate_grad_batches=1 (got {trainer.accumulate_grad_batches})"
-    if getattr(trainer.precision_plugin, "scaler", None) is not None:
-        return f"it needs a precision without loss scaling (got trainer.precision={trainer.precision})"
-    return None
+    needs = {
+        f"a run of one process (got {trainer.world_size})": trainer.world_size == 1,
+        f"trainer.accumulate_grad_batches=1 (got {trainer.accumulate_grad_batches})": (
+            trainer.accumulate_grad_batches == 1
+        ),
+        f"a precision without loss scaling (got trainer.precision={trainer.precision})": (
+            getattr(trainer.precision_plugin, "scaler", None) is None
+        ),
+        f"a CUDA device (got {trainer.strategy.root_device.type})": trainer.strategy.root_device.type == "cuda",
+    }
+    return next((f"it needs {need}" for need, is_met in needs.items() if not is_met), None)

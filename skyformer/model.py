@@ -28,6 +28,7 @@ from skyformer.length import set_length
 from skyformer.runs import RunError
 from skyformer.schedule import LENGTHS, SchedulerFactory, make_schedule
 
+COMPILED_BATCH = 16  # examples that the compiler chooses its kernels by
 OptimizerFactory = Callable[[Iterable], Optimizer]
 
 
@@ -138,6 +139,7 @@ class SequenceClassifier(LightningModule):
         self.compile_encoder = compile
         self.cuda_graph = cuda_graph
         self._graphed_step: GraphedStep | None = None
+        self._is_compiled = False
         self._of_step: list[Tensor] = []  # (loss, accuracy) of each batch of the step under way
         self.metrics = nn.ModuleDict({split: _metrics(num_classes) for split in ("val", "test")})
 
@@ -209,6 +211,8 @@ class SequenceClassifier(LightningModule):
 
     def _step(self, *inputs: Any) -> tuple[Tensor, ...]:
         """`_loss_and_accuracy`, with the gradients where a graph computes them."""
+        if self.compile_encoder and self.device.type == "cuda" and not self._is_compiled:
+            self._compile_for(*inputs)
         if self._graphed_step is not None:
             try:
                 return self._graphed_step(*inputs)
@@ -216,6 +220,26 @@ class SequenceClassifier(LightningModule):
                 self._graphed_step = None
                 rank_zero_info(f"model.cuda_graph=true has no effect: {error}. Training runs without CUDA graphs.")
         return self._loss_and_accuracy(*inputs)
+
+    def _compile_for(self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor) -> None:
+        """Compile for batches like this one, of any size.
+
+        The compiler chooses its kernels by the first sizes that it sees. Those of a resumed run would differ from those
+        of the run's first batch, and so would its sums. Two sizes make it leave the sizes open.
+        """
+        self._is_compiled = True
+        weights = [weight for weight in self.parameters() if weight.requires_grad]
+        for part in (1, 2):
+            shape = (COMPILED_BATCH // part, *tokens.shape[1:-1], self.encoder.max_length // part)
+            example, places = tokens.new_zeros(shape), torch.arange(shape[-1], device=tokens.device)
+            with torch.random.fork_rng([tokens.device]):
+                loss, _ = self._loss_and_accuracy(
+                    example,
+                    None if mask is None else torch.ones_like(example, dtype=torch.bool),
+                    None if position is None else places.expand(shape).contiguous(),
+                    label.new_zeros(len(example)),
+                )
+                torch.autograd.grad(loss, weights, allow_unused=True)
 
     def _loss_and_accuracy(
         self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor

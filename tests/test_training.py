@@ -111,7 +111,7 @@ def test_average_follows_the_weights_until_it_starts(tmp_path, main, tiny_argume
 
 
 def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_arguments, monkeypatch):
-    monkeypatch.setattr(Block, "compile", lambda self, options: nn.Module.compile(self, backend="eager"))
+    monkeypatch.setattr(Block, "compile", lambda self, **_: nn.Module.compile(self, backend="eager"))
     main(["fit", *tiny_arguments("listops", tmp_path, "trainer/compile")])
     with (tmp_path / "metrics.csv").open(newline="") as file:
         errors = [row["spectral_error/layer1"] for row in csv.DictReader(file) if row["val/loss"]]
@@ -120,7 +120,7 @@ def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_argum
 
 
 def test_compiled_run_trains_alike_and_its_checkpoint_fits_both(tmp_path, main, tiny_arguments, monkeypatch):
-    monkeypatch.setattr(Block, "compile", lambda self, options: nn.Module.compile(self, backend="eager"))
+    monkeypatch.setattr(Block, "compile", lambda self, **_: nn.Module.compile(self, backend="eager"))
     compiled = main(["fit", *tiny_arguments("listops", tmp_path / "compiled", "trainer/compile")])
     eager = main(["fit", *tiny_arguments("listops", tmp_path / "eager")])
     for name, weight in eager.model.state_dict().items():
