@@ -111,13 +111,17 @@ class Check:
         """Losses that differ between two equal runs, and between a run and one that was killed and resumed."""
         forms = ["eager"] if self.dry else ["eager", "graphed"]
         cases = [(backend, form) for backend in ("skyformer", "softmax", "kernelized") for form in forms]
-        with ThreadPoolExecutor(1 if self.dry else 6) as pool:  # nothing is timed
+        with ThreadPoolExecutor(1 if self.dry else 3) as pool:  # nothing is timed
             return dict(zip(map(" ".join, cases), pool.map(lambda case: self._repeat(*case), cases), strict=True))
 
     def _repeat(self, backend: str, form: str) -> dict[str, int]:
         steps = 6 if self.dry else 200
         given = [f"--config=configs/attention/{backend}.yaml", *FORMS[form], "--model.dropout=0.1"]
-        given += ["--trainer.log_every_n_steps=1", f"--trainer.val_check_interval={steps}"]
+        given += [
+            "--trainer.log_every_n_steps=1",
+            f"--trainer.val_check_interval={steps}",
+            "--trainer.limit_val_batches=2",
+        ]
         given += [f"--last_checkpoint.every_n_train_steps={steps // 2}", "--trainer.deterministic=true"]
         first, second, third = (f"repeat_{backend}_{form}_{number}" for number in (1, 2, 3))
         losses = [_losses(self.fit(name, steps, *given)[0]) for name in (first, second)]

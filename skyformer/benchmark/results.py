@@ -35,7 +35,7 @@ def _cells(row: Row) -> list[str]:
     floor = row["floor_s"]
     return [
         _milliseconds(row["seconds"]),
-        _milliseconds(row["forward_s"]),
+        _milliseconds(row["forward_s"]) if row["forward_s"] else "-",
         f"{row['peak_mb']:,.0f}",
         f"{row['operations'] / 1e9:,.1f}" if floor else "-",
         _milliseconds(floor) if floor else "-",

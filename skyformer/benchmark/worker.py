@@ -23,9 +23,10 @@ _PROCESS = Path("/proc/self")
 def measure(case: Case) -> dict[str, Any]:
     """Seconds, bytes and operations of a case, and the machine's rates at that time.
 
-    `forward_s`, `seconds`: medians of a forward pass without gradients, and of all. `peak_mb`: the highest memory above
-    that of the process which holds weights and inputs. `operations`, `bytes`: the needed ones, see `count_needed`.
-    `floor_s`: the larger of operations over the rate of products in this precision, and bytes over the rate of copies.
+    `forward_s`, `seconds`: medians of a forward pass without gradients (None for a graph), and of all. `peak_mb`: the
+    highest memory above that of the process which holds weights and inputs. `operations`, `bytes`: the needed ones, see
+    `count_needed`. `floor_s`: the larger of operations over the rate of products in this precision, and bytes over the
+    rate of copies.
     """
     if case.device == "cpu":
         keep_freed_memory()
@@ -33,7 +34,8 @@ def measure(case: Case) -> dict[str, Any]:
     peak_mb = _peak_above_idle(both, case.device)
     warm_up = 3 if case.form != "eager" or case.device == "cuda" else 1
     seconds = seconds_of(both, case.device, case.repeats, warm_up)
-    forward_s = seconds_of(forward, case.device, case.repeats, warm_up)
+    # Of a graph, the forward pass is no part by itself.
+    forward_s = seconds_of(forward, case.device, case.repeats, warm_up) if case.form != "graphed" else None
     operations, moved = count_needed(forward, both) if case.form == "eager" else (0, 0)
     products = matmul_rate(getattr(torch, case.precision), case.device)
     copies = copy_rate(case.device)
