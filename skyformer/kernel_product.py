@@ -32,7 +32,7 @@ def gaussian_product(
     if ops.has_kernels(x, y, value):
         return ops.gaussian_product(x, y, value, x_scale, y_scale, mask)
     low, value = product_dtype(x), without_padding(value, mask)
-    if torch.compiler.is_exporting() or (torch.compiler.is_compiling() and x.device.type != "cpu"):
+    if ops.is_exporting() or (torch.compiler.is_compiling() and x.device.type != "cpu"):
         return gaussian_kernel(x * x_scale, y * y_scale).to(low) @ value.to(low)
     with torch.autocast(x.device.type, enabled=False):
         flat = (tensor.to(low).reshape(-1, *tensor.shape[-2:]).contiguous() for tensor in (x, y, value))

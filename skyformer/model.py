@@ -174,9 +174,9 @@ class SequenceClassifier(LightningModule):
         # In place, so that parameter names stay as they are; called again on a later stage, it does nothing new.
         # Block by block, since all blocks share one compilation, and since a compiled embedding would add its gradients
         # in an order that differs from run to run on a GPU.
-        for block in self.encoder.blocks if self.compile_encoder else []:
-            if block._compiled_call_impl is None:
-                block.compile(options=COMPILE_OPTIONS)
+        for part in [*self.encoder.blocks, self.encoder.norm] if self.compile_encoder else []:
+            if part._compiled_call_impl is None:
+                part.compile(options=COMPILE_OPTIONS)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """Class scores `(B, classes)`.

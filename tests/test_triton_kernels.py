@@ -388,3 +388,11 @@ def test_where_the_kernels_are_used():
     wide = value.new_zeros(1, 2, 4, 129)
     assert not ops.has_kernels(x, y, wide)
     assert not ops.has_kernels(x, y[:, :, :0], value[:, :, :0])
+
+
+@pytest.mark.parametrize(("compiles", "exports"), [(True, False), (False, True)])
+def test_compilation_does_not_pass_for_an_export(compiles, exports, monkeypatch):
+    """In torch 2.11 `is_exporting` is true under `torch.compile`, which then left the kernels out."""
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: compiles)
+    assert ops.is_exporting() == exports

@@ -94,7 +94,7 @@ def _attention(case: Case) -> Attention:
 def _placed(module: Any, case: Case) -> Any:
     module = module.to(case.device).train()
     if case.form != "eager":
-        for part in module.blocks if isinstance(module, Encoder) else [module]:
+        for part in [*module.blocks, module.norm] if isinstance(module, Encoder) else [module]:
             part.compile(options=COMPILE_OPTIONS)
     return module
 

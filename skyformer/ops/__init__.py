@@ -29,11 +29,16 @@ def has_kernels(x: Tensor, y: Tensor, value: Tensor) -> bool:
     return (
         _IS_INSTALLED
         and x.device.type == _DEVICE
-        and not torch.compiler.is_exporting()
+        and not is_exporting()
         and product_dtype(x) in TYPES
         and all(tensor.dtype in TYPES for tensor in tensors)
         and all(0 < tensor.shape[-1] <= MAX_WIDTH and tensor.numel() > 0 for tensor in tensors)
     )
+
+
+def is_exporting() -> bool:
+    """Return whether a program is being exported. In older versions of torch, compilation passes for an export."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 def gaussian_product(
