@@ -111,7 +111,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
     """Write the weights and the configuration of a checkpoint, without what only a resume needs; return its bytes.
 
-    The configuration leaves out where this machine keeps its data and runs. The result of the run's test goes along
+    The configuration leaves out where this machine keeps its data and runs, and its devices. The result of the run's test goes along
     where it is that of this checkpoint.
 
     Args:
@@ -125,6 +125,8 @@ def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
     config = in_todays_settings(load_yaml(checkpoint["config"]))
     config["trainer"]["default_root_dir"] = None
     config["trainer"]["logger"] = None
+    config["trainer"] |= {"accelerator": "auto", "strategy": "auto", "devices": 1, "num_nodes": 1}
+    config["model"] |= {"compile": False, "cuda_graph": False}
     if config["model"].get("init_from"):
         config["model"]["init_from"] = Path(config["model"]["init_from"]).name
     for name, default in (("source", None), ("data_dir", "data")):

@@ -10,7 +10,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 TASKS = sorted(TINY_DATA)
 ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.yaml"))
 # What a test machine may lack: a GPU, a C++ compiler's minute, a second process (its own test), an account.
-NOT_HERE = {"fp16", "compile", "ddp", "wandb"}
+NOT_HERE = {"fp16", "compile", "ddp", "gpu", "wandb"}
 OVERLAYS = sorted(path.stem for path in (ROOT / "configs/trainer").glob("*.yaml") if path.stem not in NOT_HERE)
 
 
@@ -69,7 +69,13 @@ def test_overlay_that_cannot_run_here_parses(overlay, tmp_path, main, tiny_argum
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *(argument for argument in given if "trainer.logger" not in argument), "--print_config"])
     assert stopped.value.code == 0
-    effect = {"fp16": "precision: 16-mixed", "compile": "compile: true", "ddp": "strategy: ddp", "wandb": "WandbLogger"}
+    effect = {
+        "fp16": "precision: 16-mixed",
+        "compile": "compile: true",
+        "ddp": "strategy: ddp",
+        "gpu": "cuda_graph: true",
+        "wandb": "WandbLogger",
+    }
     assert effect[overlay] in capsys.readouterr().out
 
 

@@ -159,6 +159,13 @@ def test_recipe_for_two_cores_has_easy_images_first():
     assert recipe["data"]["init_args"]["level_schedule"] == {"easy": 8000}
 
 
+def test_main_configuration_trains_on_hard_images_only():
+    """Its accuracy is compared with the paper's."""
+    config = yaml.safe_load((ROOT / "configs/pathfinder.yaml").read_text())
+    assert config["data"]["init_args"]["level_schedule"] is None
+    assert (config["data"]["init_args"]["augment"], config["model"]["query_key_gain"]) == (True, 2.0)
+
+
 @pytest.mark.parametrize(("accumulate", "limit"), [(4, 1.0), (4, 6), (1, 5), (3, 1.0)])
 def test_switch_is_at_the_optimiser_step(accumulate, limit, tmp_path, main, tiny_arguments):
     """An epoch's last step may accumulate fewer batches; each step's images are of its stage."""

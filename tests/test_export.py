@@ -44,6 +44,7 @@ def test_exported_checkpoint_holds_weights_and_configuration(run, exported):
     assert config["data"]["init_args"]["data_dir"] == "data"
     assert config["data"]["init_args"]["train_size"] == 44
     assert str(run.parent) not in checkpoint["config"], "no place of this machine"
+    assert config["trainer"]["accelerator"] == "auto", "the run named its own"
     result = json.loads((run / "result.json").read_text())
     assert checkpoint["result"] == {name: value for name, value in result.items() if name != "checkpoint"}
 
