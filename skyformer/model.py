@@ -223,7 +223,8 @@ class SequenceClassifier(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         # The step under way is not counted yet, and Lightning writes after every n-th.
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # 0 turns logging off
+        if every and (self.trainer.global_step + 1) % every == 0:
             gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
             self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
