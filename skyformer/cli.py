@@ -239,6 +239,12 @@ class SkyformerCLI(LightningCLI):
         except (RunError, CheckpointError):
             raise
         except Exception as error:
+            if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+                said = str(error).strip().partition("\n")[0][:500].rstrip(".")
+                raise RunError(
+                    f"model.compile: torch.compile failed ({said}). Fix: --model.compile false, or install what is "
+                    "missing; on a CPU it needs a C++ compiler, g++ or the one that CXX names"
+                ) from error
             reason = " ".join(str(error).split())[:500]
             name = _raising_callback(error)
             if name and not _was_restoring(error):
