@@ -72,6 +72,7 @@ def test_pictures_get_the_predictions_that_they_get_in_the_test_set(trained, tmp
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     (pictures / "read me.txt").write_text("left out")
+    (pictures / "._0.png").write_text("left out too")
     for index in range(7):
         Picture.fromarray(draw_image(hard, stream, index)[0]).save(pictures / f"{index}.png")
     found = predict(main, folder, pictures)
