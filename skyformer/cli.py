@@ -265,6 +265,9 @@ class SkyformerCLI(LightningCLI):
             # Else gloo's threads abort now and then at the end of a process, which fails a run that was right. NCCL
             # would wait for processes that failed, or are gone.
             begun = distributed.is_available() and distributed.is_initialized()
+            if not begun:  # processes that this one started would wait half an hour for it
+                for process in getattr(self.trainer.strategy.launcher, "procs", []):
+                    process.kill()
             if begun and (ended or distributed.get_backend() == "gloo"):
                 distributed.destroy_process_group()
 

@@ -1,6 +1,7 @@
 """What stops a command, said in one line with an exit status."""
 
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -88,6 +89,12 @@ def _say_encoding(error: UnicodeError) -> str:
 
 def _say_unknown(error: Exception) -> str:
     said = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "EADDRINUSE" in said:
+        port = os.environ.get("MASTER_PORT")
+        return (
+            f"the port on which the processes of this run meet is in use (got MASTER_PORT={port}). Fix: set another "
+            "MASTER_PORT for each run on this machine, or none, so that a free one is taken"
+        )
     if isinstance(error, RuntimeError) and any(text in said for text in _UNREACHABLE):
         return (
             f"the processes of this run do not reach each other ({said[:200]}). Between machines, set "
