@@ -24,6 +24,7 @@ def seed_step(trainer: Trainer) -> None:
     seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
     # By the number of batches taken: Lightning's count of epochs is not always right after a resume.
     taken = trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1
-    epoch, batch = divmod(taken, int(trainer.num_training_batches))
+    # A loader without a length has infinitely many batches: then all are of epoch 0.
+    epoch, batch = map(int, divmod(taken, trainer.num_training_batches))
     sequence = np.random.SeedSequence([seed, epoch, batch, trainer.global_rank])
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
