@@ -26,6 +26,7 @@ from datamodules.protocol import Protocol
 from datamodules.split import Split
 from datamodules.writing import RawSplits, prepare
 
+BATCH_TIMEOUT = 600  # seconds; a worker without shared memory never delivers, and the main process would wait for ever
 MOST_WORKERS = 1024  # processes; a slip of the finger would start them without end
 
 
@@ -365,6 +366,7 @@ class SequenceDataModule(LightningDataModule, ABC):
             batch_sampler=batches,
             collate_fn=as_it_is,
             num_workers=self.num_workers,
+            timeout=BATCH_TIMEOUT if self.num_workers else 0,
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             generator=torch.Generator(),

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from conftest import ROOT
 from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
+from skyformer.errors import say_errors
 from skyformer.model import SequenceClassifier
 from skyformer.runs import lock_run
 from skyformer.sweep.attempts import hold
@@ -359,3 +361,27 @@ def test_help_speaks_of_what_works(command, main, capsys):
     assert "false is refused" in said
     for word in ("hpc", "registry", "trainer.fit"):
         assert word not in said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DataLoader timed out after 600 seconds",
+        "DataLoader worker (pid 13) is killed by signal: Bus error.",
+        "Too many open files. Communication with the workers is no longer possible.",
+    ],
+)
+def test_loader_without_shared_memory_or_files_is_said_in_one_line(said, capsys):
+    with pytest.raises(SystemExit), say_errors():
+        raise RuntimeError(said)
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: the loader's processes do not deliver ({said}")
+    assert "Fix: --data.num_workers 0" in line
+
+
+@pytest.mark.long  # the worker is given ten seconds to end
+def test_worker_that_never_delivers_ends_the_run(tmp_path, main, capsys, tiny_arguments, monkeypatch):
+    monkeypatch.setattr("datamodules.base.BATCH_TIMEOUT", 0.1)
+    monkeypatch.setattr("datamodules.collate.SplitBatches.__getitems__", lambda split, batch: time.sleep(60))
+    arguments = [*tiny_arguments("listops", tmp_path), "--data.num_workers=1"]
+    refuse(main, capsys, ["fit", *arguments], 1, "DataLoader timed out", "--data.num_workers 0")
