@@ -1,5 +1,7 @@
 """What the tasks share: prepare once, map, batch."""
 
+import atexit
+import multiprocessing
 import os
 import signal
 from abc import ABC, abstractmethod
@@ -384,3 +386,11 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End what an error left. multiprocessing would send SIGTERM, which workers ignore, and wait for ever."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

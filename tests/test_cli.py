@@ -4,7 +4,10 @@ import csv
 import errno
 import io
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -385,3 +388,23 @@ def test_worker_that_never_delivers_ends_the_run(tmp_path, main, capsys, tiny_ar
     monkeypatch.setattr("datamodules.collate.SplitBatches.__getitems__", lambda split, batch: time.sleep(60))
     arguments = [*tiny_arguments("listops", tmp_path), "--data.num_workers=1"]
     refuse(main, capsys, ["fit", *arguments], 1, "DataLoader timed out", "--data.num_workers 0")
+
+
+LEFT_BEHIND = """
+import multiprocessing, time
+from datamodules import base
+
+def work(ready):
+    base._leave_signals_to_the_main_process(0)
+    ready.set()
+    time.sleep(600)
+
+ready = multiprocessing.Event()
+multiprocessing.Process(target=work, args=(ready,), daemon=True).start()
+ready.wait()
+"""
+
+
+def test_worker_that_an_error_left_does_not_keep_the_command_from_ending():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", LEFT_BEHIND], env=environment, check=True, timeout=60)
