@@ -1,5 +1,6 @@
 """Long Range Arena's tasks: raw source → prepared arrays → batches."""
 
+from datamodules import numba_cache  # noqa: F401  before the modules with compiled functions
 from datamodules.base import SequenceDataModule
 from datamodules.image import Image
 from datamodules.listops import ListOps

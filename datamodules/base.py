@@ -1,5 +1,7 @@
 """What the tasks share: prepare once, map, batch."""
 
+import atexit
+import multiprocessing
 import os
 import signal
 from abc import ABC, abstractmethod
@@ -26,6 +28,7 @@ from datamodules.protocol import Protocol
 from datamodules.split import Split
 from datamodules.writing import RawSplits, prepare
 
+BATCH_TIMEOUT = 600  # seconds; a worker without shared memory never delivers, and the main process would wait for ever
 MOST_WORKERS = 1024  # processes; a slip of the finger would start them without end
 MOST_DEVICE_BYTES = 2_000_000_000  # of one split's arrays on a GPU
 MOST_DEVICE_SHARE = 4  # at most this fraction of the GPU's free memory, as 1/n
@@ -379,6 +382,7 @@ class SequenceDataModule(LightningDataModule, ABC):
             batch_sampler=batches,
             collate_fn=as_it_is,
             num_workers=self.num_workers,
+            timeout=BATCH_TIMEOUT if self.num_workers else 0,
             persistent_workers=self.num_workers > 0,
             pin_memory=on_gpu and not any(part.device for part in parts),
             generator=torch.Generator(),
@@ -396,3 +400,11 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End what an error left. multiprocessing would send SIGTERM, which workers ignore, and wait for ever."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

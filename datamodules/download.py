@@ -8,10 +8,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from filelock import FileLock
 from rich.progress import DownloadColumn
 
 from datamodules.examples import progress_bar
+from datamodules.files import waiting_lock
 from datamodules.prepared import PreparedDataError
 
 ATTEMPTS = 5  # that bring nothing, in a row
@@ -39,7 +39,7 @@ def fetch(url: str, path: Path, algorithm: str, digest: str) -> Path:
         _check(path, path, algorithm, digest)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):  # another setting of the task may fetch it too
+    with waiting_lock(path.with_name(f".{path.name}.lock")):  # another setting of the task may fetch it too
         if not path.exists():
             part = path.with_name(path.name + ".part")
             _fetch_all(url, path, part)

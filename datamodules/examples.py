@@ -4,7 +4,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.prepared import PreparedDataError
 
 CHUNK = 256
+_CGROUP = Path("/sys/fs/cgroup")  # as a container sees its own limits
 Item = TypeVar("Item")
 
 
@@ -202,5 +205,20 @@ def progress_bar(counter: ProgressColumn) -> Progress:
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, at least 1.
+
+    The machine can have more: SLURM binds a process to some, `docker run --cpus` and Kubernetes limit processor time.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *_quota()]))
+
+
+def _quota() -> list[int]:
+    """Whole cores that the container's share of processor time amounts to; none without such a limit."""
+    with suppress(OSError, ValueError):  # no control groups, or `max`
+        quota, period = map(int, (_CGROUP / "cpu.max").read_text().split())
+        return [quota // period]
+    with suppress(OSError, ValueError):  # version 1 of control groups, where -1 is no limit
+        quota, period = (int((_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return [quota // period] if quota > 0 else []
+    return []

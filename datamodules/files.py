@@ -3,11 +3,19 @@
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 REMAKE = "Remove the folder; the next run makes it anew."
 PERMIT = "Change its permissions, or set data.data_dir to a folder that you may read."
+
+
+# What a file system without locks answers: NFS without its lock daemon, some FUSE and parallel file systems.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class PreparedDataError(RuntimeError):
@@ -62,3 +70,23 @@ def usable_folder(data_dir: str) -> Path:
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"data.data_dir={data_dir!r} can be no folder ({error}); name another one") from error
     return path
+
+
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file. Print a line when another process has it, and when the file system has no locks."""
+    lock = FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"Waiting for another process that prepares the same data ({path}) ...", flush=True)
+            lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        if not (isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS):
+            raise
+        print(f"{path.parent} lies on a file system without locks: see that no other process prepares data in it.")
+    try:
+        yield
+    finally:
+        lock.release()

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock
 from torchvision.datasets import CIFAR10
 
 from datamodules.base import SequenceDataModule
 from datamodules.download import fetch
 from datamodules.examples import Example, Skipped, make_examples_in_processes
+from datamodules.files import waiting_lock
 from datamodules.generate import check_at_least_one, check_seed
 from datamodules.grey import GREY, Grey
 from datamodules.images import FLIP
@@ -137,7 +137,7 @@ class Image(SequenceDataModule):
             if self.source is not None:
                 raise damaged(root / CIFAR10.base_folder, f"incomplete or damaged ({error})") from error
         fetch(CIFAR10.url, root / CIFAR10.filename, "md5", CIFAR10.tgz_md5)
-        with FileLock(root / f".{CIFAR10.base_folder}.lock"):  # another setting may unpack it too
+        with waiting_lock(root / f".{CIFAR10.base_folder}.lock"):  # another setting may unpack it too
             return CIFAR10(root, train=split == "train", download=True)
 
 

@@ -1,5 +1,6 @@
 """Inputs that belong to no data set, which `predict` reads from `data.predict_source`."""
 
+import codecs
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -15,16 +16,19 @@ PICTURES = (".png", ".jpg", ".jpeg")
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The lines of a file, without their ends: (`file:line`, line).
+    """The lines of a file, without their ends: (`file:line`, line). A byte order mark is left out.
 
     Raises:
-        PreparedDataError: for a file that cannot be read, or a line without content.
+        PreparedDataError: for a file that cannot be read or is UTF-16, or a line without content.
     """
     try:
         with open_regular(path) as file:
-            lines = file.read().splitlines()
+            content = file.read()
     except OSError as error:
         raise unusable(str(path), error.strerror or str(error)) from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise unusable(str(path), "UTF-16 text, but models read UTF-8")
+    lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
     for number, line in enumerate(lines, start=1):
         where = f"{path}:{number}"
         if not line.strip():
@@ -39,7 +43,9 @@ def read_pictures(path: Path, side: int, mode: Literal["L", "RGB"]) -> Iterator[
         PreparedDataError: for a folder without pictures, or a picture of another size or that cannot be read.
     """
     try:
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES) if path.is_dir() else [path]
+        # macOS writes hidden files, such as ._0.png beside 0.png.
+        visible = (file for file in path.glob("[!.]*") if file.suffix.lower() in PICTURES)
+        files = sorted(visible) if path.is_dir() else [path]
     except OSError as error:
         raise unusable(str(path), error.strerror or str(error)) from error
     for file in files:

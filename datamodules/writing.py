@@ -5,16 +5,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from datamodules.examples import Chunk
-from datamodules.files import REMAKE, PreparedDataError, printable
+from datamodules.files import REMAKE, PreparedDataError, printable, waiting_lock
 from datamodules.meta import DTYPES
 from datamodules.prepared import FORMAT_VERSION, file_name, folder_name, read_meta
 
@@ -63,7 +61,7 @@ def prepare(
     try:
         if not (folder / "meta.json").exists():
             root.mkdir(parents=True, exist_ok=True)
-            with _waiting_lock(root / f".{folder.name}.lock"):
+            with waiting_lock(root / f".{folder.name}.lock"):
                 if not (folder / "meta.json").exists():
                     _check_room(folder, expected_bytes())
                     meta = {"format": FORMAT_VERSION, "task": task, "settings": settings, "source": source or {}}
@@ -100,21 +98,6 @@ def _check_source(folder: Path, source: Mapping[str, int]) -> None:
             raise PreparedDataError(
                 f"{folder} was made from {name} {before} (see meta.json); now its size is {size:,}. {REMAKE}"
             )
-
-
-@contextmanager
-def _waiting_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file; say so when another process has it."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Waiting for another process that prepares the same data ({path}) ...", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_room(folder: Path, expected_bytes: int) -> None:

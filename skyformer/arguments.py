@@ -1,6 +1,7 @@
 """What jsonargparse lets through and a run could not use, or should not execute."""
 
 import inspect
+import json
 import math
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -13,6 +14,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
     BatchSizeFinder,
     GradientAccumulationScheduler,
     LearningRateFinder,
@@ -30,6 +32,8 @@ _SECTIONS = (
     "trainer", "model", "data", "last_checkpoint", "best_checkpoint", "non_finite_loss", "predictions",
     "data.init_args", "data.init_args.protocol",
 )  # fmt: skip
+# Settings without which a run cannot be resumed.
+_NEEDED = {"trainer.enable_checkpointing": True, "trainer.barebones": False}
 _BASES = {"model.attention": Attention, "model.optimizer": Optimizer, "model.lr_scheduler": LRScheduler}
 
 
@@ -109,6 +113,9 @@ def check_config(config: Namespace) -> None:
                 raise RunError(f"{key}={number} must be finite")
     for key, base in _BASES.items():
         _check_class(key, config.get(key), base)
+    for key, needed in _NEEDED.items():
+        if config.get(key) is not None and config[key] != needed:
+            raise RunError(f"{key}={json.dumps(config[key])}: a run writes checkpoints and a log. Fix: leave it out")
 
 
 def _check_class(key: str, given: Any, base: type) -> None:
@@ -135,6 +142,10 @@ _REFUSED = {
         "a step has the same number of batches in every epoch, which the schedule and a resume go by",
         "set trainer.accumulate_grad_batches",
     ),
+    BaseFinetuning: (
+        "a resumed run would freeze again what it had unfrozen, and processes would not share those gradients",
+        "freeze in the setup of a callback of your own; --model.init_from continues with all parameters in another run",
+    ),
     StochasticWeightAveraging: (
         "it replaces the schedule, and no checkpoint holds its average",
         "add --config configs/trainer/ema.yaml",
@@ -151,11 +162,12 @@ def check_trainer(trainer: Trainer) -> None:
     for callback in trainer.callbacks:
         for refused, (why, fix) in _REFUSED.items():
             if isinstance(callback, refused):
-                raise RunError(f"trainer.callbacks: {why} (got {refused.__name__}). Fix: remove it and {fix}")
+                raise RunError(f"trainer.callbacks: {why} (got {type(callback).__name__}). Fix: remove it and {fix}")
     launcher = trainer.strategy.launcher
-    if isinstance(launcher, _MultiProcessingLauncher) and launcher._start_method == "spawn":
+    if isinstance(launcher, _MultiProcessingLauncher):
         raise RunError(
-            "trainer.strategy: a run cannot be handed to spawned processes (got ddp_spawn). Fix: --trainer.strategy ddp"
+            "trainer.strategy: a run cannot be handed to spawned or forked processes (got start method "
+            f"{launcher._start_method}). Fix: --trainer.strategy ddp, in a terminal and not in a notebook"
         )
 
 

@@ -111,8 +111,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
     """Write the weights and the configuration of a checkpoint, without what only a resume needs; return its bytes.
 
-    The configuration leaves out where this machine keeps its data and runs, and its devices. The result of the run's test goes along
-    where it is that of this checkpoint.
+    The configuration leaves out where this machine keeps its data and runs, and its devices. The result of the run's
+    test goes along where it is that of this checkpoint.
 
     Args:
         source, target: files.

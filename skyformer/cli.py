@@ -246,6 +246,12 @@ class SkyformerCLI(LightningCLI):
         except (RunError, CheckpointError):
             raise
         except Exception as error:
+            if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+                said = str(error).strip().partition("\n")[0][:500].rstrip(".")
+                raise RunError(
+                    f"model.compile: torch.compile failed ({said}). Fix: --model.compile false, or install what is "
+                    "missing; on a CPU it needs a C++ compiler, g++ or the one that CXX names"
+                ) from error
             reason = " ".join(str(error).split())[:500]
             name = _raising_callback(error)
             if name and not _was_restoring(error):
@@ -266,6 +272,9 @@ class SkyformerCLI(LightningCLI):
             # Else gloo's threads abort now and then at the end of a process, which fails a run that was right. NCCL
             # would wait for processes that failed, or are gone.
             begun = distributed.is_available() and distributed.is_initialized()
+            if not begun:  # processes that this one started would wait half an hour for it
+                for process in getattr(self.trainer.strategy.launcher, "procs", []):
+                    process.kill()
             if begun and (ended or distributed.get_backend() == "gloo"):
                 distributed.destroy_process_group()
 

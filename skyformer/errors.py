@@ -1,6 +1,7 @@
 """What stops a command, said in one line with an exit status."""
 
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -29,6 +30,8 @@ _FIXES = {
 }
 # What gloo and NCCL say when a process cannot be reached, and when it is gone.
 _UNREACHABLE = ("connectFullMesh", "timed out connecting", "Connection refused")
+# What torch says of a loader's processes that cannot hand over a batch.
+_LOST_WORKERS = ("DataLoader timed out", "DataLoader worker (pid", "Communication with the workers")
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Timed out waiting")
 
 
@@ -88,6 +91,12 @@ def _say_encoding(error: UnicodeError) -> str:
 
 def _say_unknown(error: Exception) -> str:
     said = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "EADDRINUSE" in said:
+        port = os.environ.get("MASTER_PORT")
+        return (
+            f"the port on which the processes of this run meet is in use (got MASTER_PORT={port}). Fix: set another "
+            "MASTER_PORT for each run on this machine, or none, so that a free one is taken"
+        )
     if isinstance(error, RuntimeError) and any(text in said for text in _UNREACHABLE):
         return (
             f"the processes of this run do not reach each other ({said[:200]}). Between machines, set "
@@ -95,6 +104,11 @@ def _say_unknown(error: Exception) -> str:
         )
     if isinstance(error, RuntimeError) and any(text in said for text in _LOST_PEER):
         return f"another process of this run is gone ({said[:200]}); see what it said. {GO_ON}"
+    if isinstance(error, RuntimeError) and any(text in said for text in _LOST_WORKERS):
+        return (
+            f"the loader's processes do not deliver ({said[:200]}). Fix: --data.num_workers 0, or more shared memory "
+            f"(docker run --shm-size 2g) and open files (ulimit -n). {GO_ON}"
+        )
     if isinstance(error, TypeError) and "use_distributed_sampler" in said:
         return (
             "trainer.use_distributed_sampler: the data module's batch sampler shares batches between processes itself "

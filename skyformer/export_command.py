@@ -30,7 +30,8 @@ def run_export(args: list[str]) -> Path:
     parser = ArgumentParser(
         prog="run.py export",
         description="Write weights and configuration of a checkpoint to a small file, which test, validate and predict "
-        "take by --ckpt_path alone; or, as .pt2, its model as a torch.export program for any batch size and length.",
+        "take by --ckpt_path alone; or, as .pt2, its model as a torch.export program for any batch size, any length "
+        "from 64 tokens on.",
         allow_abbrev=False,
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="A run's checkpoint, such as its best.ckpt.")

@@ -1,12 +1,21 @@
 """Files that are whole or absent."""
 
 import csv
+import errno
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# What a file system without locks answers: NFS without its lock daemon, some FUSE and parallel file systems.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def lacks_locks(error: Exception) -> bool:
+    """Return whether filelock raised this error because the file system has no locks."""
+    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in _NO_LOCKS
 
 
 def write_whole(path: Path, content: bytes | memoryview | str, former: Path | None = None) -> None:

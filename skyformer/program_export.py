@@ -27,7 +27,7 @@ class _Scores(nn.Module):
 
 
 def export_program(source: Path, target: Path) -> int:
-    """Write the model of a checkpoint as a program that takes any batch size and length; return its bytes.
+    """Write the model of a checkpoint as a program for any batch size and any length from 64 on; return its bytes.
 
     `torch.export.load(target).module()(tokens, mask)` gives `(B, classes)` float32 scores for `(B, N)` int64 tokens and
     their bool mask, or `(B, 2, N)` for two documents. Image tasks take all pixels and mask the black ones. Sequences

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from skyformer.checkpoint_io import BEST, LAST, PREVIOUS, CheckpointError, read_checkpoint
 from skyformer.earlier_versions import in_todays_settings
-from skyformer.files import next_free
+from skyformer.files import lacks_locks, next_free
 
 
 class RunError(RuntimeError):
@@ -196,7 +196,9 @@ def lock_run(held: ExitStack, folder: Path) -> None:
             f"{folder} is in use: another process trains in it. Wait for its end, or set another "
             "--trainer.default_root_dir."
         ) from error
-    except NotImplementedError:
+    except (NotImplementedError, OSError) as error:
+        if not lacks_locks(error):
+            raise
         print(f"{folder} lies on a file system without locks: see that no other process trains in it.", flush=True)
         return
     held.callback(lock.release)

@@ -2,7 +2,7 @@
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules.batches import Batch
 
@@ -31,5 +31,22 @@ class OwnData(LightningDataModule):
             return [made.tokens, made.label] if self.plain else made
 
         return DataLoader(range(40), batch_size=4, collate_fn=collate)
+
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+
+class _Stream(IterableDataset):
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            tokens = torch.randint(1, OwnData.vocab_size, (4, OwnData.max_length), generator=generator)
+            yield Batch(tokens, None, tokens[:, 0] % OwnData.num_classes, torch.arange(4))
+
+
+class EndlessData(OwnData):
+    """Batches without end, from loaders without a length."""
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Stream(), batch_size=None)
 
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader

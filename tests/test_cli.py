@@ -1,19 +1,29 @@
 """The commands that a user types, end to end on tiny data, and what they say when something is wrong."""
 
 import csv
+import errno
 import io
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
+from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
+from skyformer.errors import say_errors
+from skyformer.model import SequenceClassifier
 from skyformer.runs import lock_run
+from skyformer.sweep.attempts import hold
 
 CALLBACKS = "lightning.pytorch.callbacks"
 ACCUMULATION = (
@@ -154,13 +164,16 @@ def test_two_runs_do_not_train_in_one_folder(tmp_path, main, capsys, tiny_argume
     main(["fit", *tiny_arguments("listops", tmp_path)])
 
 
-def test_file_system_without_locks_is_said(tmp_path, main, capsys, tiny_arguments, monkeypatch):
-    def acquire(lock, timeout):
-        raise NotImplementedError
-
-    monkeypatch.setattr("skyformer.runs.FileLock.acquire", acquire)
-    main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=3"])
-    assert "a file system without locks" in capsys.readouterr().out
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOLCK, ""), OSError(errno.EOPNOTSUPP, "")])
+def test_file_system_without_locks_is_said(error, tmp_path, main, capsys, tiny_arguments, monkeypatch):
+    monkeypatch.setattr("filelock.FileLock.acquire", Mock(side_effect=error))
+    arguments = [*tiny_arguments("listops", tmp_path / "run"), f"--data.init_args.data_dir={tmp_path}/data"]
+    main(["fit", *arguments, "--trainer.max_steps=3"])
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/data lies on a file system without locks" in said
+    assert f"{tmp_path}/run lies on a file system without locks" in said
+    with hold(tmp_path, 0) as free:
+        assert free
 
 
 @pytest.mark.parametrize(("before", "now"), [(["trainer/ema"], []), ([], ["trainer/ema"])])
@@ -262,7 +275,11 @@ def test_damaged_checkpoint(tmp_path, trained, main, capsys):
         (f"--trainer.callbacks+={ACCUMULATION}", 1, ["trainer.callbacks", "Fix", "trainer.accumulate_grad_batches"]),
         (f"--trainer.callbacks+={AVERAGING}", 1, ["trainer.callbacks", "no checkpoint", "configs/trainer/ema.yaml"]),
         (f"--trainer.callbacks+={PRUNING}", 1, ["pruning_fn: config.yaml cannot hold it", "l1_unstructured"]),
-        ("--trainer.strategy=ddp_spawn", 1, ["trainer.strategy", "--trainer.strategy ddp"]),
+        (f"--trainer.callbacks+={CALLBACKS}.BackboneFinetuning", 1, ["trainer.callbacks", "resume", "model.init_from"]),
+        ("--trainer.strategy=ddp_spawn", 1, ["trainer.strategy", "spawn", "--trainer.strategy ddp"]),
+        ("--trainer.strategy=ddp_fork", 1, ["trainer.strategy", "fork", "--trainer.strategy ddp"]),
+        ("--trainer.barebones=true", 1, ["trainer.barebones=true", "Fix: leave it out"]),
+        ("--trainer.enable_checkpointing=false", 1, ["trainer.enable_checkpointing=false", "Fix: leave it out"]),
         ("--trainer.callbacks+=poison.NotYaml", 1, ["trainer.callbacks", "got <Signals.SIGTERM"]),
         ("--weights_only=false", 1, ["weights_only=false", "Fix: leave it out"]),
     ],
@@ -271,6 +288,16 @@ def test_wrong_argument(change, code, words, tmp_path, main, capsys, tiny_argume
     arguments = tiny_arguments("listops", tmp_path / "run")
     refuse(main, capsys, ["fit", *arguments, change], code, *words)
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_compiler_that_is_missing_is_said_in_one_line(tmp_path, main, capsys, tiny_arguments, monkeypatch):
+    def training_step(model, batch, batch_index):
+        raise InductorError(InvalidCxxCompiler(), None)
+
+    monkeypatch.setattr(SequenceClassifier, "training_step", training_step)
+    words = ["model.compile", "No working C++ compiler", "Fix: --model.compile false"]
+    said = refuse(main, capsys, ["fit", *tiny_arguments("listops", tmp_path)], 1, *words)
+    assert "Traceback" not in said
 
 
 def test_schedule_that_cannot_work_is_said_before_data_is_made(tmp_path, main, capsys, tiny_arguments):
@@ -337,3 +364,47 @@ def test_help_speaks_of_what_works(command, main, capsys):
     assert "false is refused" in said
     for word in ("hpc", "registry", "trainer.fit"):
         assert word not in said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DataLoader timed out after 600 seconds",
+        "DataLoader worker (pid 13) is killed by signal: Bus error.",
+        "Too many open files. Communication with the workers is no longer possible.",
+    ],
+)
+def test_loader_without_shared_memory_or_files_is_said_in_one_line(said, capsys):
+    with pytest.raises(SystemExit), say_errors():
+        raise RuntimeError(said)
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: the loader's processes do not deliver ({said}")
+    assert "Fix: --data.num_workers 0" in line
+
+
+@pytest.mark.long  # the worker is given ten seconds to end
+def test_worker_that_never_delivers_ends_the_run(tmp_path, main, capsys, tiny_arguments, monkeypatch):
+    monkeypatch.setattr("datamodules.base.BATCH_TIMEOUT", 0.1)
+    monkeypatch.setattr("datamodules.collate.SplitBatches.__getitems__", lambda split, batch: time.sleep(60))
+    arguments = [*tiny_arguments("listops", tmp_path), "--data.num_workers=1"]
+    refuse(main, capsys, ["fit", *arguments], 1, "DataLoader timed out", "--data.num_workers 0")
+
+
+LEFT_BEHIND = """
+import multiprocessing, time
+from datamodules import base
+
+def work(ready):
+    base._leave_signals_to_the_main_process(0)
+    ready.set()
+    time.sleep(600)
+
+ready = multiprocessing.Event()
+multiprocessing.Process(target=work, args=(ready,), daemon=True).start()
+ready.wait()
+"""
+
+
+def test_worker_that_an_error_left_does_not_keep_the_command_from_ending():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", LEFT_BEHIND], env=environment, check=True, timeout=60)

@@ -181,3 +181,14 @@ def test_two_nodes_as_the_readme_says(tmp_path, main, tiny_arguments):
     )
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     assert json.loads((tmp_path / "run/record.json").read_text())[0]["num_processes"] == 4
+
+
+def test_port_that_is_in_use_ends_all_processes(tmp_path, tiny_arguments):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = run_processes("listops", 2, tmp_path, tiny_arguments, variables={"MASTER_PORT": port})
+    assert ended.returncode == 1
+    assert f"is in use (got MASTER_PORT={port}). Fix: set another MASTER_PORT" in ended.stderr
+    assert "Traceback" not in ended.stderr

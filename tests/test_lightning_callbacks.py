@@ -12,7 +12,7 @@ ADD = "--trainer.callbacks+="
     ("callback", "words"),
     [
         ([f"{ADD}EarlyStopping", "--trainer.callbacks.monitor=val_loss"], ["EarlyStopping", "val_loss", "val/loss"]),
-        ([f"{ADD}BackboneFinetuning"], ["BackboneFinetuning", "'backbone'"]),
+        ([f"{ADD}LearningRateMonitor", "--trainer.logger=false"], ["LearningRateMonitor", "no logger"]),
     ],
 )
 def test_callback_that_cannot_work(callback, words, tmp_path, main, capsys, tiny_arguments):

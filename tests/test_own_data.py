@@ -1,9 +1,11 @@
 """A user's own data module: what works, and the messages where it does not."""
 
+import json
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from test_cli import refuse
 
 NOT_RESUMABLE = "resuming from a checkpoint that ended before the epoch ended"
@@ -39,3 +41,13 @@ def test_batch_without_the_fields_is_refused(command, tmp_path, main, own_argume
     monkeypatch.setattr("skyformer.cli.find_checkpoint", lambda *named: None)
     words = ["data.class_path", "tokens, mask, label, example, position", "got list", "datamodules.batches.Batch("]
     refuse(main, capsys, [command, *own_arguments(tmp_path), "--data.init_args.plain=true"], 1, *words)
+
+
+def test_loaders_without_a_length(tmp_path, main, own_arguments):
+    ends = ["--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2"]
+    limits = ["--data.class_path=own_data.EndlessData", *ends]
+    main(["fit", *own_arguments(tmp_path), *limits, "--test_after_fit=true"])
+    assert json.loads((tmp_path / "result.json").read_text())["test/examples"] == 8
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 9
+    main(["fit", *own_arguments(tmp_path), *limits, "--trainer.max_steps=12", "--ckpt_path=last"])
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12

@@ -56,6 +56,13 @@ def test_lines_are_predicted_in_their_order(task, trained, tmp_path, main):
         assert sum(probabilities) == pytest.approx(1, abs=1e-5)
 
 
+def test_byte_order_mark_is_no_part_of_the_first_line(trained, tmp_path, main):
+    (tmp_path / "new").write_bytes(b"A fine film.\r\nAn awful one.\r\n")
+    expected = predict(main, trained("text"), tmp_path / "new")
+    (tmp_path / "new").write_bytes(b"\xef\xbb\xbfA fine film.\r\nAn awful one.\r\n")
+    assert predict(main, trained("text"), tmp_path / "new") == expected
+
+
 def test_pictures_get_the_predictions_that_they_get_in_the_test_set(trained, tmp_path, main, data_dir):
     folder = trained("pathfinder")
     main(["predict", f"--config={folder}/config.yaml"])
@@ -65,6 +72,7 @@ def test_pictures_get_the_predictions_that_they_get_in_the_test_set(trained, tmp
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     (pictures / "read me.txt").write_text("left out")
+    (pictures / "._0.png").write_text("left out too")
     for index in range(7):
         Picture.fromarray(draw_image(hard, stream, index)[0]).save(pictures / f"{index}.png")
     found = predict(main, folder, pictures)
@@ -103,6 +111,7 @@ def test_tokens_are_those_of_training(tmp_path):
         ("listops", "[MAX 2 ]\n[MOX 1 ]", "'[MOX 1 ]' is no expression (got {path}:2)"),
         ("listops", "1 " * 70, "70 tokens, data.max_length is 64 (got {path}:1)"),
         ("text", "", "nothing to predict (got {path})"),
+        ("text", "A fine film.".encode("utf-16"), "UTF-16 text, but models read UTF-8 (got {path})"),
         ("text", None, "No such file or directory (got {path})"),
         ("retrieval", "one text", "expected two texts with a tab between them (got {path}:1)"),
         ("pathfinder", "no picture", "broken, or not a picture"),
@@ -112,7 +121,7 @@ def test_tokens_are_those_of_training(tmp_path):
 def test_what_cannot_be_read_is_refused_with_its_place(task, content, said, trained, tmp_path, main, capsys):
     path = tmp_path / "new"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SystemExit) as stopped:
         predict(main, trained(task), path)
     assert stopped.value.code == 1

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules import prepared, writing
+from datamodules import files, prepared, writing
 from datamodules.examples import Chunk, Example, Skipped, packed
 from datamodules.layout import Layout
 from datamodules.prepared import PreparedDataError, Split, folder_name, read_meta, verify
@@ -216,7 +216,7 @@ def test_remains_of_a_killed_process_are_not_used(tmp_path):
 def test_two_at_once_make_one_folder(tmp_path, monkeypatch):
     """The first is held in the middle of its work until the second has said that it waits."""
     working, waiting = threading.Event(), threading.Event()
-    monkeypatch.setattr(writing, "print", lambda *_, **__: waiting.set(), raising=False)
+    monkeypatch.setattr(files, "print", lambda *_, **__: waiting.set(), raising=False)
     made: list[str] = []
 
     def slow() -> Iterator[Chunk]:

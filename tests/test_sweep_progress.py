@@ -12,6 +12,7 @@ from filelock import FileLock
 from sweep_runs import RESULT
 from torch.utils.tensorboard import SummaryWriter
 
+from datamodules.examples import available_cores
 from skyformer.runs import RunError
 from skyformer.sweep.attempts import Attempt, read_attempts, write_attempts
 from skyformer.sweep.cells import Cell, cells_of
@@ -170,6 +171,27 @@ def test_one_run_a_gpu_or_as_many_as_cores_hold(monkeypatch, write_grid, tmp_pat
 
 def seen(state: State, step: int | None = None, seconds: float = 0.0, left: float | None = None) -> Progress:
     return Progress(state, step, 100, None, None, seconds, left, None)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+    ],
+)
+def test_cores_are_those_that_a_container_may_use(files, cores, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setattr("datamodules.examples._CGROUP", tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available_cores() == cores
 
 
 def test_time_left(write_grid, tmp_path):

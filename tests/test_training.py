@@ -95,6 +95,14 @@ def test_curves_hold_the_step_that_they_name(tmp_path, main, tiny_arguments):
     )
 
 
+def test_no_steps_are_logged_where_logging_is_turned_off(tmp_path, main, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.log_every_n_steps=0"])
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["val/loss"]] == [2, 5, 8]
+    assert not any(row.get("train/loss") or row.get("speed/examples_per_second") for row in rows)
+
+
 def test_average_follows_the_weights_until_it_starts(tmp_path, main, tiny_arguments):
     """Evaluations and checkpoints before that are those of a run without one, also over a resume."""
     average = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.update_starting_at_step=7"]

@@ -58,7 +58,7 @@ class LastCheckpoint(Checkpoint):
         end of the next.
         """
         loop = checkpoint["loops"]["fit_loop"]
-        epoch = (loop["epoch_loop.batch_progress"]["total"]["ready"] - 1) // int(trainer.num_training_batches)
+        epoch = int((loop["epoch_loop.batch_progress"]["total"]["ready"] - 1) // trainer.num_training_batches)
         if loop["epoch_progress"]["total"]["processed"] <= epoch:  # it is under way
             counts = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
             loop["epoch_progress"] = {"total": counts, "current": dict(counts)}

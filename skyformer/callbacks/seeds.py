@@ -24,7 +24,8 @@ def seed_step(trainer: Trainer, taken: int | None = None) -> None:
     seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
     if taken is None:
         taken = batches_taken(trainer)
-    epoch, batch = divmod(taken, int(trainer.num_training_batches))
+    # A loader without a length has infinitely many batches: then all are of epoch 0.
+    epoch, batch = map(int, divmod(taken, trainer.num_training_batches))
     sequence = np.random.SeedSequence([seed, epoch, batch, trainer.global_rank])
     number = int(sequence.generate_state(1, np.uint64)[0])
     device = trainer.strategy.root_device

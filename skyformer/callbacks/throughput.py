@@ -32,7 +32,8 @@ class Throughput(Callback):
         self.examples += len(batch.label)
         # Kept as a tensor until it is logged: reading it would make a GPU wait.
         self.tokens = self.tokens + (batch.tokens.numel() if batch.mask is None else batch.mask.sum())
-        if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.global_step % trainer.log_every_n_steps:
+        every = trainer.log_every_n_steps  # 0 turns logging off
+        if trainer.fit_loop.epoch_loop._should_accumulate() or not every or trainer.global_step % every:
             return
         tokens = float(self.tokens)
         seconds = time.perf_counter() - self.since

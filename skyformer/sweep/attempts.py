@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from skyformer.files import write_whole
+from skyformer.files import lacks_locks, write_whole
 from skyformer.result import read_test_accuracy
 
 LOG = "log.txt"
@@ -105,7 +105,9 @@ def _held(path: Path, seconds: float) -> Iterator[bool]:
     except Timeout:
         yield False
         return
-    except NotImplementedError:  # filelock's word for a file system without locks
+    except (NotImplementedError, OSError) as error:
+        if not lacks_locks(error):
+            raise
         yield True
         return
     try:
