@@ -22,6 +22,7 @@ from skyformer import callbacks, slurm
 from skyformer.arguments import check_config, check_nulls, check_trainer, trainer_settings
 from skyformer.callbacks.ending import early_end
 from skyformer.checkpoint_io import BEST, AtomicCheckpointIO, CheckpointError
+from skyformer.installation import program_name
 from skyformer.loggers import TensorBoardLogger, WandbLogger
 from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
@@ -136,8 +137,9 @@ class SkyformerCLI(LightningCLI):
             # `--trainer.max_step` is a mistake, not an abbreviation.
             parser_class=TrainingParser,
             parser_kwargs={
+                "prog": program_name(),
                 "allow_abbrev": False,
-                "epilog": "Also, each with --help: prepare, export, sweep, report, study, benchmark.",
+                "epilog": "Also, each with --help: prepare, export, sweep, report, study, benchmark, configs.",
             },
             args=args,
         )
