@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+import skyformer
 from skyformer.installation import CONFIGS, find_config, program, with_shipped_configs
 from skyformer.sweep.grid import read_grid
 
@@ -37,7 +38,16 @@ def test_wheel_holds_the_packages_and_the_configurations(wheel):
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = [path for package in ("skyformer", "datamodules") for path in (ROOT / package).rglob("*.py")]
     assert {path.relative_to(ROOT).as_posix() for path in modules} | {f"skyformer/{name}" for name in NAMES} <= held
+    assert {"skyformer/py.typed", "datamodules/py.typed"} <= held
     assert {Path(name).parts[0] for name in held} == {"skyformer", "datamodules"}
+
+
+def test_wheel_names_version_and_licence(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = archive.read(metadata).decode().splitlines()
+        assert any(name.endswith(".dist-info/licenses/LICENSE") for name in archive.namelist())
+    assert {f"Version: {skyformer.__version__}", "License-Expression: Apache-2.0"} <= set(lines)
 
 
 def test_installed_command_trains_in_another_folder(wheel, tmp_path, tiny_arguments):
