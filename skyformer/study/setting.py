@@ -16,7 +16,7 @@ from skyformer.benchmark.cases import overlay_path
 from skyformer.checkpoint_io import read_checkpoint
 from skyformer.earlier_versions import in_todays_settings
 from skyformer.installation import program_name
-from skyformer.load_model import instantiate, make_model
+from skyformer.loading import instantiate, make_model
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, backend_name, task_name
 from skyformer.schedule import ScheduleArguments
