@@ -320,7 +320,7 @@ def test_file_that_the_locale_cannot_read(main, capsys, monkeypatch):
     def read(*args: object) -> None:
         "§".encode().decode("ascii")
 
-    monkeypatch.setattr("run.check_files", read)
+    monkeypatch.setattr("skyformer.__main__.check_files", read)
     refuse(main, capsys, ["fit"], 1, "got ascii", "PYTHONUTF8=1")
 
 
