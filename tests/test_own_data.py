@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from own_data import OwnData
 from test_cli import refuse
 
 NOT_RESUMABLE = "resuming from a checkpoint that ended before the epoch ended"
@@ -39,3 +40,12 @@ def test_batch_without_the_fields_is_refused(command, tmp_path, main, own_argume
     monkeypatch.setattr("skyformer.cli.find_checkpoint", lambda *named: None)
     words = ["data.class_path", "tokens, mask, label, example, position", "got list", "datamodules.batches.Batch("]
     refuse(main, capsys, [command, *own_arguments(tmp_path), "--data.init_args.plain=true"], 1, *words)
+
+
+def test_class_with_the_name_of_a_shipped_task(tmp_path, main, own_arguments, monkeypatch):
+    """Its configuration is not taken for one of an earlier version of that task."""
+    monkeypatch.setattr("own_data.Text", type("Text", (OwnData,), {"__module__": "own_data"}), raising=False)
+    arguments = [argument.replace("own_data.OwnData", "own_data.Text") for argument in own_arguments(tmp_path)]
+    main(["fit", *arguments, "--trainer.max_steps=4"])
+    cli = main(["test", f"--ckpt_path={tmp_path}/checkpoints/best.ckpt"])
+    assert type(cli.datamodule).__name__ == "Text"
