@@ -74,6 +74,11 @@ _HELP = {
 }
 
 
+# Python caches `Optional[Union[int, float]]` by equality: where torch has asked for it with float first, Lightning gets
+# that one, and `limit_test_batches: 1` would be parsed as 1.0, the whole test set. The first type that fits wins.
+_COUNT_OR_SHARE = int | float | None
+
+
 def _is_worth_saying(record: logging.LogRecord) -> bool:
     return not any(text in record.getMessage() for text in _NOISE)
 
@@ -157,6 +162,8 @@ class SkyformerCLI(LightningCLI):
             if action.dest == "ckpt_path":
                 action.help = _RESUME if subcommand == "fit" else _EVALUATE
             action.help = _HELP.get(action.dest, action.help)
+            if getattr(action, "_typehint", None) == _COUNT_OR_SHARE:
+                action._typehint = _COUNT_OR_SHARE
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
