@@ -51,6 +51,7 @@ def test_wheel_names_version_and_licence(wheel):
 
 
 def test_installed_command_trains_in_another_folder(wheel, tmp_path, tiny_arguments):
+    pytest.importorskip("pip", reason="an environment of uv has none")
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", f"--target={site}"]
     subprocess.run([*install, str(wheel)], check=True)
