@@ -5,8 +5,8 @@ import os
 import sys
 from typing import Any
 
-import datamodules  # noqa: F401  so that the short names of its classes resolve
-import skyformer.attention  # noqa: F401  likewise
+import datamodules  # noqa: F401  makes the short names of its classes known
+import skyformer.attention  # noqa: F401  as above
 from datamodules.batches import BatchSizeError
 from datamodules.prepare_command import run_prepare
 from datamodules.prepared import PreparedDataError
@@ -28,7 +28,7 @@ COMMANDS = {
     "study": run_study,
     "sweep": run_sweep,
     "configs": run_configs,
-}  # beside LightningCLI's own
+}  # in addition to LightningCLI's: fit, validate, test, predict
 
 
 def main(args: list[str] | None = None) -> Any:
