@@ -1,44 +1,6 @@
 """Train, evaluate, predict, and all around it: `python run.py fit --config configs/pathfinder.yaml`."""
 
-import io
-import sys
-from typing import Any
-
-import datamodules  # noqa: F401  so that the short names of its classes resolve
-import skyformer.attention  # noqa: F401  likewise
-from datamodules.batches import BatchSizeError
-from datamodules.prepare_command import run_prepare
-from datamodules.prepared import PreparedDataError
-from skyformer.arguments import check_files
-from skyformer.benchmark.command import run_benchmark
-from skyformer.cli import SkyformerCLI
-from skyformer.errors import say_errors
-from skyformer.export_command import run_export, with_its_configuration
-from skyformer.report.command import run_report
-from skyformer.study.command import run_study
-from skyformer.sweep.command import run_sweep
-
-COMMANDS = {
-    "prepare": run_prepare,
-    "export": run_export,
-    "report": run_report,
-    "benchmark": run_benchmark,
-    "study": run_study,
-    "sweep": run_sweep,
-}  # beside LightningCLI's own
-
-
-def main(args: list[str] | None = None) -> Any:
-    """Run one command; see `python run.py --help`."""
-    given = sys.argv[1:] if args is None else args
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
-    with say_errors(BatchSizeError, PreparedDataError):
-        check_files(given)
-        command = COMMANDS.get(given[0]) if given else None
-        return command(given[1:]) if command else SkyformerCLI(with_its_configuration(given))
-
+from skyformer.__main__ import main
 
 if __name__ == "__main__":
     main()

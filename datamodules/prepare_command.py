@@ -10,6 +10,7 @@ from datamodules.base import SequenceDataModule
 from datamodules.prepared import PreparedDataError, verify
 from datamodules.summary import print_summary
 from skyformer.arguments import check_config, check_nulls
+from skyformer.installation import program_name
 
 # What a task's YAML and its overlays say beside `data`; nothing of it concerns the data.
 _OTHERS = (
@@ -59,7 +60,7 @@ def run_prepare(args: list[str]) -> SequenceDataModule:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="run.py prepare",
+        prog=f"{program_name()} prepare",
         description="Make a task's data without training, and print what it is. Takes the YAML files that fit takes.",
         allow_abbrev=False,
     )

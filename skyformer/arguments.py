@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from skyformer.attention import Attention
+from skyformer.installation import program_name
 from skyformer.runs import RunError
 from skyformer.yaml_text import load_yaml
 
@@ -41,13 +42,20 @@ def check_files(arguments: Sequence[str]) -> None:
     """Check the files that `--config` names, for what the parser would stumble over; it says all else itself.
 
     Raises:
-        RunError: for a file that is not UTF-8, or that names files in its turn.
+        RunError: for a file that is not UTF-8 or names other files, or a file below configs/ that does not exist.
     """
     for name in config_files(arguments):
         try:
             content = load_yaml(Path(name).expanduser().read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
             raise RunError(f"--config {name} is not UTF-8 text (byte {error.start}); save it as such") from error
+        except FileNotFoundError as error:
+            if Path(name).parts[0] == "configs":
+                raise RunError(
+                    f"--config {name}: neither this folder nor the package has that file. Fix: name one that "
+                    f"`{program_name()} configs` lists"
+                ) from error
+            continue
         except (OSError, ValueError, yaml.YAMLError):
             continue
         _check_former_settings(name, content)

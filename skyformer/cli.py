@@ -22,6 +22,7 @@ from skyformer import callbacks, slurm
 from skyformer.arguments import check_config, check_nulls, check_trainer, trainer_settings
 from skyformer.callbacks.ending import early_end
 from skyformer.checkpoint_io import BEST, AtomicCheckpointIO, CheckpointError
+from skyformer.installation import program_name
 from skyformer.loggers import TensorBoardLogger, WandbLogger
 from skyformer.memory import keep_freed_memory
 from skyformer.model import SequenceClassifier
@@ -78,6 +79,11 @@ _HELP = {
     "weights_only": "Always true, so that loading a checkpoint cannot execute code; false is refused.",
     "verbose": "No effect; the result is always printed in one line.",
 }
+
+
+# Python caches `Optional[Union[int, float]]` by equality: where torch has asked for it with float first, Lightning gets
+# that one, and `limit_test_batches: 1` would be parsed as 1.0, the whole test set. The first type that fits wins.
+_COUNT_OR_SHARE = int | float | None
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
@@ -143,8 +149,9 @@ class SkyformerCLI(LightningCLI):
             # `--trainer.max_step` is a mistake, not an abbreviation.
             parser_class=TrainingParser,
             parser_kwargs={
+                "prog": program_name(),
                 "allow_abbrev": False,
-                "epilog": "Also, each with --help: prepare, export, sweep, report, study, benchmark.",
+                "epilog": "Also, each with --help: prepare, export, sweep, report, study, benchmark, configs.",
             },
             args=args,
         )
@@ -162,6 +169,8 @@ class SkyformerCLI(LightningCLI):
             if action.dest == "ckpt_path":
                 action.help = _RESUME if subcommand == "fit" else _EVALUATE
             action.help = _HELP.get(action.dest, action.help)
+            if getattr(action, "_typehint", None) == _COUNT_OR_SHARE:
+                action._typehint = _COUNT_OR_SHARE
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

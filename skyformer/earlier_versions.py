@@ -19,14 +19,15 @@ def in_todays_settings(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in ("data", "model")):
         return config
     config = deepcopy(config)
-    name = str(config["data"].get("class_path")).rpartition(".")[2]
+    module, _, name = str(config["data"].get("class_path")).rpartition(".")
+    is_ours = module.partition(".")[0] in ("", "datamodules")  # a user's class may have the same name
     arguments = config["data"].get("init_args")
     config["model"].setdefault("position_init", "normal")
     config["model"].setdefault("query_key_gain", None)
     config["model"].setdefault("class_weights", None)
     config["model"].setdefault("label_smoothing", 0.0)
     _set_length(config["model"].get("lr_scheduler"))
-    if name in _TASKS and isinstance(arguments, dict):
+    if is_ours and name in _TASKS and isinstance(arguments, dict):
         protocol = arguments.get("protocol")
         former = protocol.pop("zero_is_padding", None) if isinstance(protocol, dict) else None
         if name in _IMAGE_TASKS:

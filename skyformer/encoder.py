@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from skyformer.attention import Attention
+from skyformer.attention import BACKENDS, Attention
 from skyformer.blocks import recomputed_in_backward
 from skyformer.dropout import Dropout, check_probability
 from skyformer.kernel import at_least_float32
@@ -27,7 +27,8 @@ class Encoder(nn.Module):
     Args:
         vocab_size: number of token ids.
         max_length: largest N; positions are learned.
-        attention: makes one backend a layer, called with (num_heads, head_dim, max_length).
+        attention: makes one backend a layer, called with (num_heads, head_dim, max_length). A name in
+            `skyformer.attention.BACKENDS`, such as `skyformer`, is that class with its default arguments.
         num_layers, embed_dim, hidden_dim, num_heads: 2, 64, 128, 2 in the paper.
         dropout: rate after the embedding and inside each block.
         float32_attention: keep attention in float32 in mixed and half precision, as the published code does.
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
         self,
         vocab_size: int,
         max_length: int,
-        attention: AttentionFactory,
+        attention: AttentionFactory | str,
         num_layers: int = 2,
         embed_dim: int = 64,
         hidden_dim: int = 128,
@@ -79,6 +80,13 @@ class Encoder(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.02)
         self.dropout = Dropout(dropout)
+        if isinstance(attention, str):
+            if attention not in BACKENDS:
+                raise ValueError(
+                    f"no backend has this name (got attention={attention!r}). Fix: name one of {', '.join(BACKENDS)}, "
+                    "or give a class"
+                )
+            attention = BACKENDS[attention]
         backends = [attention(num_heads, embed_dim // num_heads, max_length) for _ in range(num_layers)]
         for backend in backends[1:]:
             backend.share_with(backends[0])

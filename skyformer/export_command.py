@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from skyformer.arguments import config_files
 from skyformer.checkpoint_io import CheckpointError, export_checkpoint, read_checkpoint
 from skyformer.earlier_versions import in_todays_settings
+from skyformer.installation import program_name
 from skyformer.program_export import export_program
 from skyformer.runs import RunError
 from skyformer.yaml_text import load_yaml
@@ -28,7 +29,7 @@ def run_export(args: list[str]) -> Path:
         SystemExit: 2 for a wrong argument.
     """
     parser = ArgumentParser(
-        prog="run.py export",
+        prog=f"{program_name()} export",
         description="Write weights and configuration of a checkpoint to a small file, which test, validate and predict "
         "take by --ckpt_path alone; or, as .pt2, its model as a torch.export program for any batch size, any length "
         "from 64 tokens on.",
@@ -52,7 +53,7 @@ def run_export(args: list[str]) -> Path:
         )
         return target
     size = export_checkpoint(source, target, config.half)
-    print(f"{target}: {size / 1e6:.2f} MB. Test it with\n  python run.py test --ckpt_path {target}")
+    print(f"{target}: {size / 1e6:.2f} MB. Test it with\n  {program_name()} test --ckpt_path {target}")
     return target
 
 

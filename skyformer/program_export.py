@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from skyformer.attention import Attention
 from skyformer.files import write_whole
-from skyformer.load_model import load_model
+from skyformer.loading import load_model
 from skyformer.runs import RunError
 
 _TRACED = (2, 512)  # batch and length of the example that is traced

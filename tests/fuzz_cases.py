@@ -16,7 +16,7 @@ from skyformer.cli import SkyformerCLI
 from skyformer.report import command as report_command
 
 TRAINING = ("fit", "validate", "test", "predict")
-BACKENDS = [name.removesuffix("Attention").lower() for name in skyformer.attention.__all__ if name != "Attention"]
+BACKENDS = list(skyformer.attention.BACKENDS)
 
 
 class Case(NamedTuple):

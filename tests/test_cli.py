@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Union
 from unittest.mock import Mock
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
+from lightning.pytorch.cli import LightningCLI
 from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
 from skyformer.errors import say_errors
@@ -125,6 +127,24 @@ def test_result_counts_what_was_tested(trained, main):
     result = json.loads((trained / "result.json").read_text())
     assert result["test/examples"] == 2
     assert result["chance"] in (0.5, 1.0)
+
+
+def test_number_of_batches_stays_a_whole_number(trained, main, monkeypatch):
+    """With older versions of torch, Python's cache of types gives the parser these two in the other order."""
+    prepare = LightningCLI._prepare_subcommand_parser
+
+    def float_first(*args, **kwargs):
+        parser = prepare(*args, **kwargs)
+        (action,) = (action for action in parser._actions if action.dest == "trainer.limit_test_batches")
+        action._typehint = Union[float, int, None]  # noqa: UP007
+        return parser
+
+    monkeypatch.setattr(LightningCLI, "_prepare_subcommand_parser", float_first)
+    arguments = ["test", f"--config={trained}/config.yaml", "--data.eval_batch_size=2"]
+    cli = main([*arguments, "--trainer.limit_test_batches=1"])
+    assert isinstance(cli.trainer.limit_test_batches, int), "1.0 would be the whole test set"
+    assert cli.trainer.limit_test_batches == 1
+    assert main([*arguments, "--trainer.limit_test_batches=0.5"]).trainer.limit_test_batches == 0.5
 
 
 @pytest.fixture
@@ -347,7 +367,7 @@ def test_file_that_the_locale_cannot_read(main, capsys, monkeypatch):
     def read(*args: object) -> None:
         "§".encode().decode("ascii")
 
-    monkeypatch.setattr("run.check_files", read)
+    monkeypatch.setattr("skyformer.__main__.check_files", read)
     refuse(main, capsys, ["fit"], 1, "got ascii", "PYTHONUTF8=1")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_data import OwnData
 from test_cli import refuse
 
 NOT_RESUMABLE = "resuming from a checkpoint that ended before the epoch ended"
@@ -51,3 +52,12 @@ def test_loaders_without_a_length(tmp_path, main, own_arguments):
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 9
     main(["fit", *own_arguments(tmp_path), *limits, "--trainer.max_steps=12", "--ckpt_path=last"])
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 12
+
+
+def test_class_with_the_name_of_a_shipped_task(tmp_path, main, own_arguments, monkeypatch):
+    """Its configuration is not taken for one of an earlier version of that task."""
+    monkeypatch.setattr("own_data.Text", type("Text", (OwnData,), {"__module__": "own_data"}), raising=False)
+    arguments = [argument.replace("own_data.OwnData", "own_data.Text") for argument in own_arguments(tmp_path)]
+    main(["fit", *arguments, "--trainer.max_steps=4"])
+    cli = main(["test", f"--ckpt_path={tmp_path}/checkpoints/best.ckpt"])
+    assert type(cli.datamodule).__name__ == "Text"

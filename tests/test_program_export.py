@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from skyformer.load_model import load_model
+from skyformer.loading import load_model
 
 long = pytest.mark.long  # tracing takes 10 to 20 seconds
 WITH_A_PROGRAM = (

@@ -12,6 +12,7 @@ from skyformer.attention.skyformer import SkyformerAttention
 from skyformer.attention.softmax import SoftmaxAttention
 
 __all__ = [
+    "BACKENDS",
     "Attention",
     "BigBirdAttention",
     "InformerAttention",
@@ -23,3 +24,16 @@ __all__ = [
     "SkyformerAttention",
     "SoftmaxAttention",
 ]
+
+# By the name of their file in configs/attention.
+BACKENDS: dict[str, type[Attention]] = {
+    "bigbird": BigBirdAttention,
+    "informer": InformerAttention,
+    "kernelized": KernelizedAttention,
+    "linformer": LinformerAttention,
+    "nystromformer": NystromformerAttention,
+    "performer": PerformerAttention,
+    "reformer": ReformerAttention,
+    "skyformer": SkyformerAttention,
+    "softmax": SoftmaxAttention,
+}

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import yaml
 
+from skyformer.installation import CONFIGS, find_config
 from skyformer.runs import RunError
 
-OVERLAYS = Path(__file__).parents[2] / "configs" / "attention"
+OVERLAYS = CONFIGS / "attention"
 Part = Literal["layer", "step"]
 Precision = Literal["float32", "bfloat16"]
 Form = Literal["eager", "compiled", "graphed"]
@@ -84,7 +85,7 @@ def overlay_path(named: str) -> Path:
         RunError: where there is none.
     """
     folder = OVERLAYS.parent if "/" in named else OVERLAYS
-    path = Path(named).expanduser() if named.endswith((".yaml", ".yml")) else folder / f"{named}.yaml"
+    path = Path(find_config(named)).expanduser() if named.endswith((".yaml", ".yml")) else folder / f"{named}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in OVERLAYS.glob("*.yaml")))
         raise RunError(f"--backends {named}: no file {path}. Known: {known}; or name a YAML file.")

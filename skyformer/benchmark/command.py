@@ -16,6 +16,7 @@ from skyformer.benchmark.peers import PEER_OF
 from skyformer.benchmark.results import print_table, write_csv
 from skyformer.benchmark.worker import ERROR, measure
 from skyformer.files import write_whole
+from skyformer.installation import program_name
 from skyformer.record import hardware
 from skyformer.runs import RunError
 
@@ -101,7 +102,7 @@ def _write(rows: list[dict[str, Any]], output: Path) -> None:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="run.py benchmark",
+        prog=f"{program_name()} benchmark",
         description="Time, memory and operations of attention layers and training steps, beside the machine's limit.",
         allow_abbrev=False,
     )

@@ -43,7 +43,8 @@ class StepProgressBar(ProgressBar):
         if self.progress is None or not self.console.is_terminal:
             return
         self.progress.update(self.tasks["Training"], completed=trainer.global_step)
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # reading the loss makes a GPU wait
+        interval = trainer.log_every_n_steps  # 0 turns logging off
+        if interval and trainer.global_step % interval == 0:  # reading the loss makes a GPU wait
             text = f"loss {trainer.progress_bar_metrics['train/loss']:.3f}"
             self.progress.update(self.tasks["Training"], text=text)
 

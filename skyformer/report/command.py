@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from skyformer.files import write_table, write_whole
+from skyformer.installation import program_name
 from skyformer.report.accuracy import accuracy_rows, accuracy_table
 from skyformer.report.cost import cost_rows, cost_table
 from skyformer.report.curves import BEGINNING, WINDOW, draw_loss_curves, training_table
@@ -88,7 +89,9 @@ def _draw(groups: Sequence[Group], output: Path) -> dict[str, Path]:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="run.py report", description="Tables and pictures of runs, finished or not.", allow_abbrev=False
+        prog=f"{program_name()} report",
+        description="Tables and pictures of runs, finished or not.",
+        allow_abbrev=False,
     )
     parser.add_argument("--runs", type=list[str], default=["runs"], help="Folders with runs in or below them.")
     parser.add_argument("--output", type=str, default="report", help="Folder to write to.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from skyformer.installation import program
 from skyformer.report.clock import training_seconds
 from skyformer.report.cost import peak_memory_gb
 from skyformer.report.groups import Group
@@ -65,8 +66,8 @@ def _made_with(run: Run) -> dict[str, Any]:
 
 def command_of(record: dict[str, Any]) -> str:
     """The command line of a start, to be typed again."""
-    words = record.get("command") or []
-    return shlex.join(["python", *map(str, words)]) if words else ""
+    words = [str(word) for word in record.get("command") or []]
+    return shlex.join([*program(words[0]), *words[1:]]) if words else ""
 
 
 def _round(number: float) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from skyformer.installation import program_name
 from skyformer.report.style import style_of
 from skyformer.runs import RunError
 from skyformer.study.approximation import measure_backends
@@ -67,7 +68,7 @@ def _of_setting(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
 
 
 def _of_encoder(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
-    parser = ArgumentParser(prog="run.py study approximation", description=_DESCRIPTION, allow_abbrev=False)
+    parser = ArgumentParser(prog=f"{program_name()} study approximation", description=_DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
     add("--encoder", type=str, required=True, help="Name or folder of a Hugging Face encoder.")
     add("--text", type=str, required=True, help="A text file, of whose beginning the tokens are.")

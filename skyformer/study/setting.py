@@ -15,7 +15,8 @@ from skyformer.arguments import check_config, check_nulls
 from skyformer.benchmark.cases import overlay_path
 from skyformer.checkpoint_io import read_checkpoint
 from skyformer.earlier_versions import in_todays_settings
-from skyformer.load_model import instantiate, make_model
+from skyformer.installation import program_name
+from skyformer.loading import instantiate, make_model
 from skyformer.model import SequenceClassifier
 from skyformer.runs import RunError, backend_name, task_name
 from skyformer.schedule import ScheduleArguments
@@ -30,7 +31,7 @@ _OTHERS = (
 
 def make_parser(study: str, description: str, backends: list[str], output: str) -> ArgumentParser:
     """The arguments that all studies take: `--config`, `--checkpoint`, `--backends`, `--output`, model and data."""
-    parser = ScheduleArguments(prog=f"run.py study {study}", description=description, allow_abbrev=False)
+    parser = ScheduleArguments(prog=f"{program_name()} study {study}", description=description, allow_abbrev=False)
     add = parser.add_argument
     add("--config", action="config", help="A task's YAML file, then overlays; later ones win.")
     add("--checkpoint", type=str | None, help="Weights and configuration of a run, in place of an initialised model.")

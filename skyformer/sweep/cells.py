@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from skyformer.files import write_whole
+from skyformer.installation import ROOT, python_arguments
 from skyformer.runs import RunError
 from skyformer.sweep.attempts import threads_of
-from skyformer.sweep.grid import ROOT, Arguments, Axis, Grid, from_here, read_mapping
+from skyformer.sweep.grid import Arguments, Axis, Grid, from_here, read_mapping
 from skyformer.yaml_text import load_yaml
 
 
@@ -122,7 +123,8 @@ def _value(value: Any) -> str:
 
 def write_commands(cell: Cell, threads: int) -> None:
     """Write `commands.sh` into the run's folder: what the sweep does there, for a user's own hands."""
-    lines = [f"python {shlex.join([str(from_here(ROOT / 'run.py')), *part])}" for part in (cell.fit, cell.test)]
+    program = ["python", *python_arguments(from_here(ROOT / "run.py"))]
+    lines = [shlex.join([*program, *part]) for part in (cell.fit, cell.test)]
     text = "\n".join(
         [
             "# Trains and tests this run as the sweep does: bash commands.sh",

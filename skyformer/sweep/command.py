@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from skyformer.installation import program_name
 from skyformer.runs import RunError
 from skyformer.sweep.cells import Cell, cells_of, write_commands
 from skyformer.sweep.events import Events
@@ -133,7 +134,7 @@ def _end(events: Events, queue: dict[str, str]) -> None:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="run.py sweep",
+        prog=f"{program_name()} sweep",
         description="Trains and tests a grid of runs, here or through SLURM; what is finished is not done again.",
         allow_abbrev=False,
     )

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from skyformer.installation import CONFIGS, find_config
 from skyformer.runs import RunError
 from skyformer.yaml_text import load_yaml
 
-ROOT = Path(__file__).parents[2]
 Arguments = dict[str, Any]
 # What the sweep itself gives to each run.
 _TAKEN = ("seed_everything", "trainer.default_root_dir", "ckpt_path", "config", "test_after_fit")
@@ -113,8 +113,8 @@ def _names(path: Path, key: str, given: Any) -> list[str]:
 
 def _find(path: Path, key: str, named: str, folder: str) -> Path:
     """The file of a name: below configs/, or a path, as the user would type it here."""
-    below = ROOT / "configs" / folder
-    file = Path(named).expanduser() if named.endswith((".yaml", ".yml")) else below / f"{named}.yaml"
+    below = CONFIGS / folder
+    file = Path(find_config(named)).expanduser() if named.endswith((".yaml", ".yml")) else below / f"{named}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(str(found.relative_to(below).with_suffix("")) for found in below.rglob("*.yaml")))
         raise RunError(f"{path}: {key}: {named}: there is no file {file}. Known: {known}; or name a YAML file.")

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from skyformer.installation import IS_CHECKOUT, ROOT, python_arguments
 from skyformer.sweep.attempts import threads_of
 from skyformer.sweep.cells import Cell
-from skyformer.sweep.grid import ROOT
 from skyformer.sweep.job import Job
 
 PYTHON = sys.executable
@@ -29,7 +29,7 @@ def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = ()) -
     environment = {"OMP_NUM_THREADS": str(threads)}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    command = (PYTHON, str(ROOT / "run.py"))
+    command = (PYTHON, *python_arguments())
     return Job(
         folder=str(cell.folder.absolute()),
         commands=((*command, *cell.fit), (*command, *cell.test)),
@@ -50,14 +50,14 @@ def inherited() -> Iterator[None]:
     of which come to all processes in it: the sweep then asks its jobs to stop, one after the other.
     """
     path = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])
+    if IS_CHECKOUT:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])
     former = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
     try:
         yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-        if path is None:
-            del os.environ["PYTHONPATH"]
-        else:
+        os.environ.pop("PYTHONPATH", None)
+        if path is not None:
             os.environ["PYTHONPATH"] = path

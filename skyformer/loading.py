@@ -21,6 +21,9 @@ def load_model(path: str | Path) -> SequenceClassifier:
 
     `model(tokens, mask)` gives class scores; see `SequenceClassifier.forward`. The task's data is not needed.
 
+    Args:
+        path: the file; `~` is the home folder.
+
     Raises:
         CheckpointError: for a checkpoint that cannot be read.
         RunError: for a checkpoint whose configuration this version cannot use.
