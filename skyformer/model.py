@@ -62,8 +62,8 @@ class SequenceClassifier(LightningModule):
             metric (`ReduceLROnPlateau`), after every dev evaluation. A `total_steps`, `T_max` or `total_iters` that is
             left out is the length of the run (`schedule.make_schedule`). None for a constant rate.
         vocab_size, num_classes, max_length, num_documents, image_side: sizes of the task; linked from the data.
-        num_layers, embed_dim, hidden_dim, num_heads, dropout, float32_attention, position_init, query_key_gain,
-            gradient_checkpointing: see `Encoder`.
+        num_layers, embed_dim, hidden_dim, num_heads, dropout, gradient_checkpointing: see `Encoder`.
+        float32_attention, position_init, query_key_gain: see `Encoder`.
         pooling: see `ClassificationHead`.
         class_weights: one number above 0 a class; the training loss is then the weighted mean of the examples' losses,
             as in `torch.nn.CrossEntropyLoss`. The dev and the test loss stay plain, so that runs compare.

@@ -148,9 +148,9 @@ def test_resume_with_another_number_of_processes_is_refused(tmp_path, main, caps
     assert "a run of 2 process(es), this one has 1" in capsys.readouterr().err
 
 
-def test_two_nodes_as_the_readme_says(tmp_path, main, tiny_arguments):
-    """Two torchrun agents on this machine, with the README's command and a tiny task in place of the whole one."""
-    (line,) = re.findall(r"^torchrun --nnodes.*\\\n.*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+def test_two_nodes_as_the_page_says(tmp_path, main, tiny_arguments):
+    """Two torchrun agents on this machine, with the command of `docs/gpus.md` and a tiny task."""
+    (line,) = re.findall(r"^torchrun --nnodes.*\\\n.*$", (ROOT / "docs/gpus.md").read_text(), flags=re.MULTILINE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         variables = {"MAIN_NODE": "127.0.0.1", "PORT": str(free.getsockname()[1])}
