@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.prepared import PreparedDataError
+from datamodules.files import PreparedDataError
 
 CHUNK = 256
 _CGROUP = Path("/sys/fs/cgroup")  # as a container sees its own limits

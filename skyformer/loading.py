@@ -7,12 +7,12 @@ import lightning
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from skyformer.arguments import check_config
-from skyformer.checkpoint_io import read_checkpoint
-from skyformer.earlier_versions import in_todays_settings
-from skyformer.model import SequenceClassifier
-from skyformer.runs import RunError
-from skyformer.schedule import ScheduleArguments
+from skyformer.exceptions import RunError
+from skyformer.model.checkpoint_io import read_checkpoint
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.model.earlier_versions import in_todays_settings
+from skyformer.model.schedule import ScheduleArguments
+from skyformer.training.config_checks import check_config
 from skyformer.yaml_text import load_yaml
 
 

@@ -22,10 +22,10 @@ from conftest import ROOT
 from lightning.pytorch.cli import LightningCLI
 from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
-from skyformer.errors import say_errors
-from skyformer.model import SequenceClassifier
-from skyformer.runs import lock_run
-from skyformer.sweep.attempts import hold
+from skyformer.error_messages import say_errors
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.sweep.job import hold
+from skyformer.training.run_folder import lock_run
 
 CALLBACKS = "lightning.pytorch.callbacks"
 ACCUMULATION = (

@@ -18,7 +18,8 @@ from attention_inputs import (
     relative_error,
 )
 
-from skyformer.functional import landmark_system, newton_schulz_inverse, normalised_system, nystrom_gaussian_attention
+from skyformer.ops.linalg import newton_schulz_inverse
+from skyformer.ops.nystrom import landmark_system, normalised_system, nystrom_gaussian_attention
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.1, 1.0])

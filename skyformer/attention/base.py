@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from skyformer.functional import check_mask
+from skyformer.ops.checks import check_mask
 
 
 class Attention(nn.Module, ABC):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention, attendable
-from skyformer.dropout import check_probability
-from skyformer.landmarks import drawn_ranks, places_of_ranks, ranks
-from skyformer.softmax import softmax_attention
+from skyformer.ops.dropout import check_probability
+from skyformer.ops.landmarks import drawn_ranks, places_of_ranks, ranks
+from skyformer.ops.softmax import softmax_attention
 
 
 class InformerAttention(Attention):

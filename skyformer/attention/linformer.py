@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from skyformer.attention.base import Attention
-from skyformer.dropout import check_probability
-from skyformer.softmax import softmax_attention
+from skyformer.ops.dropout import check_probability
+from skyformer.ops.softmax import softmax_attention
 
 
 class LinformerAttention(Attention):

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skyformer.attention.base import Attention, attendable
-from skyformer.landmarks import segment_means
-from skyformer.linalg import newton_schulz_inverse
+from skyformer.ops.landmarks import segment_means
+from skyformer.ops.linalg import newton_schulz_inverse
 
 NEVER = -1e30  # a logit whose weight is 0; finite, since an example without tokens has no other
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention
-from skyformer.functional import nystrom_gaussian_attention
-from skyformer.landmarks import gather_rows, half_and_half_rows, of_real_tokens, uniform_rows
+from skyformer.ops.landmarks import gather_rows, half_and_half_rows, of_real_tokens, uniform_rows
+from skyformer.ops.nystrom import nystrom_gaussian_attention
 
 
 class SkyformerAttention(Attention):

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import yaml
 
+from skyformer.exceptions import RunError
 from skyformer.installation import CONFIGS, find_config
-from skyformer.runs import RunError
 
 OVERLAYS = CONFIGS / "attention"
 Part = Literal["layer", "step"]

@@ -9,18 +9,13 @@ from rich.console import Console
 
 from skyformer.files import write_table, write_whole
 from skyformer.installation import program_name
-from skyformer.report.accuracy import accuracy_rows, accuracy_table
-from skyformer.report.cost import cost_rows, cost_table
-from skyformer.report.curves import BEGINNING, WINDOW, draw_loss_curves, training_table
-from skyformer.report.groups import Group, tasks_of
-from skyformer.report.markdown import markdown_table
-from skyformer.report.naming import group_runs
+from skyformer.report.groups import Group, group_runs, tasks_of
 from skyformer.report.page import make_page, table_of_rows
-from skyformer.report.progress import Axis, draw_progress
+from skyformer.report.pictures import BEGINNING, WINDOW, Axis, draw_loss_curves, draw_progress, training_table
 from skyformer.report.published import task_name_of
-from skyformer.report.read import find_runs
-from skyformer.report.runs_table import run_rows
-from skyformer.report.table import Table, print_table, to_latex, to_markdown
+from skyformer.report.runs import find_runs
+from skyformer.report.table import Table, markdown_table, print_table, to_latex, to_markdown
+from skyformer.report.tables import accuracy_rows, accuracy_table, cost_rows, cost_table, run_rows
 
 _LOSSES = f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps. Dev: accuracy."
 _PROGRESS: dict[str, tuple[str, Axis]] = {

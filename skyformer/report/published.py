@@ -62,7 +62,7 @@ _MODEL = {
     "model.optimizer.class_path": "torch.optim.AdamW",
     "model.optimizer.init_args.eps": 1e-6,
     "model.optimizer.init_args.weight_decay": 0.0,
-    "model.lr_scheduler.class_path": "skyformer.schedule.LinearOneCycle",
+    "model.lr_scheduler.class_path": "skyformer.model.schedule.LinearOneCycle",
 }
 _DATA = "data.init_args.protocol."
 _EVERY_TASK = {"trainer.max_steps": STEPS, _DATA + "pad_to_max_length": True, _DATA + "drop_last_test": True}

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from skyformer.report.run import Run
-from skyformer.runs import FREE_ON_RESUME, flatten
+from skyformer.report.runs import Run
+from skyformer.training.run_folder import FREE_ON_RESUME, flatten
 
 Settings = dict[str, Any]
 # Free on a resume, but not between runs whose results are held against each other.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skyformer.exceptions import RunError
 from skyformer.files import write_whole
-from skyformer.runs import RunError
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; where two methods share a hue, the line differs. The
 # markers tell all of them apart in grey too.

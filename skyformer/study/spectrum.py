@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from skyformer.attention import Attention, SkyformerAttention
-from skyformer.functional import landmark_system
-from skyformer.model import SequenceClassifier
+from skyformer.exceptions import RunError
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.ops.nystrom import landmark_system
 from skyformer.report.style import new_figure, save_picture, style_of
-from skyformer.runs import RunError
 from skyformer.study.backends import read_backends, same_draws
 from skyformer.study.inputs import Example, example_of_length, layer_inputs
 from skyformer.study.matrices import condition_number
-from skyformer.study.output import say_tables, write_rows
-from skyformer.study.setting import Setting, checkpoints_of, make_parser
+from skyformer.study.setting import Setting, checkpoints_of, make_parser, say_tables, write_rows
 
 BACKENDS = [
     "softmax", "kernelized", "skyformer", "nystromformer", "linformer", "informer", "performer", "reformer", "bigbird",

@@ -8,13 +8,13 @@ from typing import Any
 
 import submitit
 
+from skyformer.exceptions import RunError
 from skyformer.files import write_whole
-from skyformer.runs import RunError
-from skyformer.sweep.cells import Cell
-from skyformer.sweep.events import Events
+from skyformer.sweep.display import Events
+from skyformer.sweep.grid import Cell
 from skyformer.sweep.job import Job, run_job
 from skyformer.sweep.progress import State
-from skyformer.sweep.squeue import read_queue
+from skyformer.sweep.resources import read_queue
 from skyformer.sweep.submission import inherited, new_folder
 
 _POLL_SECONDS = 30
