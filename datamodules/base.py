@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from datamodules.batches import Batch, EvalBatches, ScheduledBatches, TrainBatches
 from datamodules.collate import JoinedSplits, SplitBatches
-from datamodules.examples import Example, as_it_is
+from datamodules.examples import Example, identity
 from datamodules.files import PreparedDataError, usable_folder
 from datamodules.image_batches import ImageBatches
 from datamodules.prepared.format import data_hash, folder_name, load, verify
@@ -380,7 +380,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return _ResumableLoader(
             split,
             batch_sampler=batches,
-            collate_fn=as_it_is,
+            collate_fn=identity,
             num_workers=self.num_workers,
             timeout=BATCH_TIMEOUT if self.num_workers else 0,
             persistent_workers=self.num_workers > 0,

@@ -11,7 +11,7 @@ from datamodules.batches import BatchSizeError
 from datamodules.files import PreparedDataError
 from skyformer.benchmark.command import run_benchmark
 from skyformer.cli import SkyformerCLI
-from skyformer.error_messages import say_errors
+from skyformer.error_messages import exit_on_error
 from skyformer.export.command import run_export, with_its_configuration
 from skyformer.installation import run_configs, with_shipped_configs
 from skyformer.prepare import run_prepare
@@ -37,7 +37,7 @@ def main(args: list[str] | None = None) -> Any:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
-    with say_errors(BatchSizeError, PreparedDataError):
+    with exit_on_error(BatchSizeError, PreparedDataError):
         check_files(given)
         command = COMMANDS.get(given[0]) if given else None
         return command(given[1:]) if command else SkyformerCLI(with_its_configuration(given))

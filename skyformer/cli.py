@@ -142,12 +142,12 @@ class SkyformerCLI(LightningCLI):
                 "callbacks": [
                     callbacks.StepSeed(),
                     callbacks.Throughput(),
-                    callbacks.LandmarkHealth(),
+                    callbacks.LandmarkDiagnostics(),
                     callbacks.ImageSheet(),
                     callbacks.CurriculumCurve(),
                     callbacks.PlateauNotice(),
                     callbacks.EvaluationResult(),
-                    callbacks.LeaveEvaluation(),
+                    callbacks.StopEvaluationOnSigterm(),
                 ],
                 "enable_model_summary": False,
                 # Our samplers share batches between processes themselves, and evaluate each example once.

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from skyformer.exceptions import CheckpointError, RunError
 from skyformer.training.callbacks.non_finite import NonFiniteLossError
 
-GO_ON = "A run that has begun goes on with --ckpt_path last."
+RESUME_HINT = "A run that has begun goes on with --ckpt_path last."
 _FIXES = {
     errno.ENOSPC: "Free some space, or name a folder on another disk",
     errno.EDQUOT: "Free some space, or name a folder on another disk",
@@ -35,7 +35,7 @@ _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken p
 
 
 @contextmanager
-def say_errors(*errors: type[Exception]) -> Iterator[None]:
+def exit_on_error(*errors: type[Exception]) -> Iterator[None]:
     """Turn what stops a command into a message and an exit status.
 
     Args:
@@ -59,13 +59,13 @@ def say_errors(*errors: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise SystemExit(128 + signal.SIGINT) from error
     except OSError as error:
-        _exit(_say_system_error(error), error)
+        _exit(_system_error_message(error), error)
     except yaml.YAMLError as error:
         _exit(f"not valid YAML: {' '.join(str(error).split())}. Mend the file that --config names.", error)
     except UnicodeError as error:
-        _exit(_say_encoding(error), error)
+        _exit(_encoding_error_message(error), error)
     except Exception as error:
-        _exit(_say_unknown(error), error)
+        _exit(_unknown_error_message(error), error)
 
 
 def _exit(message: str, error: Exception) -> None:
@@ -73,22 +73,22 @@ def _exit(message: str, error: Exception) -> None:
     raise SystemExit(1) from error
 
 
-def _say_system_error(error: OSError) -> str:
+def _system_error_message(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.filename is None:
         traceback.print_exc()  # the only way to tell where
     fix = _FIXES.get(error.errno or 0, "See whether it is there and may be used")
-    return f"{where}{error.strerror or error}. {fix}. {GO_ON}"
+    return f"{where}{error.strerror or error}. {fix}. {RESUME_HINT}"
 
 
-def _say_encoding(error: UnicodeError) -> str:
+def _encoding_error_message(error: UnicodeError) -> str:
     encoding = getattr(error, "encoding", "utf-8")
     if encoding == "utf-8":
-        return _say_unknown(error)
+        return _unknown_error_message(error)
     return f"this locale's encoding cannot hold all text (got {encoding}). Fix: export PYTHONUTF8=1"
 
 
-def _say_unknown(error: Exception) -> str:
+def _unknown_error_message(error: Exception) -> str:
     said = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and "EADDRINUSE" in said:
         port = os.environ.get("MASTER_PORT")
@@ -102,11 +102,11 @@ def _say_unknown(error: Exception) -> str:
             "GLOO_SOCKET_IFNAME, or NCCL_SOCKET_IFNAME for GPUs, to the network interface that joins them."
         )
     if isinstance(error, RuntimeError) and any(text in said for text in _LOST_PEER):
-        return f"another process of this run is gone ({said[:200]}); see what it said. {GO_ON}"
+        return f"another process of this run is gone ({said[:200]}); see what it said. {RESUME_HINT}"
     if isinstance(error, RuntimeError) and any(text in said for text in _LOST_WORKERS):
         return (
             f"the loader's processes do not deliver ({said[:200]}). Fix: --data.num_workers 0, or more shared memory "
-            f"(docker run --shm-size 2g) and open files (ulimit -n). {GO_ON}"
+            f"(docker run --shm-size 2g) and open files (ulimit -n). {RESUME_HINT}"
         )
     if isinstance(error, TypeError) and "use_distributed_sampler" in said:
         return (
@@ -115,6 +115,6 @@ def _say_unknown(error: Exception) -> str:
         )
     if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
         fix = "Lower data.init_args.batch_size, the length, or what a size of the model was set to"
-        return f"not enough memory ({said[:200]}). {fix}. {GO_ON}"
+        return f"not enough memory ({said[:200]}). {fix}. {RESUME_HINT}"
     traceback.print_exc()
-    return f"{type(error).__name__}: {said[:500]}. This error was not foreseen; its traceback is above. {GO_ON}"
+    return f"{type(error).__name__}: {said[:500]}. This error was not foreseen; its traceback is above. {RESUME_HINT}"

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from skyformer.exceptions import RunError
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.model.classifier import SequenceClassifier
-from skyformer.model.earlier_versions import in_todays_settings
+from skyformer.model.earlier_versions import upgrade_config
 from skyformer.model.schedule import ScheduleArguments
 from skyformer.training.config_checks import check_config
 from skyformer.yaml_text import load_yaml
@@ -29,7 +29,7 @@ def load_model(path: str | Path) -> SequenceClassifier:
         RunError: for a checkpoint whose configuration this version cannot use.
     """
     checkpoint = read_checkpoint(Path(path).expanduser())
-    config = in_todays_settings(load_yaml(checkpoint["config"]))
+    config = upgrade_config(load_yaml(checkpoint["config"]))
     parser = ScheduleArguments()
     parser.add_class_arguments(SequenceClassifier, "model")
     parser.add_subclass_arguments(lightning.LightningDataModule, "data", required=True)

@@ -136,7 +136,7 @@ def test_a_disk_that_fails_is_no_broken_picture(tmp_path, monkeypatch):
     def fail(path: Path, limit: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("datamodules.sources.pictures.read_whole", fail)
+    monkeypatch.setattr("datamodules.sources.pictures.read_bounded", fail)
     with pytest.raises(PreparedDataError, match=r"x.png.*Input/output error"):
         read_picture(tmp_path / "x.png", 32, "L")
 

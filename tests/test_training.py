@@ -17,7 +17,7 @@ from skyformer.model.checkpoint_io import AtomicCheckpointIO
 from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.encoder import Block, Encoder
 from skyformer.model.schedule import LinearOneCycle
-from skyformer.training.callbacks.health import measure, spectral_norm
+from skyformer.training.callbacks.landmark_diagnostics import measure, spectral_norm
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from skyformer.benchmark.counting import count
 from skyformer.ops import triton_dispatch
 from skyformer.ops.gaussian import gaussian_attention
 from skyformer.ops.kernel_product import gaussian_product
-from skyformer.ops.nystrom import landmark_system, nystrom_gaussian_attention
+from skyformer.ops.nystrom import nystrom_gaussian_attention, regularized_gram
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
@@ -341,7 +341,7 @@ def test_dropout_is_decided_by_the_generator():
 def solve_exactly(landmarks, right, mask=None, ridge=0.1):
     landmarks, right = landmarks.double(), right.double()
     right = right if mask is None else right * mask[:, None, :, None]
-    return torch.linalg.solve(landmark_system(landmarks, ridge, mask), right)
+    return torch.linalg.solve(regularized_gram(landmarks, ridge, mask), right)
 
 
 @runs_kernels

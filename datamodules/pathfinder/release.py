@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from datamodules.examples import Example, Skipped
-from datamodules.files import PreparedDataError, read_whole
+from datamodules.files import PreparedDataError, read_bounded
 from datamodules.sources.archives import damaged, read_label, reading
 from datamodules.sources.pictures import read_picture
 
@@ -42,7 +42,7 @@ def list_pictures(folder: Path) -> list[Listed]:
 def _read_metadata(path: Path) -> Iterator[Listed]:
     """Columns: folder, file, number, label, then how it was drawn; as text (the release) or as an array of strings."""
     with reading(path):
-        data = read_whole(path, LIMIT)
+        data = read_bounded(path, LIMIT)
     is_array = data.startswith(b"\x93NUMPY")
     lines = [] if is_array else data.decode(errors="replace").splitlines()
     rows = _array_rows(path, data) if is_array else [line.split() for line in lines]

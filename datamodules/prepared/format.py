@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from datamodules.files import REMAKE, PreparedDataError, read_whole, unreadable
+from datamodules.files import REMAKE, PreparedDataError, read_bounded, unreadable
 from datamodules.prepared.layout import Layout, layout_fault
 from datamodules.prepared.meta import DTYPES, check_meta, parse_meta
 from datamodules.prepared.split import Split, map_split
@@ -65,7 +65,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
     try:
         _check_inside(folder, path)
-        meta = parse_meta(read_whole(path, META_LIMIT))
+        meta = parse_meta(read_bounded(path, META_LIMIT))
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     version = meta.get("format") if isinstance(meta, dict) else None

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.examples import Skipped
-from datamodules.files import PreparedDataError, read_whole
+from datamodules.files import PreparedDataError, read_bounded
 from datamodules.sources.archives import damaged, reading
 
 FORMATS = ("PNG", "JPEG")  # alone: Pillow runs Ghostscript on what is PostScript inside, whatever its name
@@ -24,7 +24,7 @@ def read_picture(path: Path, side: int, mode: Literal["L", "RGB"]) -> np.ndarray
     """
     try:
         with reading(path):
-            data = read_whole(path, LIMIT)
+            data = read_bounded(path, LIMIT)
     except PreparedDataError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise  # a moment's trouble must not leave it out for good

@@ -27,7 +27,7 @@ class BigBirdAttention(Attention):
         ValueError: for an argument that cannot work, naming it and what would.
     """
 
-    goes_by_place = True
+    needs_absolute_positions = True
     noise: Tensor
 
     def __init__(

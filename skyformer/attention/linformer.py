@@ -27,7 +27,7 @@ class LinformerAttention(Attention):
         ValueError: for an argument that cannot work, naming it and what would.
     """
 
-    goes_by_place = True
+    needs_absolute_positions = True
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class LinformerAttention(Attention):
         if sharing in ("none", "heads"):
             self.value_projection = nn.Parameter(torch.randn(shape) * projected_length**-0.5)
 
-    def share_with(self, first: Attention) -> None:
+    def tie_parameters(self, first: Attention) -> None:
         if self.sharing == "layers" and isinstance(first, LinformerAttention):
             self.key_projection = self.value_projection = first.key_projection
 

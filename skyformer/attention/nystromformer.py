@@ -49,7 +49,7 @@ class NystromformerAttention(Attention):
         if conv_kernel:
             shape, padding = (conv_kernel, 1), (conv_kernel // 2, 0)
             self.conv = nn.Conv2d(num_heads, num_heads, shape, padding=padding, groups=num_heads, bias=False)
-        self.goes_by_place = conv_kernel > 0
+        self.needs_absolute_positions = conv_kernel > 0
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         self.check_inputs(query, key, value, mask)

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from skyformer.model.checkpoint_io import BEST, FIELDS, AtomicCheckpointIO, read_checkpoint
-from skyformer.model.earlier_versions import in_todays_settings
+from skyformer.model.earlier_versions import upgrade_config
 from skyformer.training.result import read_test_accuracy
 from skyformer.yaml_text import load_yaml
 
@@ -27,7 +27,7 @@ def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
         CheckpointError: for a source that cannot be read.
     """
     checkpoint = read_checkpoint(source)
-    config = in_todays_settings(load_yaml(checkpoint["config"]))
+    config = upgrade_config(load_yaml(checkpoint["config"]))
     config["trainer"]["default_root_dir"] = None
     config["trainer"]["logger"] = None
     config["trainer"] |= {"accelerator": "auto", "strategy": "auto", "devices": 1, "num_nodes": 1}

@@ -11,7 +11,7 @@ from skyformer.export.checkpoint import export_checkpoint
 from skyformer.export.program import export_program
 from skyformer.installation import program_name
 from skyformer.model.checkpoint_io import read_checkpoint
-from skyformer.model.earlier_versions import in_todays_settings
+from skyformer.model.earlier_versions import upgrade_config
 from skyformer.training.config_checks import config_files
 from skyformer.yaml_text import load_yaml
 
@@ -73,7 +73,7 @@ def with_its_configuration(args: Sequence[str]) -> list[str]:
     path = Path(named).expanduser()
     if not path.is_file():
         return given
-    config = in_todays_settings(load_yaml(read_checkpoint(path)["config"]))
+    config = upgrade_config(load_yaml(read_checkpoint(path)["config"]))
     folder = path.resolve().parent.parent
     if not (path.parent.name == "checkpoints" and (folder / "config.yaml").exists()):
         folder = Path("runs", path.stem)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from skyformer.attention import Attention
 from skyformer.exceptions import RunError
-from skyformer.files import write_whole
+from skyformer.files import write_atomically
 from skyformer.loading import load_model
 
 _TRACED = (2, 512)  # batch and length of the example that is traced
@@ -74,5 +74,5 @@ def export_program(source: Path, target: Path) -> int:
         ) from error
     content = io.BytesIO()
     torch.export.save(program, content)
-    write_whole(target, content.getbuffer())
+    write_atomically(target, content.getbuffer())
     return target.stat().st_size

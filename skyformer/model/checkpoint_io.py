@@ -11,7 +11,7 @@ import yaml
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from skyformer.exceptions import CheckpointError
-from skyformer.files import write_whole
+from skyformer.files import write_atomically
 from skyformer.yaml_text import load_yaml
 
 LAST = "checkpoints/last.ckpt"
@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise CheckpointError(_name_unreadable(checkpoint)) from error
         target = Path(path)
         former = target.parent / Path(PREVIOUS).name if target.name == Path(LAST).name else None
-        write_whole(target, content.getbuffer(), former)
+        write_atomically(target, content.getbuffer(), former)
 
 
 def _pack(value: Any) -> tuple[io.BytesIO, Exception | None]:

@@ -19,7 +19,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from skyformer.exceptions import RunError
-from skyformer.model.cuda_graph import CaptureError, GraphedStep, why_no_graph
+from skyformer.model.cuda_graph import CaptureError, GraphedStep, reason_against_graph
 from skyformer.model.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, PositionInit
 from skyformer.model.head import ClassificationHead, Pooling
 from skyformer.model.initial_weights import load_initial_weights
@@ -157,7 +157,7 @@ class SequenceClassifier(LightningModule):
         if self.init_from is not None and self.trainer.global_step == 0:  # a resume has restored its own weights
             load_initial_weights(self, Path(self.init_from).expanduser())
         if self.cuda_graph:
-            reason = why_no_graph(self.trainer)
+            reason = reason_against_graph(self.trainer)
             if reason is None:
                 self._graphed_step = GraphedStep(self._loss_and_accuracy, self.parameters())
             else:
@@ -190,8 +190,8 @@ class SequenceClassifier(LightningModule):
         if tokens.dim() == 3:
             tokens, mask = tokens.flatten(0, 1), None if mask is None else mask.flatten(0, 1)
         length = tokens.shape[1] if position is None else self.encoder.max_length
-        if position is not None and self.encoder.goes_by_place:
-            tokens, mask, position = *put_back(tokens, mask, position, length), None
+        if position is not None and self.encoder.needs_absolute_positions:
+            tokens, mask, position = *restore_dropped_tokens(tokens, mask, position, length), None
         return self.head(self.encoder(tokens, mask, position), mask, length)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
@@ -424,8 +424,8 @@ def monitored(scheduler: ReduceLROnPlateau) -> str:
     return getattr(scheduler, "monitor", "val/loss" if scheduler.mode == "min" else "val/accuracy")
 
 
-def put_back(tokens: Tensor, mask: Tensor | None, position: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Tokens and mask `(B, length)` of sequences of which masked tokens were left out; in their place token 0."""
+def restore_dropped_tokens(tokens: Tensor, mask: Tensor | None, position: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return tokens and mask `(B, length)` with token 0 at the positions of masked tokens that were left out."""
     empty = tokens.new_zeros((len(tokens), length))
     real = torch.ones_like(tokens) if mask is None else mask.to(tokens.dtype)
     # Added, since padding has position 0 too.

@@ -102,7 +102,7 @@ class GraphedStep:
         return tuple(result.detach() for result in results)
 
 
-def why_no_graph(trainer: Trainer) -> str | None:
+def reason_against_graph(trainer: Trainer) -> str | None:
     """What stands against CUDA graphs in this run; None where they work."""
     needs = {
         f"a run of one process (got {trainer.world_size})": trainer.world_size == 1,

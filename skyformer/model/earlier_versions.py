@@ -1,4 +1,4 @@
-"""Configurations that an earlier version wrote, in today's settings."""
+"""Upgrade configurations that an earlier version wrote."""
 
 import inspect
 import sys
@@ -11,7 +11,7 @@ _IMAGE_TASKS = ("Image", "Pathfinder", "PathX")
 _TASKS = (*_IMAGE_TASKS, "ListOps", "Text", "Retrieval")
 
 
-def in_todays_settings(config: dict[str, Any]) -> dict[str, Any]:
+def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     """A run's nested configuration with the settings that its version lacked, at the values that do what it did.
 
     A configuration of this version comes back as it is, and so does what is not of a task of this project.

@@ -89,8 +89,8 @@ class Encoder(nn.Module):
             attention = BACKENDS[attention]
         backends = [attention(num_heads, embed_dim // num_heads, max_length) for _ in range(num_layers)]
         for backend in backends[1:]:
-            backend.share_with(backends[0])
-        self.goes_by_place = any(backend.goes_by_place for backend in backends)
+            backend.tie_parameters(backends[0])
+        self.needs_absolute_positions = any(backend.needs_absolute_positions for backend in backends)
         self.blocks = nn.ModuleList(
             Block(backend, embed_dim, hidden_dim, dropout, float32_attention) for backend in backends
         )

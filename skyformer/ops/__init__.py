@@ -6,14 +6,14 @@
 from skyformer.ops.gaussian import gaussian_attention
 from skyformer.ops.kernel import gaussian_kernel
 from skyformer.ops.linalg import newton_schulz_inverse
-from skyformer.ops.nystrom import landmark_system, nystrom_gaussian_attention
+from skyformer.ops.nystrom import nystrom_gaussian_attention, regularized_gram
 from skyformer.ops.softmax import softmax_attention
 
 __all__ = [
     "gaussian_attention",
     "gaussian_kernel",
-    "landmark_system",
     "newton_schulz_inverse",
     "nystrom_gaussian_attention",
+    "regularized_gram",
     "softmax_attention",
 ]

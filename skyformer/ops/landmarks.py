@@ -32,10 +32,10 @@ def uniform_rows(noise: Tensor, mask: Tensor | None, num_landmarks: int) -> tupl
     return rows, None if mask is None else largest >= 0
 
 
-def of_real_tokens(noise: Tensor, mask: Tensor | None) -> Tensor:
-    """`(B or 1, 2, N)` → the same, the k-th number going to the k-th real token of `mask (B, N)`, wherever it stands.
+def noise_by_rank(noise: Tensor, mask: Tensor | None) -> Tensor:
+    """Give the k-th number to the k-th real token of `mask (B, N)`, `(B or 1, 2, N)` → `(B, 2, N)`.
 
-    So masked tokens, and leaving them out, change nothing about the draw.
+    Masked tokens, and leaving them out, therefore change nothing about the draw.
     """
     if mask is None:
         return noise
@@ -56,7 +56,7 @@ def half_and_half_rows(noise: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         Rows `(B, D)` int64, and which of them are valid `(B, D)` bool: none in an example without tokens.
     """
     count = mask.sum(dim=1, keepdim=True)
-    position = places_of_ranks(mask).gather(1, drawn_ranks(noise, count))
+    position = positions_of_ranks(mask).gather(1, sample_ranks(noise, count))
     half = noise.shape[1] // 2
     rows = torch.cat([position[:, :half], position[:, half:] + mask.shape[1]], dim=1)
     return rows, (count > 0).expand_as(rows)
@@ -67,13 +67,13 @@ def ranks(mask: Tensor) -> Tensor:
     return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-def drawn_ranks(noise: Tensor, count: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1) → ranks below `count` `(B, 1)`, with replacement; 0 where there is no token."""
+def sample_ranks(noise: Tensor, count: Tensor) -> Tensor:
+    """Turn uniform numbers in [0, 1) into ranks below `count` `(B, 1)`, with replacement; 0 where there is no token."""
     return (noise * count).long().minimum(count - 1).clamp(min=0)
 
 
-def places_of_ranks(mask: Tensor) -> Tensor:
-    """Where the r-th real token stands, `(B, N)` → `(B, N)` int64: a stable sort puts real tokens first, in order."""
+def positions_of_ranks(mask: Tensor) -> Tensor:
+    """Return the position of the r-th real token, `(B, N)` → `(B, N)` int64: a stable sort puts real tokens first."""
     return mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)
 
 

@@ -65,13 +65,13 @@ def nystrom_gaussian_attention(
     else:
         if landmark_mask is not None:
             summary = summary * landmark_mask[:, None, :, None]
-        system = landmark_system(landmarks, ridge, landmark_mask)
+        system = regularized_gram(landmarks, ridge, landmark_mask)
         with torch.autocast(query.device.type, enabled=False):
             solution = _solve(system, summary.to(system.dtype), solver)
     return gaussian_product(query, landmarks, solution, x_scale=scale)
 
 
-def landmark_system(landmarks: Tensor, ridge: float, landmark_mask: Tensor | None = None) -> Tensor:
+def regularized_gram(landmarks: Tensor, ridge: float, landmark_mask: Tensor | None = None) -> Tensor:
     """`M + γI` with `M = κ(W, W)`, `(B, H, D, P)` → `(B, H, D, D)`, float32 (float64 for float64 landmarks).
 
     Masked landmarks become rows of (1 + γ)I. A γ below D times the machine epsilon (1.5e-5 for D = 128 in float32) is

@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from skyformer.files import write_table, write_whole
+from skyformer.files import write_atomically, write_table
 from skyformer.installation import program_name
 from skyformer.report.groups import Group, group_runs, tasks_of
 from skyformer.report.page import make_page, table_of_rows
@@ -45,12 +45,12 @@ def run_report(args: list[str]) -> None:
     console = Console()
     for name, table in zip(("accuracy", "cost"), tables, strict=True):
         print_table(table, console)
-        write_whole(output / f"{name}.md", to_markdown(table))
-        write_whole(output / f"{name}.tex", to_latex(table))
+        write_atomically(output / f"{name}.md", to_markdown(table))
+        write_atomically(output / f"{name}.tex", to_latex(table))
     _write_rows(groups, output)
     training = _write_training(groups, output)
     pictures = _draw(groups, output)
-    write_whole(output / "report.html", make_page(tables, pictures, training, groups, problems))
+    write_atomically(output / "report.html", make_page(tables, pictures, training, groups, problems))
     print(f"{output}/report.html; the tables as .md, .tex and .csv and the pictures as .png beside it")
 
 
@@ -67,7 +67,7 @@ def _write_training(groups: Sequence[Group], output: Path) -> list[Table]:
     tasks = tasks_of(groups)
     rows = {task: training_table(groups, task) for task in tasks}
     sections = [f"## {task}\n\n{markdown_table(rows[task])}" for task in tasks]
-    write_whole(output / "training.md", "\n".join([f"{_LOSSES}\n", *sections]))
+    write_atomically(output / "training.md", "\n".join([f"{_LOSSES}\n", *sections]))
     return [table_of_rows(f"Training, {task_name_of(task)}", rows[task], [_LOSSES]) for task in tasks]
 
 

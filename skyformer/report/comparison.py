@@ -10,7 +10,7 @@ from skyformer.report import published
 from skyformer.report.groups import Group, tasks_of
 from skyformer.report.published import LEVELS, SOURCE, departures
 from skyformer.report.runs import Run
-from skyformer.report.settings import say, short_names, usual
+from skyformer.report.settings import format_value, most_frequent, short_names
 
 # The method's own, and what may be tuned for each: said where it differs, but no reason against a comparison.
 _OWN = "model.attention."
@@ -76,11 +76,11 @@ def cost_remarks(group: Group, column: Sequence[Group]) -> tuple[str, ...]:
 
 
 def _most(facts: Sequence[Facts]) -> Facts:
-    return {key: usual([one.get(key) for one in facts]) for key in dict.fromkeys(chain(*facts))}
+    return {key: most_frequent([one.get(key) for one in facts]) for key in dict.fromkeys(chain(*facts))}
 
 
 def _unlike(facts: Facts, most: Facts) -> list[str]:
-    return [key for key in most if say(facts.get(key)) != say(most[key])]
+    return [key for key in most if format_value(facts.get(key)) != format_value(most[key])]
 
 
 def _words(unlike: Sequence[str], facts: Facts, most: Facts) -> list[str]:
@@ -112,7 +112,7 @@ def _cost_facts(group: Group) -> Facts:
         "model.gradient_checkpointing": sorted(
             {bool(run.config["model"].get("gradient_checkpointing")) for run in group.runs}
         ),
-        "model.compile": sorted({say(run.config["model"].get("compile")) for run in group.runs}),
+        "model.compile": sorted({format_value(run.config["model"].get("compile")) for run in group.runs}),
     }
     shared = {key: value for key, value in group.settings.items() if not key.startswith((_OWN, *_NO_COST))}
     return facts | shared
@@ -127,7 +127,7 @@ def _say(key: str, name: str, value: Any, most: Any) -> str:
         return "other data" if len(value) == 1 else _SEVERAL
     if key in (_SEEDS, _STEPS, _EXAMPLES) and value < most:
         return f"{value:,} of {most:,} {key}"
-    return f"{name} {say(value)}, not {say(most)}"
+    return f"{name} {format_value(value)}, not {format_value(most)}"
 
 
 def _left_out(group: Group) -> list[str]:
@@ -144,9 +144,12 @@ def not_as_paper(group: Group) -> dict[str, str]:
     read_from = {SOURCE: None if None in sources else sources[0]}
     apart = departures(group.backend, group.task, group.settings | read_from)
     names = short_names(apart)
-    words = {key: f"{names[key]} {say(ours)} (paper: {say(theirs)})" for key, (ours, theirs) in apart.items()}
+    words = {
+        key: f"{names[key]} {format_value(ours)} (paper: {format_value(theirs)})"
+        for key, (ours, theirs) in apart.items()
+    }
     return words | {
-        key: f"{names[key]} images first, {say(steps)} steps (paper: none)"
+        key: f"{names[key]} images first, {format_value(steps)} steps (paper: none)"
         for key, (steps, _) in apart.items()
         if key.startswith(LEVELS)
     }

@@ -10,7 +10,16 @@ import numpy as np
 
 from skyformer.report.published import task_place
 from skyformer.report.runs import Run
-from skyformer.report.settings import Settings, differing, order, say, settings_of, short_names, unequal, usual
+from skyformer.report.settings import (
+    Settings,
+    differing,
+    format_value,
+    most_frequent,
+    order,
+    settings_of,
+    short_names,
+    unequal,
+)
 from skyformer.report.style import place, style_of
 
 
@@ -36,7 +45,7 @@ class Group:
     @property
     def label(self) -> str:
         """`Skyformer`, or `Skyformer, num_landmarks=64`; with `…` where more differs."""
-        named = [f"{name}={say(value)}" for name, value in self.variant.items()]
+        named = [f"{name}={format_value(value)}" for name, value in self.variant.items()]
         return ", ".join([style_of(self.backend).label, *named, *(["…"] if self.others else [])])
 
     @property
@@ -91,7 +100,7 @@ def unnamed_groups(runs: Sequence[Run]) -> list[Group]:
     found: dict[str, list[Run]] = {}
     for run in runs:
         # A setting that is missing is none: configurations of an earlier version lack what was added since.
-        settings = sorted((name, say(value)) for name, value in settings_of(run).items() if value is not None)
+        settings = sorted((name, format_value(value)) for name, value in settings_of(run).items() if value is not None)
         found.setdefault(str((run.task, run.backend, settings)), []).append(run)
     return [Group(of[0].task, of[0].backend, settings_of(of[0]), tuple(of)) for of in found.values()]
 
@@ -158,7 +167,7 @@ def _preference(key: str) -> tuple[int, str]:
 
 
 def _kinds(groups: Sequence[Group], keys: Sequence[str]) -> int:
-    return len({tuple(say(group.settings.get(key)) for key in keys) for group in groups})
+    return len({tuple(format_value(group.settings.get(key)) for key in keys) for group in groups})
 
 
 def _named(group: Group, groups: Sequence[Group], chosen: dict[tuple[str, str], list[str]]) -> Group:
@@ -181,4 +190,6 @@ def _named(group: Group, groups: Sequence[Group], chosen: dict[tuple[str, str], 
 def _is_usual(key: str, group: Group, groups: Sequence[Group]) -> bool:
     """Whether other methods mostly have the same on this task."""
     others = [other for other in groups if other.task == group.task and other.backend != group.backend]
-    return bool(others) and say(group.settings.get(key)) == say(usual([other.settings.get(key) for other in others]))
+    return bool(others) and format_value(group.settings.get(key)) == format_value(
+        most_frequent([other.settings.get(key) for other in others])
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from skyformer.report.groups import Group
 from skyformer.report.published import task_name_of
 from skyformer.report.runs import Run
-from skyformer.report.settings import say
+from skyformer.report.settings import format_value
 from skyformer.report.style import style_of
 from skyformer.report.table import Cell, Table, to_html
 from skyformer.report.tables import command_of
@@ -107,7 +107,7 @@ def _run(group: Group, run: Run) -> str:
     steps = f"{run.steps:,} steps, stopped early" if run.stopped_early else f"{run.steps:,} steps"
     head = f"{task_name_of(run.task)}, {group.label}, seed {run.seed}: {steps}, {accuracy}"
     starts = "".join(_start(record) for record in run.records) or "<p>No record.json.</p>"
-    apart = ", ".join(f"{name}={say(value)}" for name, value in (group.variant | group.others).items())
+    apart = ", ".join(f"{name}={format_value(value)}" for name, value in (group.variant | group.others).items())
     facts = {
         "settings": apart,
         "stopped early": run.stopped_early.get("reason"),

@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from skyformer.exceptions import CheckpointError, RunError
 from skyformer.model.checkpoint_io import LAST, read_checkpoint
-from skyformer.model.earlier_versions import in_todays_settings
-from skyformer.training.result import why_not_counted
+from skyformer.model.earlier_versions import upgrade_config
+from skyformer.training.result import reason_not_counted
 from skyformer.training.run_folder import backend_name, task_name
 from skyformer.yaml_text import load_yaml
 
@@ -290,7 +290,7 @@ def _read_run(folder: Path) -> Run:
     if result is not None and not _is_result(result):
         problems.append("result.json holds no test/accuracy from 0 to 1; counted as not tested")
         result = None
-    if result is not None and (why := why_not_counted(result, folder / "result.json", records)):
+    if result is not None and (why := reason_not_counted(result, folder / "result.json", records)):
         problems.append(f"result.json is {why}; counted as not tested, test it again")
         result = None
     return Run(folder, config, curves, records, result, tuple(problems))
@@ -298,7 +298,7 @@ def _read_run(folder: Path) -> Run:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = in_todays_settings(load_yaml(path.read_text(encoding="utf-8")))
+        config = upgrade_config(load_yaml(path.read_text(encoding="utf-8")))
         run = Run(path.parent, config, {}, [], None, ())
         _ = run.task, run.backend, run.max_steps % run.log_every, run.examples_per_step + 0
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:

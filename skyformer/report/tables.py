@@ -12,7 +12,7 @@ from skyformer.report import published
 from skyformer.report.comparison import PaperNotes, code_notes, cost_not_as_paper, cost_remarks, not_as_paper, remarks
 from skyformer.report.groups import Group, in_rows, tasks_of
 from skyformer.report.runs import Run, training_seconds
-from skyformer.report.settings import say
+from skyformer.report.settings import format_value
 from skyformer.report.table import EMPTY, Cell, Table
 
 _ACCURACY_RULES = (
@@ -253,7 +253,9 @@ def _row(group: Group, run: Run) -> dict[str, Any]:
     return {
         "task": group.task,
         "method": group.label,
-        "settings": "; ".join(f"{name}={say(value)}" for name, value in (group.variant | group.others).items()),
+        "settings": "; ".join(
+            f"{name}={format_value(value)}" for name, value in (group.variant | group.others).items()
+        ),
         "seed": run.seed,
         "steps": run.steps,
         "max_steps": run.max_steps,

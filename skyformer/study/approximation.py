@@ -25,7 +25,7 @@ from skyformer.report.style import new_figure, save_picture, style_of
 from skyformer.study.backends import Description, make_attention, read_backends
 from skyformer.study.inputs import Heads, heads_of_encoder, heads_of_setting
 from skyformer.study.matrices import thin_norm
-from skyformer.study.setting import Setting, make_parser, say_tables, write_rows
+from skyformer.study.setting import Setting, make_parser, print_tables, write_rows
 from skyformer.study.theorem import measure_bound, measure_choices
 
 
@@ -290,7 +290,7 @@ def run_approximation(args: list[str]) -> None:
         write_rows(output / f"{name}.csv", rows)
     title = f"Approximation of attention, {source}"
     tables = [*_error_tables(errors), *_choice_tables(choices), _bound_table(bounds)]
-    say_tables(output / "approximation.md", title, tables)
+    print_tables(output / "approximation.md", title, tables)
     draw_errors(errors, title, output / "approximation.png")
     draw_choices(choices, bounds, title, output / "landmarks.png")
     print(f"{output}: approximation.md, errors.csv, landmarks.csv, bound.csv, approximation.png, landmarks.png")

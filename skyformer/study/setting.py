@@ -14,12 +14,12 @@ from torch import Tensor
 
 from skyformer.benchmark.cases import overlay_path
 from skyformer.exceptions import RunError
-from skyformer.files import write_table, write_whole
+from skyformer.files import write_atomically, write_table
 from skyformer.installation import program_name
 from skyformer.loading import instantiate, make_model
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.model.classifier import SequenceClassifier
-from skyformer.model.earlier_versions import in_todays_settings
+from skyformer.model.earlier_versions import upgrade_config
 from skyformer.model.schedule import ScheduleArguments
 from skyformer.report.table import markdown_table
 from skyformer.training.config_checks import check_config, check_nulls
@@ -81,7 +81,7 @@ class Setting:
         for named in [path] if path else checkpoints_of(arguments)[-1:]:
             checkpoint = read_checkpoint(Path(named).expanduser())
             state = checkpoint["state_dict"]
-            text = yaml.safe_dump(in_todays_settings(load_yaml(checkpoint["config"])))
+            text = yaml.safe_dump(upgrade_config(load_yaml(checkpoint["config"])))
             arguments = ["--config", text, *arguments, "--checkpoint", named]
         config = parser.parse_args(arguments)
         check_nulls(parser, config)
@@ -192,7 +192,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_table(path, list(rows[0]), rows)
 
 
-def say_tables(path: Path, title: str, tables: Sequence[tuple[str, Sequence[dict[str, str]]]]) -> None:
+def print_tables(path: Path, title: str, tables: Sequence[tuple[str, Sequence[dict[str, str]]]]) -> None:
     """Print tables under their captions, and write them as Markdown.
 
     Args:
@@ -203,4 +203,4 @@ def say_tables(path: Path, title: str, tables: Sequence[tuple[str, Sequence[dict
     parts = [f"# {title}\n", *(f"{caption}\n\n{markdown_table(rows)}" for caption, rows in tables)]
     text = "\n".join(parts)
     print(text)
-    write_whole(path, text)
+    write_atomically(path, text)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from skyformer.exceptions import RunError
-from skyformer.files import write_whole
+from skyformer.files import write_atomically
 from skyformer.installation import CONFIGS, ROOT, find_config, python_arguments
 from skyformer.sweep.job import threads_of
 from skyformer.yaml_text import load_yaml
@@ -264,4 +264,4 @@ def write_commands(cell: Cell, threads: int) -> None:
             " &&\n".join(lines),
         ]
     )
-    write_whole(cell.folder / "commands.sh", text + "\n")
+    write_atomically(cell.folder / "commands.sh", text + "\n")

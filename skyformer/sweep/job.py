@@ -15,7 +15,7 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 
-from skyformer.files import lacks_locks, write_whole
+from skyformer.files import lacks_locks, write_atomically
 from skyformer.training.result import read_test_accuracy
 
 LOG = "log.txt"
@@ -55,7 +55,7 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 
 def write_attempts(folder: Path, attempts: list[Attempt]) -> None:
-    write_whole(folder / _FILE, json.dumps([asdict(attempt) for attempt in attempts], indent=2) + "\n")
+    write_atomically(folder / _FILE, json.dumps([asdict(attempt) for attempt in attempts], indent=2) + "\n")
 
 
 def threads_of(folder: Path, threads: int) -> int:

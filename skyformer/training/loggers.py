@@ -13,7 +13,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from skyformer.files import naming, next_free, write_table, write_whole
+from skyformer.files import name_in_errors, next_free_path, write_atomically, write_table
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
@@ -59,7 +59,7 @@ class CSVLogger(loggers.CSVLogger):
         if not path.exists():
             return
         if step == 0:
-            path.rename(next_free(path.parent, "metrics", ".csv"))
+            path.rename(next_free_path(path.parent, "metrics", ".csv"))
             return
         header, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) or [""]
         if not header.endswith("\n"):  # killed while it was written
@@ -67,7 +67,7 @@ class CSVLogger(loggers.CSVLogger):
             return
         names = next(csv.reader([header]), [])
         kept = [line for line in lines if _stays(line, names, step, evaluates_first)]
-        write_whole(path, "".join([header, *kept]))
+        write_atomically(path, "".join([header, *kept]))
 
     @property
     @rank_zero_experiment
@@ -114,7 +114,7 @@ class WandbLogger(loggers.WandbLogger):
     def experiment(self) -> Any:
         if self._experiment is None:
             if not self.id_path.exists():
-                write_whole(self.id_path, secrets.token_hex(4))
+                write_atomically(self.id_path, secrets.token_hex(4))
             self._wandb_init["id"] = self.id_path.read_text(encoding="utf-8")
         return super().experiment
 
@@ -137,7 +137,7 @@ class _AppendingWriter(ExperimentWriter):
                 self.metrics_keys = next(csv.reader(file), [])
 
     def save(self) -> None:
-        with naming(Path(self.metrics_file_path)):
+        with name_in_errors(Path(self.metrics_file_path)):
             super().save()
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:

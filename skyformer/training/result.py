@@ -11,7 +11,7 @@ _BEST = "best.ckpt"  # skyformer.model.checkpoint_io.BEST, which imports torch
 _ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of a file that is not there, or damaged
 
 
-def why_not_counted(result: Mapping[str, Any], path: Path, records: Sequence[Mapping[str, Any]]) -> str:
+def reason_not_counted(result: Mapping[str, Any], path: Path, records: Sequence[Mapping[str, Any]]) -> str:
     """Why a result is not that of the run's best checkpoint; empty where it is.
 
     Args:
@@ -39,7 +39,7 @@ def read_test_accuracy(folder: Path) -> float | None:
         records = _read(folder / "record.json")
     with suppress(*_ERRORS):
         result = _read(path)
-        return None if why_not_counted(result, path, records) else float(result["test/accuracy"])
+        return None if reason_not_counted(result, path, records) else float(result["test/accuracy"])
     return None
 
 

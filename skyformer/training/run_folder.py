@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from skyformer.exceptions import CheckpointError, RunError
-from skyformer.files import lacks_locks, next_free
+from skyformer.files import lacks_locks, next_free_path
 from skyformer.model.checkpoint_io import BEST, LAST, PREVIOUS, read_checkpoint
-from skyformer.model.earlier_versions import in_todays_settings
+from skyformer.model.earlier_versions import upgrade_config
 
 # What may differ between a checkpoint and the command that resumes it: nothing that the training's numbers depend on,
 # but for the length of the run, which the schedule follows, the device, and callbacks that the user adds. Settings of
@@ -159,7 +159,7 @@ def read_or_fall_back(path: Path, named: str | None, subcommand: str) -> tuple[P
         checkpoint = read_checkpoint(previous)
         with suppress(FileNotFoundError):  # another process of this run was first
             if subcommand == "fit":
-                os.replace(path, next_free(path.parent, "last.damaged", ".ckpt"))
+                os.replace(path, next_free_path(path.parent, "last.damaged", ".ckpt"))
         print(f"{error}\nGoing on from the one before, {previous}, step {checkpoint['global_step']:,}.", flush=True)
         return previous, checkpoint
 
@@ -208,7 +208,7 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
     Raises:
         RunError: listing each key with both values.
     """
-    former = in_todays_settings(yaml.safe_load(checkpoint["config"]))
+    former = upgrade_config(yaml.safe_load(checkpoint["config"]))
     before, now = flatten(former), flatten(config)
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if subcommand == "fit":

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from skyformer.exceptions import CheckpointError
-from skyformer.files import write_whole
+from skyformer.files import write_atomically
 from skyformer.model.checkpoint_io import BEST, LAST, read_checkpoint
 from skyformer.training import slurm
 from skyformer.training.loggers import CSVLogger
@@ -208,7 +208,7 @@ class _InRunFolder(ModelCheckpoint):
             if _is_of_step(origin / name, checkpoint["global_step"]):
                 scores[str(here / name)] = score
                 if trainer.is_global_zero and origin != here.resolve():
-                    write_whole(here / name, (origin / name).read_bytes())
+                    write_atomically(here / name, (origin / name).read_bytes())
         best, worst = (max, min) if self.mode == "max" else (min, max)
         first, last = (op(scores, key=lambda path: scores[path], default="") for op in (best, worst))
         checkpoint["callbacks"][self.state_key] = {

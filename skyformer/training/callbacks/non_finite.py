@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from skyformer.attention import Attention
-from skyformer.files import write_whole
+from skyformer.files import write_atomically
 from skyformer.training.callbacks.seeds import batches_taken, seed_step
 
 STEPS_UNREAD = 32  # whose batches a GPU holds
@@ -121,7 +121,7 @@ class NonFiniteLoss(Callback):
             "layers": layer_norms(trainer, pl_module, culprit.batch, seen[-1].taken),
         }
         path = Path(trainer.default_root_dir, f"non_finite.{trainer.global_rank}.json")
-        write_whole(path, json.dumps(record, indent=2) + "\n")
+        write_atomically(path, json.dumps(record, indent=2) + "\n")
         if self.action == "stop":
             what = f"the loss of step {step} is {record['loss']}"
             what += "" if culprits else ", and the gradients are not"

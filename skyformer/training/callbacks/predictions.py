@@ -11,7 +11,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from skyformer.files import write_whole
+from skyformer.files import write_atomically
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -42,7 +42,7 @@ class PredictionWriter(BasePredictionWriter):
         share = f".{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = Path(trainer.default_root_dir, f"predictions{share}.{self.format}")
         columns = _columns(predictions, trainer.datamodule)
-        write_whole(path, _as_csv(columns) if self.format == "csv" else _as_parquet(columns))
+        write_atomically(path, _as_csv(columns) if self.format == "csv" else _as_parquet(columns))
         print(f"Wrote {path}")
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import SaveConfigCallback
 
 from skyformer.exceptions import RunError
-from skyformer.files import next_free, write_whole
+from skyformer.files import next_free_path, write_atomically
 from skyformer.model.checkpoint_io import LAST, PREVIOUS
 from skyformer.training.callbacks.ending import early_end
 from skyformer.training.callbacks.plateau import LabelCounts
@@ -110,8 +110,8 @@ class RunConfig(SaveConfigCallback):
 def _write_config(path: Path, text: str, resumed: bool) -> None:
     """What a resumed run began with, if it was something else, stays beside as `config.1.yaml`."""
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text and resumed:
-        path.rename(next_free(path.parent, path.stem, path.suffix))
-    write_whole(path, text)
+        path.rename(next_free_path(path.parent, path.stem, path.suffix))
+    write_atomically(path, text)
 
 
 def _add_record(path: Path, record: dict[str, Any]) -> None:
@@ -120,9 +120,9 @@ def _add_record(path: Path, record: dict[str, Any]) -> None:
     with suppress(OSError, ValueError):  # none yet, or damaged: then it stays beside
         records = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(records, list) or (path.exists() and not records):
-        path.rename(next_free(path.parent, path.stem, path.suffix))
+        path.rename(next_free_path(path.parent, path.stem, path.suffix))
         records = []
-    write_whole(path, json.dumps([*records, record], indent=2) + "\n")
+    write_atomically(path, json.dumps([*records, record], indent=2) + "\n")
 
 
 def _note_early_end(path: Path, end: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ def _note_early_end(path: Path, end: dict[str, Any]) -> None:
     with suppress(OSError, ValueError, LookupError, TypeError):  # damaged since then
         records = json.loads(path.read_text(encoding="utf-8"))
         records[-1]["stopped_early"] = end
-        write_whole(path, json.dumps(records, indent=2) + "\n")
+        write_atomically(path, json.dumps(records, indent=2) + "\n")
 
 
 class EvaluationResult(Callback):
@@ -192,4 +192,4 @@ class EvaluationResult(Callback):
                 f"{split} accuracy {accuracy:.2%} on {examples:,} examples; "
                 f"always guessing the most frequent label gives {result['chance']:.2%}."
             )
-            write_whole(Path(trainer.default_root_dir, file_name), json.dumps(result, indent=2) + "\n")
+            write_atomically(Path(trainer.default_root_dir, file_name), json.dumps(result, indent=2) + "\n")

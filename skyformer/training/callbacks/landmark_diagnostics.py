@@ -1,4 +1,4 @@
-"""How well Skyformer's approximation stands, watched while it trains."""
+"""Condition number and error of Skyformer's approximation during training."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from torch import Tensor
 from skyformer.attention import SkyformerAttention
 from skyformer.model.encoder import attention_inputs
 from skyformer.ops.kernel import gaussian_kernel
-from skyformer.ops.nystrom import landmark_system, nystrom_gaussian_attention
+from skyformer.ops.nystrom import nystrom_gaussian_attention, regularized_gram
 
 MAX_EXAMPLES = 2
 MAX_TOKENS = 1024
 
 
-class LandmarkHealth(Callback):
+class LandmarkDiagnostics(Callback):
     """On the first batch of each dev evaluation, for each layer with `SkyformerAttention`, logs
 
     - `condition_number/layer<i>` of κ(W, W) + γI, the largest over heads;
@@ -56,11 +56,11 @@ def _has_landmarks(module: LightningModule) -> bool:
 def measure(
     layer: SkyformerAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
 ) -> tuple[float, float]:
-    """(condition number, relative spectral error) of a layer on `(B, H, N, P)` inputs; see `LandmarkHealth`."""
+    """(condition number, relative spectral error) of a layer on `(B, H, N, P)` inputs; see `LandmarkDiagnostics`."""
     with torch.autocast(query.device.type, enabled=False):
         query, key = query.float(), key.float()
         landmarks, landmark_mask = layer.landmarks(query, key, mask)
-        eigenvalues = torch.linalg.eigvalsh(landmark_system(landmarks, layer.ridge, landmark_mask))
+        eigenvalues = torch.linalg.eigvalsh(regularized_gram(landmarks, layer.ridge, landmark_mask))
         condition = (eigenvalues[..., -1] / eigenvalues[..., 0]).max()
         errors = [
             _spectral_error(layer, query[i], key[i], landmarks[i], _row(mask, i), _row(landmark_mask, i))

@@ -1,4 +1,4 @@
-"""SIGTERM outside of training."""
+"""End an evaluation on SIGTERM."""
 
 import signal
 import threading
@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 
-class LeaveEvaluation(Callback):
+class StopEvaluationOnSigterm(Callback):
     """Ends `test`, `validate` and `predict` at once on SIGTERM, all their processes, with status 143.
 
     Lightning's own handler broadcasts from within the signal, which hangs where the others compute metrics together,
