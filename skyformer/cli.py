@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import distributed
 from yaml.representer import RepresenterError
 
-from skyformer.exceptions import CheckpointError, RunError
+from skyformer.exceptions import CheckpointError, RunError, unwrapping_value_errors
 from skyformer.installation import program_name
 from skyformer.model.checkpoint_io import BEST, AtomicCheckpointIO
 from skyformer.model.classifier import SequenceClassifier
@@ -247,10 +247,8 @@ class SkyformerCLI(LightningCLI):
         config.ckpt_path = path and str(path)
 
     def instantiate_classes(self) -> None:
-        try:
+        with unwrapping_value_errors():
             super().instantiate_classes()
-        except ValueError as error:  # an argument of the right type whose value makes no sense
-            raise RunError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
 
     def _run_subcommand(self, subcommand: str) -> None:
         ended = False

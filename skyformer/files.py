@@ -1,4 +1,4 @@
-"""Atomic writes."""
+"""Atomic writes and locks."""
 
 import csv
 import errno
@@ -9,13 +9,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 # What a file system without locks answers: NFS without its lock daemon, some FUSE and parallel file systems.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def lacks_locks(error: Exception) -> bool:
-    """Return whether filelock raised this error because the file system has no locks."""
-    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in _NO_LOCKS
+def acquire_lock(path: Path, seconds: float = 0.0) -> FileLock | None:
+    """Return the held lock of this file, or None on a file system without locks.
+
+    Raises:
+        Timeout: if another process holds it for longer than `seconds`.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:  # an OSError too
+        raise
+    except (NotImplementedError, OSError) as error:
+        if not (isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS):
+            raise
+        return None
+    return lock
 
 
 def write_atomically(path: Path, content: bytes | memoryview | str, former: Path | None = None) -> None:

@@ -7,7 +7,7 @@ import lightning
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from skyformer.exceptions import RunError
+from skyformer.exceptions import unwrapping_value_errors
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.earlier_versions import upgrade_config
@@ -67,8 +67,6 @@ def instantiate(parser: ArgumentParser, **config: Namespace) -> Any:
     Raises:
         RunError: for a value that makes no sense.
     """
-    try:
+    with unwrapping_value_errors():
         (made,) = parser.instantiate(Namespace(**config)).values()
-    except ValueError as error:  # an argument of the right type whose value makes no sense
-        raise RunError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
     return made

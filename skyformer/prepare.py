@@ -7,9 +7,9 @@ from typing import Any
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from datamodules.base import SequenceDataModule
-from datamodules.files import PreparedDataError
 from datamodules.prepared.format import verify
 from datamodules.summary import print_summary
+from skyformer.exceptions import unwrapping_value_errors
 from skyformer.installation import program_name
 from skyformer.training.config_checks import check_config, check_nulls
 
@@ -37,6 +37,7 @@ def run_prepare(args: list[str]) -> SequenceDataModule:
 
     Raises:
         PreparedDataError: when it cannot be made or, with `--verify`, has changed since.
+        RunError: for a value that makes no sense.
         SystemExit: 2 for a wrong argument.
     """
     parser = _parser()
@@ -44,10 +45,8 @@ def run_prepare(args: list[str]) -> SequenceDataModule:
     check_nulls(parser, config)
     only_data = Namespace(data=config.data)  # of what else a file says nothing is made
     check_config(only_data)
-    try:
+    with unwrapping_value_errors():
         data: SequenceDataModule = parser.instantiate(only_data).data
-    except ValueError as error:  # an argument of the right type whose value makes no sense
-        raise PreparedDataError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
     there = os.path.exists(data.folder / "meta.json")  # Path's own raises where it may not look
     start = time.perf_counter()
     data.prepare_data()

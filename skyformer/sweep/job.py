@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from skyformer.files import lacks_locks, write_atomically
+from skyformer.files import acquire_lock, write_atomically
 from skyformer.training.result import read_test_accuracy
 
 LOG = "log.txt"
@@ -105,21 +105,16 @@ def _is_free(path: Path, seconds: float = 0.0) -> bool:
 @contextmanager
 def _held(path: Path, seconds: float) -> Iterator[bool]:
     """Whether nobody else has this lock, for which one waits so long; held until the end of the context."""
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=seconds)
+        lock = acquire_lock(path, seconds)
     except Timeout:
         yield False
-        return
-    except (NotImplementedError, OSError) as error:
-        if not lacks_locks(error):
-            raise
-        yield True
         return
     try:
         yield True
     finally:
-        lock.release()
+        if lock:
+            lock.release()
 
 
 # Others hold a lock for an instant to see whether it is held; that of the training, only before a job has the other.

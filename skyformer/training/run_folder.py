@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from skyformer.exceptions import CheckpointError, RunError
-from skyformer.files import lacks_locks, next_free_path
+from skyformer.files import acquire_lock, next_free_path
 from skyformer.model.checkpoint_io import BEST, LAST, PREVIOUS, read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
 
@@ -184,20 +184,17 @@ def lock_run(held: ExitStack, folder: Path) -> None:
         RunError: when another one does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock = acquire_lock(folder / ".lock")
     except Timeout as error:
         raise RunError(
             f"{folder} is in use: another process trains in it. Wait for its end, or set another "
             "--trainer.default_root_dir."
         ) from error
-    except (NotImplementedError, OSError) as error:
-        if not lacks_locks(error):
-            raise
+    if lock is None:
         print(f"{folder} lies on a file system without locks: see that no other process trains in it.", flush=True)
-        return
-    held.callback(lock.release)
+    else:
+        held.callback(lock.release)
 
 
 def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[str, Any], subcommand: str) -> None:
