@@ -4,7 +4,7 @@ from datamodules import numba_cache  # noqa: F401  before the modules with compi
 from datamodules.base import SequenceDataModule
 from datamodules.image import Image
 from datamodules.listops import ListOps
-from datamodules.pathfinder import Pathfinder, PathX
+from datamodules.pathfinder.task import Pathfinder, PathX
 from datamodules.protocol import Protocol
 from datamodules.retrieval import Retrieval
 from datamodules.text import Text

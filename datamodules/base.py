@@ -18,15 +18,15 @@ from torch.utils.data import DataLoader, Sampler
 
 from datamodules.batches import Batch, EvalBatches, ScheduledBatches, TrainBatches
 from datamodules.collate import JoinedSplits, SplitBatches
-from datamodules.examples import Example, as_it_is
-from datamodules.files import usable_folder
-from datamodules.images import ImageBatches
-from datamodules.layout import Layout
-from datamodules.new_examples import as_split
-from datamodules.prepared import PreparedDataError, data_hash, folder_name, load, verify
+from datamodules.examples import Example, identity
+from datamodules.files import PreparedDataError, usable_folder
+from datamodules.image_batches import ImageBatches
+from datamodules.prepared.format import data_hash, folder_name, load, verify
+from datamodules.prepared.layout import Layout
+from datamodules.prepared.split import Split
+from datamodules.prepared.writing import RawSplits, prepare
 from datamodules.protocol import Protocol
-from datamodules.split import Split
-from datamodules.writing import RawSplits, prepare
+from datamodules.sources.new_inputs import as_split
 
 BATCH_TIMEOUT = 600  # seconds; a worker without shared memory never delivers, and the main process would wait for ever
 MOST_WORKERS = 1024  # processes; a slip of the finger would start them without end
@@ -380,7 +380,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return _ResumableLoader(
             split,
             batch_sampler=batches,
-            collate_fn=as_it_is,
+            collate_fn=identity,
             num_workers=self.num_workers,
             timeout=BATCH_TIMEOUT if self.num_workers else 0,
             persistent_workers=self.num_workers > 0,

@@ -43,7 +43,7 @@ class TrainBatches(Sampler[list[int]]):
     together, of which each rank takes an equal share; the batches of a pool are shuffled. The last, incomplete batch is
     left out; other examples fall in it in every epoch.
 
-    A batch item is `example + view * len(lengths)`: which example, and which of its views (`images.py`).
+    A batch item is `example + view * len(lengths)`: which example, and which of its views (`image_batches.py`).
 
     Args:
         lengths: `(examples,)` of the whole split.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batches import Batch
-from datamodules.prepared import Split
+from datamodules.prepared.split import Split
 
 
 class SplitBatches(Dataset[Batch]):

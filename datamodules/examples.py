@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.prepared import PreparedDataError
+from datamodules.files import PreparedDataError
 
 CHUNK = 256
 _CGROUP = Path("/sys/fs/cgroup")  # as a container sees its own limits
@@ -134,7 +134,7 @@ def make_examples_in_processes(
         _Made(make, parts),
         batch_size=None,
         num_workers=workers if workers > 1 else 0,
-        collate_fn=as_it_is,
+        collate_fn=identity,
         generator=torch.Generator(),  # else it would draw from the global one
     )
 
@@ -163,7 +163,7 @@ class _Made(Dataset[Chunk | PreparedDataError]):
             return error
 
 
-def as_it_is(item: Any) -> Any:
+def identity(item: Any) -> Any:
     """For a loader whose dataset gives whole batches."""
     return item
 

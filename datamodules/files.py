@@ -38,7 +38,7 @@ def open_regular(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def read_whole(path: Path, limit: int) -> bytes:
+def read_bounded(path: Path, limit: int) -> bytes:
     """All of a regular file of at most `limit` bytes.
 
     Raises:

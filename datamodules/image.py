@@ -9,18 +9,17 @@ import numpy as np
 from torchvision.datasets import CIFAR10
 
 from datamodules.base import SequenceDataModule
-from datamodules.download import fetch
 from datamodules.examples import Example, Skipped, make_examples_in_processes
-from datamodules.files import waiting_lock
+from datamodules.files import PreparedDataError, waiting_lock
 from datamodules.generate import check_at_least_one, check_seed
-from datamodules.grey import GREY, Grey
-from datamodules.images import FLIP
-from datamodules.new_examples import read_pictures
-from datamodules.pictures import read_picture
-from datamodules.prepared import PreparedDataError
+from datamodules.image_batches import FLIP
+from datamodules.prepared.writing import RawSplits
 from datamodules.protocol import OURS, Protocol
-from datamodules.sources import cut_dev, damaged, reading, sizes_of, source_name, source_path
-from datamodules.writing import RawSplits
+from datamodules.sources.archives import cut_dev, damaged, reading, sizes_of, source_name, source_path
+from datamodules.sources.download import fetch
+from datamodules.sources.grey import GREY, Grey
+from datamodules.sources.new_inputs import read_pictures
+from datamodules.sources.pictures import read_picture
 
 SIDE = 32
 FILES = (".png", ".jpg", ".jpeg")

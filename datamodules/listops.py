@@ -12,10 +12,18 @@ from datamodules.examples import Example, packed
 from datamodules.files import PreparedDataError
 from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression, evaluate, longest_expression
-from datamodules.new_examples import read_lines, unusable
+from datamodules.prepared.writing import RawSplits
 from datamodules.protocol import OURS, Protocol
-from datamodules.sources import damaged, find_in_release, read_label, read_rows, sizes_of, source_name, source_path
-from datamodules.writing import RawSplits
+from datamodules.sources.archives import (
+    damaged,
+    find_in_release,
+    read_label,
+    read_rows,
+    sizes_of,
+    source_name,
+    source_path,
+)
+from datamodules.sources.new_inputs import read_lines, unusable
 
 HEADER = [b"Source", b"Target"]
 FILES = {"train": "basic_train.tsv", "dev": "basic_val.tsv", "test": "basic_test.tsv"}

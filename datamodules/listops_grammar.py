@@ -11,7 +11,7 @@ Token ids: 0 padding, 1 … 10 the digits 0 … 9, 11 … 14 the operators `[MIN
 import numpy as np
 from numba import njit
 
-from datamodules.prepared import PreparedDataError
+from datamodules.files import PreparedDataError
 
 TOKENS = ("<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")
 FIRST_DIGIT = 1

@@ -10,10 +10,10 @@ import numpy as np
 from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, Skipped, packed
 from datamodules.generate import check_at_least_one
-from datamodules.new_examples import read_lines, unusable
+from datamodules.prepared.writing import RawSplits
 from datamodules.protocol import OURS, Protocol
-from datamodules.sources import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
-from datamodules.writing import RawSplits
+from datamodules.sources.archives import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
+from datamodules.sources.new_inputs import read_lines, unusable
 
 FILES = {split: f"new_aan_pairs.{name}.tsv" for split, name in (("train", "train"), ("dev", "eval"), ("test", "test"))}
 NUM_PAIRS = 182_613

@@ -7,7 +7,7 @@ from rich.table import Table
 from datamodules.base import SequenceDataModule
 from datamodules.batches import EvalBatches, TrainBatches
 from datamodules.collate import SplitBatches
-from datamodules.prepared import read_meta
+from datamodules.prepared.format import read_meta
 
 
 def print_summary(data: SequenceDataModule, seconds: float | None) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 from rich.progress import DownloadColumn
 
 from datamodules.base import SequenceDataModule
-from datamodules.download import fetch
 from datamodules.examples import Example, Skipped, make_examples, progress_bar
 from datamodules.files import PreparedDataError, open_regular
 from datamodules.generate import check_at_least_one, check_seed
-from datamodules.new_examples import read_lines
+from datamodules.prepared.writing import RawSplits
 from datamodules.protocol import OURS, Protocol
-from datamodules.sources import cut_dev, damaged, reading, sizes_of, source_name, source_path
-from datamodules.writing import RawSplits
+from datamodules.sources.archives import cut_dev, damaged, reading, sizes_of, source_name, source_path
+from datamodules.sources.download import fetch
+from datamodules.sources.new_inputs import read_lines
 
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"

@@ -7,20 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from skyformer.encoder import Encoder
-    from skyformer.functional import gaussian_attention, nystrom_gaussian_attention
     from skyformer.loading import load_model
-    from skyformer.model import SequenceClassifier
+    from skyformer.model.classifier import SequenceClassifier
+    from skyformer.model.encoder import Encoder
+    from skyformer.ops.gaussian import gaussian_attention
+    from skyformer.ops.nystrom import nystrom_gaussian_attention
 
 __version__ = "0.1.0"
 __all__ = ["Encoder", "SequenceClassifier", "gaussian_attention", "load_model", "nystrom_gaussian_attention"]
 
 _MODULES = {
-    "Encoder": "skyformer.encoder",
-    "SequenceClassifier": "skyformer.model",
-    "gaussian_attention": "skyformer.functional",
+    "Encoder": "skyformer.model.encoder",
+    "SequenceClassifier": "skyformer.model.classifier",
+    "gaussian_attention": "skyformer.ops.gaussian",
     "load_model": "skyformer.loading",
-    "nystrom_gaussian_attention": "skyformer.functional",
+    "nystrom_gaussian_attention": "skyformer.ops.nystrom",
 }
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import datamodules  # noqa: F401  makes the short names of its classes known
 import skyformer.attention  # noqa: F401  as above
 from datamodules.batches import BatchSizeError
-from datamodules.prepare_command import run_prepare
-from datamodules.prepared import PreparedDataError
-from skyformer.arguments import check_files
+from datamodules.files import PreparedDataError
 from skyformer.benchmark.command import run_benchmark
 from skyformer.cli import SkyformerCLI
-from skyformer.errors import say_errors
-from skyformer.export_command import run_export, with_its_configuration
+from skyformer.error_messages import exit_on_error
+from skyformer.export.command import run_export, with_its_configuration
 from skyformer.installation import run_configs, with_shipped_configs
+from skyformer.prepare import run_prepare
 from skyformer.report.command import run_report
 from skyformer.study.command import run_study
 from skyformer.sweep.command import run_sweep
+from skyformer.training.config_checks import check_files
 
 COMMANDS = {
     "prepare": run_prepare,
@@ -37,7 +37,7 @@ def main(args: list[str] | None = None) -> Any:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
-    with say_errors(BatchSizeError, PreparedDataError):
+    with exit_on_error(BatchSizeError, PreparedDataError):
         check_files(given)
         command = COMMANDS.get(given[0]) if given else None
         return command(given[1:]) if command else SkyformerCLI(with_its_configuration(given))

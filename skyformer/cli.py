@@ -18,17 +18,25 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import distributed
 from yaml.representer import RepresenterError
 
-from skyformer import callbacks, slurm
-from skyformer.arguments import check_config, check_nulls, check_trainer, trainer_settings
-from skyformer.callbacks.ending import early_end
-from skyformer.checkpoint_io import BEST, AtomicCheckpointIO, CheckpointError
+from skyformer.exceptions import CheckpointError, RunError, unwrapping_value_errors
 from skyformer.installation import program_name
-from skyformer.loggers import TensorBoardLogger, WandbLogger
-from skyformer.memory import keep_freed_memory
-from skyformer.model import SequenceClassifier
-from skyformer.overlays import OverlayFile
-from skyformer.runs import RunError, check_same_run, find_checkpoint, flatten, lock_run, read_or_fall_back, run_folder
-from skyformer.schedule import TrainingParser
+from skyformer.model.checkpoint_io import BEST, AtomicCheckpointIO
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.model.schedule import TrainingParser
+from skyformer.training import callbacks, slurm
+from skyformer.training.callbacks.ending import early_end
+from skyformer.training.config_checks import check_config, check_nulls, check_trainer, trainer_settings
+from skyformer.training.loggers import TensorBoardLogger, WandbLogger
+from skyformer.training.memory import keep_freed_memory
+from skyformer.training.overlays import OverlayFile
+from skyformer.training.run_folder import (
+    check_same_run,
+    find_checkpoint,
+    flatten,
+    lock_run,
+    read_or_fall_back,
+    run_folder,
+)
 
 
 def _quieten() -> None:
@@ -134,12 +142,12 @@ class SkyformerCLI(LightningCLI):
                 "callbacks": [
                     callbacks.StepSeed(),
                     callbacks.Throughput(),
-                    callbacks.LandmarkHealth(),
+                    callbacks.LandmarkDiagnostics(),
                     callbacks.ImageSheet(),
                     callbacks.CurriculumCurve(),
                     callbacks.PlateauNotice(),
                     callbacks.EvaluationResult(),
-                    callbacks.LeaveEvaluation(),
+                    callbacks.StopEvaluationOnSigterm(),
                 ],
                 "enable_model_summary": False,
                 # Our samplers share batches between processes themselves, and evaluate each example once.
@@ -239,10 +247,8 @@ class SkyformerCLI(LightningCLI):
         config.ckpt_path = path and str(path)
 
     def instantiate_classes(self) -> None:
-        try:
+        with unwrapping_value_errors():
             super().instantiate_classes()
-        except ValueError as error:  # an argument of the right type whose value makes no sense
-            raise RunError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
 
     def _run_subcommand(self, subcommand: str) -> None:
         ended = False
@@ -368,7 +374,7 @@ class SkyformerCLI(LightningCLI):
         """TensorBoard unless others are named; those that have a folder write into the run's."""
         if config.trainer.logger in (None, True):
             config.trainer.logger = Namespace(
-                class_path="skyformer.loggers.TensorBoardLogger", init_args=Namespace(save_dir=".")
+                class_path="skyformer.training.loggers.TensorBoardLogger", init_args=Namespace(save_dir=".")
             )
         loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         for logger in filter(None, loggers):

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writes and locks."""
 
 import csv
 import errno
@@ -9,17 +9,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 # What a file system without locks answers: NFS without its lock daemon, some FUSE and parallel file systems.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def lacks_locks(error: Exception) -> bool:
-    """Return whether filelock raised this error because the file system has no locks."""
-    return isinstance(error, NotImplementedError) or getattr(error, "errno", None) in _NO_LOCKS
+def acquire_lock(path: Path, seconds: float = 0.0) -> FileLock | None:
+    """Return the held lock of this file, or None on a file system without locks.
+
+    Raises:
+        Timeout: if another process holds it for longer than `seconds`.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:  # an OSError too
+        raise
+    except (NotImplementedError, OSError) as error:
+        if not (isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS):
+            raise
+        return None
+    return lock
 
 
-def write_whole(path: Path, content: bytes | memoryview | str, former: Path | None = None) -> None:
-    """Write beside `path` and rename, so that a crash or a full disk leaves what was there as it was.
+def write_atomically(path: Path, content: bytes | memoryview | str, former: Path | None = None) -> None:
+    """Write a temporary file and rename it, so that a crash or a full disk leaves the former content.
 
     Args:
         path: the file; its folder is made if missing.
@@ -31,7 +46,7 @@ def write_whole(path: Path, content: bytes | memoryview | str, former: Path | No
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with naming(path):
+    with name_in_errors(path):
         _write_and_rename(partial, path, content, former)
 
 
@@ -49,8 +64,8 @@ def _write_and_rename(partial: Path, path: Path, content: bytes | memoryview | s
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of the system name this file: a write that fails does not say where."""
+def name_in_errors(path: Path) -> Iterator[None]:
+    """Name this file in an error of the system: a write that fails does not name it."""
     try:
         yield
     except OSError as error:
@@ -59,15 +74,15 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_table(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV under a header of these fields, whole or not at all."""
+    """Write rows as CSV under a header of these fields, atomically."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fields)
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_atomically(path, text.getvalue())
 
 
-def next_free(folder: Path, stem: str, suffix: str) -> Path:
+def next_free_path(folder: Path, stem: str, suffix: str) -> Path:
     """The first of `<stem>.1<suffix>`, `<stem>.2<suffix>`, … that is not there."""
     number = 1
     while (folder / f"{stem}.{number}{suffix}").exists():

@@ -24,6 +24,11 @@ def find_config(named: str) -> str:
     return named
 
 
+def overlay_file(named: str, folder: Path) -> Path:
+    """Return the path of an overlay, from its name below `folder` or the path of a YAML file; it may not exist."""
+    return Path(find_config(named)).expanduser() if named.endswith((".yaml", ".yml")) else folder / f"{named}.yaml"
+
+
 def with_shipped_configs(arguments: Sequence[str]) -> list[str]:
     """Replace what `--config`, `-c` and `--grid` name by what `find_config` finds."""
     found = []

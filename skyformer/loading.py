@@ -7,12 +7,12 @@ import lightning
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from skyformer.arguments import check_config
-from skyformer.checkpoint_io import read_checkpoint
-from skyformer.earlier_versions import in_todays_settings
-from skyformer.model import SequenceClassifier
-from skyformer.runs import RunError
-from skyformer.schedule import ScheduleArguments
+from skyformer.exceptions import unwrapping_value_errors
+from skyformer.model.checkpoint_io import read_checkpoint
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.model.earlier_versions import upgrade_config
+from skyformer.model.schedule import ScheduleArguments
+from skyformer.training.config_checks import check_config
 from skyformer.yaml_text import load_yaml
 
 
@@ -29,7 +29,7 @@ def load_model(path: str | Path) -> SequenceClassifier:
         RunError: for a checkpoint whose configuration this version cannot use.
     """
     checkpoint = read_checkpoint(Path(path).expanduser())
-    config = in_todays_settings(load_yaml(checkpoint["config"]))
+    config = upgrade_config(load_yaml(checkpoint["config"]))
     parser = ScheduleArguments()
     parser.add_class_arguments(SequenceClassifier, "model")
     parser.add_subclass_arguments(lightning.LightningDataModule, "data", required=True)
@@ -67,8 +67,6 @@ def instantiate(parser: ArgumentParser, **config: Namespace) -> Any:
     Raises:
         RunError: for a value that makes no sense.
     """
-    try:
+    with unwrapping_value_errors():
         (made,) = parser.instantiate(Namespace(**config)).values()
-    except ValueError as error:  # an argument of the right type whose value makes no sense
-        raise RunError(str(error.__cause__ or error)) from error  # jsonargparse wraps it in pages of its own
     return made

@@ -32,7 +32,7 @@ TINY_TRAINER = {
     "val_check_interval": 3,
     "log_every_n_steps": 1,
     "accelerator": "cpu",
-    "logger": "skyformer.loggers.CSVLogger",
+    "logger": "skyformer.training.loggers.CSVLogger",
 }
 TINY_MODEL = {"embed_dim": 16, "hidden_dim": 16, "lr_scheduler.init_args.warmup_steps": 2}
 
@@ -119,7 +119,7 @@ def prepare(tmp_path):
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between attempts to fetch a file."""
-    monkeypatch.setattr("datamodules.download.PAUSE", 0)
+    monkeypatch.setattr("datamodules.sources.download.PAUSE", 0)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import tiny_sources
 from source_changes import LEVEL, packed, write_batches, write_pathfinder
 
 from datamodules import Image, ListOps, Pathfinder, Retrieval, Text
-from datamodules.meta import DTYPES
+from datamodules.prepared.meta import DTYPES
 
 
 class Kind(NamedTuple):

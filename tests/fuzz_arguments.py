@@ -38,7 +38,7 @@ class Sandbox:
         self.marker = root / "case" / "marker"
         self.renew()
         self._must_work(in_a_process(self.base("prepare"), self.place, 300))
-        changes = ["--trainer.logger=skyformer.loggers.TensorBoardLogger", "--trainer.val_check_interval=1"]
+        changes = ["--trainer.logger=skyformer.training.loggers.TensorBoardLogger", "--trainer.val_check_interval=1"]
         self._must_work(in_a_process([*self.base("fit"), *changes], self.place, 120))
         shutil.copytree(self.place / "run", root / "trained")
         self.prepared = self._sizes(self.data)

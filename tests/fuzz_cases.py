@@ -10,7 +10,7 @@ import conftest
 import fuzz_values
 
 import skyformer.attention
-from datamodules import prepare_command
+from skyformer import prepare
 from skyformer.benchmark import command as benchmark_command
 from skyformer.cli import SkyformerCLI
 from skyformer.report import command as report_command
@@ -58,7 +58,7 @@ def keys_of(base: tuple[str, ...]) -> list[str]:
         cli = _Parsed(list(base))
         parser, config = cli._parser(command), cli.config[command]
     else:
-        commands = {"prepare": prepare_command, "report": report_command, "benchmark": benchmark_command}
+        commands = {"prepare": prepare, "report": report_command, "benchmark": benchmark_command}
         parser = commands[command]._parser()
         config = parser.parse_args(list(base[1:]))
     keys = dict.fromkeys(action.dest for action in parser._actions)

@@ -61,7 +61,7 @@ def outcome(main: Callable[[list[str]], Any], arguments: Sequence[str]) -> Outco
 
 def in_a_process(arguments: Sequence[str], folder: Path, seconds: float = SECONDS) -> Outcome:
     """Run `python run.py <arguments>` in this folder, forked from a process that has imported everything."""
-    _CONTEXT.set_forkserver_preload(["conftest", "fuzz_process", "skyformer.report.curves", "numba"])
+    _CONTEXT.set_forkserver_preload(["conftest", "fuzz_process", "skyformer.report.pictures", "numba"])
     former = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{Path(__file__).parent}{os.pathsep}{ROOT}"  # the server looks there for what to import
     with tempfile.TemporaryDirectory() as place:

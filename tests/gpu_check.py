@@ -64,7 +64,7 @@ class Check:
         folder = self.output / name
         given = ["--config=configs/pathfinder.yaml", *arguments, *(TINY if self.dry else [])]
         given += [f"--data.data_dir={self.data_dir}", f"--trainer.default_root_dir={folder}"]
-        given += ["--trainer.logger=skyformer.loggers.CSVLogger", f"--trainer.max_steps={steps}"]
+        given += ["--trainer.logger=skyformer.training.loggers.CSVLogger", f"--trainer.max_steps={steps}"]
         given += ["--model.lr_scheduler.init_args.warmup_steps=2"]
         begin = time.monotonic()
         with suppress(subprocess.SubprocessError) if killed else nullcontext():

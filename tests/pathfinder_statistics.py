@@ -5,7 +5,7 @@ Every statistic is a mean of one number per image, so that its standard error is
 
 import numpy as np
 
-from datamodules.pathfinder_paddles import _draw_markers
+from datamodules.pathfinder.paddles import _draw_markers
 
 SIDE = 32
 BINS = 8

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 import yaml
 
-from skyformer.checkpoint_io import LAST
-from skyformer.report.accuracy import accuracy_table
-from skyformer.report.groups import Group
-from skyformer.report.naming import group_runs
-from skyformer.report.read import find_runs
+from skyformer.model.checkpoint_io import LAST
+from skyformer.report.groups import Group, group_runs
+from skyformer.report.runs import find_runs
 from skyformer.report.table import Cell
+from skyformer.report.tables import accuracy_table
 
 ROOT = Path(__file__).parent.parent
 MODULES = {"listops": "ListOps", "text": "Text", "image": "Image", "retrieval": "Retrieval", "pathfinder": "Pathfinder"}

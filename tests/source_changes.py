@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 from torchvision.datasets import CIFAR10
 
 from datamodules import Image, ListOps, Pathfinder, Retrieval, Text
-from datamodules.prepared import read_meta
+from datamodules.prepared.format import read_meta
 
 ROW = "( ( ( [MAX 4 ) 2 ) ] )\t4"
 LEVEL = "pathfinder32/curv_contour_length_14"

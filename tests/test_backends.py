@@ -25,9 +25,9 @@ from skyformer.attention import (
     SkyformerAttention,
     SoftmaxAttention,
 )
-from skyformer.encoder import Encoder
-from skyformer.functional import gaussian_attention
-from skyformer.landmarks import gather_rows, half_and_half_rows, uniform_rows
+from skyformer.model.encoder import Encoder
+from skyformer.ops.gaussian import gaussian_attention
+from skyformer.ops.landmarks import gather_rows, half_and_half_rows, uniform_rows
 
 HEADS, HEAD_DIM, MAX_LENGTH = 2, 8, 4096
 BACKENDS = {

@@ -12,8 +12,8 @@ import tiny_sources
 from source_changes import MARKER, assert_nothing_prepared, names, packed, prepared, skipped, write_archive
 
 from datamodules import Text
-from datamodules.prepared import PreparedDataError
-from datamodules.sources import damaged
+from datamodules.files import PreparedDataError
+from datamodules.sources.archives import damaged
 
 pytestmark = pytest.mark.usefixtures("no_processes")
 

@@ -7,7 +7,7 @@ import pytest
 from disks import as_nobody, fill, mounted
 from runs_compared import assert_same_run
 
-from skyformer.checkpoint_io import read_checkpoint
+from skyformer.model.checkpoint_io import read_checkpoint
 
 
 def stops(main, capsys, arguments: list[str], *words: str) -> None:
@@ -53,7 +53,9 @@ def test_disk_that_fills_up_keeps_what_was_whole(checkpoints, whole, tmp_path, m
 
 
 @pytest.mark.parametrize("leave", [0, 20_000])
-@pytest.mark.parametrize("logger", ["skyformer.loggers.CSVLogger", "skyformer.loggers.TensorBoardLogger"])
+@pytest.mark.parametrize(
+    "logger", ["skyformer.training.loggers.CSVLogger", "skyformer.training.loggers.TensorBoardLogger"]
+)
 def test_full_disk_from_the_start(logger, leave, tmp_path, main, capsys, tiny_arguments):
     with mounted(tmp_path / "disk", 1000) as disk:
         fill(disk, leave)

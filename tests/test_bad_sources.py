@@ -35,7 +35,8 @@ from source_changes import (
 )
 
 from datamodules import Image, ListOps, Pathfinder, Retrieval, Text
-from datamodules.prepared import PreparedDataError, read_meta
+from datamodules.files import PreparedDataError
+from datamodules.prepared.format import read_meta
 
 pytestmark = pytest.mark.usefixtures("no_processes")
 

@@ -6,8 +6,8 @@ import torch
 
 from datamodules.batches import EvalBatches, TrainBatches
 from datamodules.collate import SplitBatches
-from datamodules.images import ImageBatches
-from datamodules.prepared import Split
+from datamodules.image_batches import ImageBatches
+from datamodules.prepared.split import Split
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from skyformer.benchmark.peers import PEERS
 from skyformer.benchmark.picture import draw_scaling, exponent
 from skyformer.benchmark.results import print_table
 from skyformer.benchmark.subjects import make_subject
-from skyformer.functional import gaussian_attention
-from skyformer.linalg import solve_positive_definite
-from skyformer.runs import RunError
+from skyformer.exceptions import RunError
+from skyformer.ops.gaussian import gaussian_attention
+from skyformer.ops.linalg import solve_positive_definite
 
 B, H, N, P = 2, 3, 40, 8
 

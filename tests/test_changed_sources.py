@@ -21,7 +21,7 @@ from source_changes import (
 )
 
 from datamodules import Image, ListOps, Pathfinder, Retrieval, Text
-from datamodules.prepared import PreparedDataError
+from datamodules.files import PreparedDataError
 
 pytestmark = pytest.mark.usefixtures("no_processes")
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from damage import damages
 
-from skyformer.checkpoint_io import CheckpointError, read_checkpoint
+from skyformer.exceptions import CheckpointError
+from skyformer.model.checkpoint_io import read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +202,14 @@ def test_top_checkpoints_are_kept_across_a_resume(tmp_path, main, tiny_arguments
 def test_every_so_many_minutes(tmp_path, main, tiny_arguments, monkeypatch):
     """A clock that goes a minute ahead each time that it is read."""
     minutes = iter(range(10**6))
-    monkeypatch.setattr("skyformer.callbacks.checkpoints.monotonic", lambda: 60.0 * next(minutes))
+    monkeypatch.setattr("skyformer.training.callbacks.checkpoints.monotonic", lambda: 60.0 * next(minutes))
     saved, save = [], torch.save
 
     def watched(checkpoint, file):
         saved.append(checkpoint)
         save(checkpoint, file)
 
-    monkeypatch.setattr("skyformer.checkpoint_io.torch.save", watched)
+    monkeypatch.setattr("skyformer.model.checkpoint_io.torch.save", watched)
     arguments = ["fit", *tiny_arguments("listops", tmp_path), "--trainer.val_check_interval=100"]
     main([*arguments, "--last_checkpoint.every_n_minutes=2.5"])
     assert [checkpoint["global_step"] for checkpoint in saved] == [3, 6, 9]

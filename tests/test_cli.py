@@ -22,10 +22,10 @@ from conftest import ROOT
 from lightning.pytorch.cli import LightningCLI
 from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
-from skyformer.errors import say_errors
-from skyformer.model import SequenceClassifier
-from skyformer.runs import lock_run
-from skyformer.sweep.attempts import hold
+from skyformer.error_messages import exit_on_error
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.sweep.job import hold
+from skyformer.training.run_folder import lock_run
 
 CALLBACKS = "lightning.pytorch.callbacks"
 ACCUMULATION = (
@@ -395,7 +395,7 @@ def test_help_speaks_of_what_works(command, main, capsys):
     ],
 )
 def test_loader_without_shared_memory_or_files_is_said_in_one_line(said, capsys):
-    with pytest.raises(SystemExit), say_errors():
+    with pytest.raises(SystemExit), exit_on_error():
         raise RuntimeError(said)
     line = capsys.readouterr().err
     assert line.startswith(f"error: the loader's processes do not deliver ({said}")

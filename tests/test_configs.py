@@ -58,7 +58,7 @@ def test_trainer_overlay_takes_effect(overlay, tmp_path, main, tiny_arguments):
         "top_three": lambda: (tmp_path / "checkpoints/top-step3.ckpt").exists(),
         "early_stopping": lambda: cli.trainer.early_stopping_callback.patience == 10,
         "quick": lambda: (tmp_path / "result.json").exists(),
-        "three_hundred_steps": lambda: cli.trainer.optimizers[0].defaults["lr"] == 1e-3,
+        "short_comparison": lambda: cli.trainer.optimizers[0].defaults["lr"] == 1e-3,
     }
     assert effects[overlay]()
 

@@ -7,8 +7,8 @@ from test_backends import BACKENDS, inputs
 from test_device_batches import SEQUENCES, random_split
 
 from datamodules.collate import SplitBatches
-from datamodules.images import ImageBatches
-from skyformer.functional import nystrom_gaussian_attention
+from datamodules.image_batches import ImageBatches
+from skyformer.ops.nystrom import nystrom_gaussian_attention
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

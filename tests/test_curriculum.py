@@ -14,11 +14,11 @@ from test_resume import STOP, assert_same_run, run_process
 from datamodules import Pathfinder
 from datamodules.batches import ScheduledBatches, TrainBatches
 from datamodules.collate import JoinedSplits
-from datamodules.pathfinder_drawing import draw_image
-from datamodules.pathfinder_settings import drawing_settings
+from datamodules.pathfinder.drawing import draw_image
+from datamodules.pathfinder.settings import drawing_settings
 from skyformer.report.comparison import not_as_paper
-from skyformer.report.naming import group_runs
-from skyformer.report.read import find_runs
+from skyformer.report.groups import group_runs
+from skyformer.report.runs import find_runs
 
 SIZES = {"train_size": 44, "dev_size": 10, "test_size": 7}
 EASY = '--data.init_args.level_schedule={"easy": 5}'
@@ -178,7 +178,7 @@ def test_switch_is_at_the_optimiser_step(accumulate, limit, tmp_path, main, tiny
     arguments = [*tiny_arguments("pathfinder", tmp_path), EASY, "--data.init_args.num_workers=1"]
     settings = {"accumulate_grad_batches": accumulate, "limit_train_batches": limit, "val_check_interval": 4}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skyformer.callbacks.Throughput", Look)
+        patch.setattr("skyformer.training.callbacks.Throughput", Look)
         main(["fit", *arguments, *(f"--trainer.{name}={value}" for name, value in settings.items())])
     assert len(seen) >= 9
     assert [stage for _, stage in seen] == [int(step >= 5) for step, _ in seen]

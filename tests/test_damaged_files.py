@@ -17,7 +17,8 @@ from damaged_specials import specials
 from trials import ACCEPTED, FOREIGN, REFUSED, Outcome, Trials, trials
 
 from datamodules import ListOps
-from datamodules.prepared import PreparedDataError, data_hash
+from datamodules.files import PreparedDataError
+from datamodules.prepared.format import data_hash
 
 SEED = 0
 SAMPLE = 20  # of the damages of each kind; all of them with `-m long`

@@ -11,8 +11,8 @@ from runs_compared import assert_same_run
 from datamodules import Pathfinder, base
 from datamodules.batches import EvalBatches
 from datamodules.collate import JoinedSplits, SplitBatches
-from datamodules.images import NUM_SYMMETRIES, ImageBatches
-from datamodules.split import Split
+from datamodules.image_batches import NUM_SYMMETRIES, ImageBatches
+from datamodules.prepared.split import Split
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)

@@ -9,8 +9,8 @@ from itertools import cycle, islice, repeat
 import pytest
 from download_server import CONTENT, DIGEST, visible
 
-from datamodules.download import fetch
-from datamodules.prepared import PreparedDataError
+from datamodules.files import PreparedDataError
+from datamodules.sources.download import fetch
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skyformer.dropout import Dropout, dropout
+from skyformer.ops.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import Batch
-from datamodules.images import ImageBatches
-from datamodules.prepared import Split
+from datamodules.image_batches import ImageBatches
+from datamodules.prepared.split import Split
 from skyformer.attention import (
     BigBirdAttention,
     InformerAttention,
@@ -22,8 +22,8 @@ from skyformer.attention import (
     SoftmaxAttention,
 )
 from skyformer.attention.base import Attention
-from skyformer.callbacks.images import _pixels
-from skyformer.model import SequenceClassifier
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.training.callbacks.images import _pixels
 
 SIDE = 12
 COUNT = 5

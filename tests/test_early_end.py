@@ -7,9 +7,8 @@ import sweep_runs
 from sweep_runs import sweep, tiny_grid
 from test_callbacks_on_resume import NEVER_BETTER
 
-from skyformer.sweep.attempts import Attempt, write_attempts
-from skyformer.sweep.cells import cells_of
-from skyformer.sweep.grid import read_grid
+from skyformer.sweep.grid import cells_of, read_grid
+from skyformer.sweep.job import Attempt, write_attempts
 
 
 def test_fit_ends_with_it(tmp_path, main, capsys, tiny_arguments):

@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from skyformer.checkpoint_io import read_checkpoint
-from skyformer.export_command import with_its_configuration
+from skyformer.export.command import with_its_configuration
+from skyformer.model.checkpoint_io import read_checkpoint
 
 
 @pytest.fixture(scope="module")

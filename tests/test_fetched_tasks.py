@@ -13,7 +13,7 @@ from source_changes import write_batches
 from torchvision.datasets import CIFAR10
 
 import datamodules
-from datamodules.prepared import PreparedDataError
+from datamodules.files import PreparedDataError
 
 pytestmark = pytest.mark.usefixtures("no_processes", "no_pauses")
 

@@ -20,7 +20,8 @@ from attention_inputs import (
     relative_error,
 )
 
-from skyformer.functional import gaussian_attention, nystrom_gaussian_attention
+from skyformer.ops.gaussian import gaussian_attention
+from skyformer.ops.nystrom import nystrom_gaussian_attention
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

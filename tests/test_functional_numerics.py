@@ -15,7 +15,8 @@ from attention_inputs import (
     relative_error,
 )
 
-from skyformer.functional import gaussian_attention, nystrom_gaussian_attention
+from skyformer.ops.gaussian import gaussian_attention
+from skyformer.ops.nystrom import nystrom_gaussian_attention
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -18,7 +18,8 @@ from attention_inputs import (
     relative_error,
 )
 
-from skyformer.functional import landmark_system, newton_schulz_inverse, normalised_system, nystrom_gaussian_attention
+from skyformer.ops.linalg import newton_schulz_inverse
+from skyformer.ops.nystrom import normalised_system, nystrom_gaussian_attention, regularized_gram
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.1, 1.0])
@@ -31,7 +32,7 @@ def test_lemma_3_eigenvalues(kind, ridge):
     above 0.
     """
     rows = draw(48, 32) if kind == "random" else clustered_rows(48, 32, seed=1)
-    matrix, _ = normalised_system(landmark_system(rows[None, None] * 32**-0.25, ridge))
+    matrix, _ = normalised_system(regularized_gram(rows[None, None] * 32**-0.25, ridge))
     torch.testing.assert_close(matrix[0, 0], reference.normalised_landmark_kernel(rows * 32**-0.25, ridge))
     eigenvalues = torch.linalg.eigvalsh(matrix)
     assert eigenvalues.min() > 0

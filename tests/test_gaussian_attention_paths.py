@@ -5,13 +5,13 @@ import reference_attention as reference
 import torch
 from attention_inputs import draw_mask, draw_qkv, output_and_gradients, relative_error
 
-from skyformer import blocks, functional
-from skyformer.functional import gaussian_attention
+from skyformer.ops import blocks, gaussian
+from skyformer.ops.gaussian import gaussian_attention
 
 
 @pytest.fixture(params=["flash", "blocks", "whole"])
 def path(request, monkeypatch):
-    monkeypatch.setattr(functional, "has_flash", lambda tensor: request.param == "flash")
+    monkeypatch.setattr(gaussian, "has_flash", lambda tensor: request.param == "flash")
     monkeypatch.setattr(blocks, "ENTRIES_AT_ONCE", 700 if request.param == "blocks" else 1 << 24)
     return request.param
 

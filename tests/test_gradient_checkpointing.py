@@ -19,7 +19,7 @@ from skyformer.attention import (
     SkyformerAttention,
     SoftmaxAttention,
 )
-from skyformer.encoder import Encoder
+from skyformer.model.encoder import Encoder
 
 BACKENDS = {
     "bigbird": partial(BigBirdAttention, block_size=4, dropout=0.2),

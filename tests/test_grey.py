@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.grey import pil_luma, tensorflow_luma
+from datamodules.sources.grey import pil_luma, tensorflow_luma
 
 # (red, green, blue): what tf.image.rgb_to_grayscale of TensorFlow 2.21 gives. In exact arithmetic those of the second
 # line would be one less: they lie so near to a whole number that float32 rounds up to it.

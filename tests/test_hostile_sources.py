@@ -30,8 +30,8 @@ from source_changes import (
 
 from datamodules import Image, ListOps, Pathfinder, Retrieval, Text
 from datamodules.examples import Skipped
-from datamodules.pictures import read_picture
-from datamodules.prepared import PreparedDataError
+from datamodules.files import PreparedDataError
+from datamodules.sources.pictures import read_picture
 
 pytestmark = pytest.mark.usefixtures("no_processes")
 
@@ -123,7 +123,7 @@ def test_a_full_disk_ends_the_processes_that_read(source, prepared_dir, started,
     def fail(*args: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("datamodules.writing._Files.append", fail)
+    monkeypatch.setattr("datamodules.prepared.writing._Files.append", fail)
     with pytest.raises(PreparedDataError, match="No space left"):
         prepared(Image, source, prepared_dir)
     assert started() == []
@@ -136,7 +136,7 @@ def test_a_disk_that_fails_is_no_broken_picture(tmp_path, monkeypatch):
     def fail(path: Path, limit: int) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("datamodules.pictures.read_whole", fail)
+    monkeypatch.setattr("datamodules.sources.pictures.read_bounded", fail)
     with pytest.raises(PreparedDataError, match=r"x.png.*Input/output error"):
         read_picture(tmp_path / "x.png", 32, "L")
 

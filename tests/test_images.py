@@ -6,8 +6,8 @@ import torch
 
 from datamodules import Image, ListOps, Pathfinder, Retrieval, Text
 from datamodules.batches import TrainBatches
-from datamodules.images import FLIP, NUM_SYMMETRIES, TRANSPOSE, ImageBatches, symmetries
-from datamodules.split import Split
+from datamodules.image_batches import FLIP, NUM_SYMMETRIES, TRANSPOSE, ImageBatches, symmetries
+from datamodules.prepared.split import Split
 
 PICTURE = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], dtype=np.uint8)
 # Written down by hand: the picture, its quarter turns against the clock, and the same four flipped left to right.

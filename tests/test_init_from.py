@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skyformer.checkpoint_io import read_checkpoint
+from skyformer.model.checkpoint_io import read_checkpoint
 
 HELD = ("--model.optimizer.init_args.lr=0", "--trainer.max_steps=3")  # weights stay as they started
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from reference_attention import gaussian_kernel as reference_kernel
 
-from skyformer.kernel import gaussian_kernel
-from skyformer.kernel_product import gaussian_product, traced_gradients, traced_product
+from skyformer.ops.kernel import gaussian_kernel
+from skyformer.ops.kernel_product import gaussian_product, traced_gradients, traced_product
 
 SHAPES = [((2, 3, 17, 4), (2, 3, 5, 4), 6), ((9, 4), (9, 4), 4), ((1, 1, 1, 1), (1, 1, 3, 1), 2)]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_cli import refuse
 
-from skyformer.model import SequenceClassifier
-from skyformer.report.read import find_runs
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.report.runs import find_runs
 
 EPOCH = 12  # batches of 8 of the 100 examples
 TRIAL = "--trainer.fast_dev_run=true"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from datamodules import ListOps, Protocol, examples
+from datamodules.files import PreparedDataError
 from datamodules.generate import generate
 from datamodules.listops_grammar import CLOSE, FIRST_DIGIT, MIN, TOKENS, draw_expression, evaluate
-from datamodules.prepared import PreparedDataError
 
 LRA = {"min_length": 500, "max_length": 2000, "max_depth": 10, "max_args": 10}
 SHORT = {"min_length": 30, "max_length": 90, "max_depth": 5, "max_args": 4}

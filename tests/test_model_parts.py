@@ -6,9 +6,9 @@ from lightning import Trainer
 
 from datamodules.batches import Batch
 from skyformer.attention import SoftmaxAttention
-from skyformer.head import ClassificationHead, pool
-from skyformer.model import SequenceClassifier
-from skyformer.schedule import LinearOneCycle
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.model.head import ClassificationHead, pool
+from skyformer.model.schedule import LinearOneCycle
 
 VECTORS = torch.tensor([[[1.0, -1.0], [3.0, -5.0], [100.0, 100.0]], [[7.0, 7.0], [2.0, 4.0], [6.0, 0.0]]])
 MASK = torch.tensor([[True, True, False], [False, True, True]])

@@ -7,8 +7,7 @@ import sweep_runs
 import yaml
 from conftest import ROOT
 
-from skyformer.sweep.cells import cells_of
-from skyformer.sweep.grid import read_grid
+from skyformer.sweep.grid import cells_of, read_grid
 from skyformer.sweep.plan import plan
 
 THREE = ("trainer/early_stopping", "trainer/ema", "trainer/top_three")

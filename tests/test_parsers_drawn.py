@@ -9,13 +9,14 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from datamodules.files import PreparedDataError
 from datamodules.listops import tokenize
-from datamodules.meta import check_meta, parse_meta
-from datamodules.pathfinder_release import _read_metadata
-from datamodules.prepared import PreparedDataError
-from datamodules.sources import read_label, read_rows
-from skyformer.checkpoint_io import CheckpointError, read_checkpoint
-from skyformer.loggers import CSVLogger
+from datamodules.pathfinder.release import _read_metadata
+from datamodules.prepared.meta import check_meta, parse_meta
+from datamodules.sources.archives import read_label, read_rows
+from skyformer.exceptions import CheckpointError
+from skyformer.model.checkpoint_io import read_checkpoint
+from skyformer.training.loggers import CSVLogger
 
 DRAWN = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 WORDS = [b"[MAX", b"[MIN", b"[MED", b"[SM", b"]", b"(", b")", b"0", b"9", b"10", b"[", b"\t", b"\n", b"\x00"]

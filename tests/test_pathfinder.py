@@ -13,8 +13,8 @@ from pathfinder_statistics import Summary, compare, find_markers, summarise
 from datamodules import ListOps, Pathfinder, examples
 from datamodules.examples import Example, make_examples, make_examples_in_processes
 from datamodules.generate import generate
-from datamodules.pathfinder_drawing import TARGET_TRIALS, _grow_targets, _tables, draw_image
-from datamodules.pathfinder_settings import DrawingSettings, drawing_settings
+from datamodules.pathfinder.drawing import TARGET_TRIALS, _grow_targets, _tables, draw_image
+from datamodules.pathfinder.settings import DrawingSettings, drawing_settings
 
 REFERENCE = json.loads((Path(__file__).parent / "pathfinder32_reference.json").read_text())["statistics"]
 HARD = drawing_settings(32, "hard")

@@ -7,8 +7,8 @@ import torch
 from conftest import ROOT
 
 from datamodules import Pathfinder
-from skyformer.callbacks import PlateauNotice
-from skyformer.callbacks.plateau import PAGE
+from skyformer.training.callbacks import PlateauNotice
+from skyformer.training.callbacks.plateau import PAGE
 
 
 def evaluate(notice, caplog, accuracy, step, steps=100, ones=50, plateau=""):

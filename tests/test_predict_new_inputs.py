@@ -8,9 +8,9 @@ import torch
 from PIL import Image as Picture
 
 from datamodules import ListOps, Pathfinder, Retrieval, Text
-from datamodules.new_examples import as_split
-from datamodules.pathfinder_drawing import draw_image
-from datamodules.pathfinder_settings import drawing_settings
+from datamodules.pathfinder.drawing import draw_image
+from datamodules.pathfinder.settings import drawing_settings
+from datamodules.sources.new_inputs import as_split
 
 EXPRESSIONS = ("[MAX 2 9 [MIN 4 7 ] 0 ]", "( ( [SM 1 ) 2 ) ]")
 SOURCES = {

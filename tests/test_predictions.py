@@ -5,7 +5,7 @@ import csv
 import pyarrow.parquet
 import pytest
 
-from skyformer.callbacks import predictions as predictions_module
+from skyformer.training.callbacks import predictions as predictions_module
 
 
 @pytest.fixture(scope="module")

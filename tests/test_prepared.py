@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules import files, prepared, writing
+from datamodules import files
 from datamodules.examples import Chunk, Example, Skipped, packed
-from datamodules.layout import Layout
-from datamodules.prepared import PreparedDataError, Split, folder_name, read_meta, verify
-from datamodules.writing import prepare
+from datamodules.files import PreparedDataError
+from datamodules.prepared import format, writing
+from datamodules.prepared.format import folder_name, read_meta, verify
+from datamodules.prepared.layout import Layout
+from datamodules.prepared.split import Split
+from datamodules.prepared.writing import prepare
 
 SETTINGS = {"bounds": {"min_length": 1}, "sizes": [3, 2], "margins": (1, 2)}  # JSON gives the tuple back as a list
 SEQUENCES = {"train": [[1, 2, 3], [255], [4, 0, 6, 7]], "dev": [[8], [9, 9]]}
@@ -27,7 +30,7 @@ LAYOUT = Layout(1, 10, 4, fixed_length=False, lowest_token=0, highest_token=255)
 
 
 def load(folder: Path, settings: dict[str, Any], split: str) -> Split:
-    return prepared.load(folder, settings, split, LAYOUT)
+    return format.load(folder, settings, split, LAYOUT)
 
 
 def chunk(sequences: list[list[int]], labels: list[int]) -> Chunk:
@@ -88,8 +91,8 @@ def test_folder_is_made_once_for_the_same_settings(tmp_path):
 
 def test_other_settings_have_another_folder(tmp_path, monkeypatch):
     folders = {make(tmp_path), make(tmp_path, {**SETTINGS, "sizes": [3, 3]}), make(tmp_path, {**SETTINGS, "more": 0})}
-    following = prepared.FORMAT_VERSION + 1
-    for module in (prepared, writing):
+    following = format.FORMAT_VERSION + 1
+    for module in (format, writing):
         monkeypatch.setattr(module, "FORMAT_VERSION", following)
     folders |= {make(tmp_path), prepare(tmp_path, "other", SETTINGS, splits, lambda: 1)}
     assert len(folders) == 5
@@ -146,7 +149,7 @@ OTHER_LAYOUTS = {
 @pytest.mark.parametrize(("other", "message"), OTHER_LAYOUTS.values(), ids=OTHER_LAYOUTS)
 def test_what_another_task_wrote_is_refused(other, message, tmp_path):
     with pytest.raises(PreparedDataError, match=message):
-        prepared.load(make(tmp_path), SETTINGS, "train", LAYOUT._replace(**other))
+        format.load(make(tmp_path), SETTINGS, "train", LAYOUT._replace(**other))
 
 
 def test_folder_without_meta_is_named_before_the_work(tmp_path):

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from report_runs import groups_in, write_checkpoint, write_run
 
-from skyformer.report.curves import running_mean, training_table
-from skyformer.report.naming import group_runs
-from skyformer.report.read import find_runs
+from skyformer.report.groups import group_runs
+from skyformer.report.pictures import running_mean, training_table
+from skyformer.report.runs import find_runs
 from skyformer.report.style import ORDER, place, style_of
 
-LOGGER = "--trainer.logger=skyformer.loggers.TensorBoardLogger"
+LOGGER = "--trainer.logger=skyformer.training.loggers.TensorBoardLogger"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_checkpoint_counts_the_steps_after_the_last_log(in_checkpoint, steps, tm
 
 
 def test_run_that_logged_too_seldom_is_known_by_its_checkpoint(tmp_path, main, tiny_arguments):
-    logger = "--trainer.logger=skyformer.loggers.CSVLogger"
+    logger = "--trainer.logger=skyformer.training.loggers.CSVLogger"
     main(["fit", *tiny_arguments("listops", tmp_path), logger, "--trainer.log_every_n_steps=5",
           "--trainer.val_check_interval=4"])  # fmt: skip
     ((run,), _) = find_runs([tmp_path])

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from report_runs import MODULES, cells_in, groups_in, write_run
 
-from skyformer.report.accuracy import accuracy_rows, accuracy_table
-from skyformer.report.cost import cost_table
-from skyformer.report.notes import code_notes
-from skyformer.report.read import find_runs
+from skyformer.report.comparison import code_notes
+from skyformer.report.runs import find_runs
+from skyformer.report.tables import accuracy_rows, accuracy_table, cost_table
 
 
 def write_seeds(folder, attention, accuracies, **changes):

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from report_runs import groups_in, write_checkpoint, write_run
 
-from skyformer.report.clock import seconds_at, training_seconds, unit_of
-from skyformer.report.cost import cost_of, cost_rows, cost_table
-from skyformer.report.naming import group_runs
-from skyformer.report.read import find_runs
+from skyformer.report.groups import group_runs
+from skyformer.report.runs import find_runs, seconds_at, training_seconds, unit_of
+from skyformer.report.tables import cost_of, cost_rows, cost_table
 
 
 def test_time_comes_from_the_logged_speed(tmp_path):
@@ -37,7 +36,7 @@ def test_time_comes_from_the_logged_speed(tmp_path):
 
 def test_time_goes_on_where_a_run_was_resumed(tmp_path, main, tiny_arguments):
     """Each step counts once, whatever was logged before it stopped."""
-    arguments = [*tiny_arguments("listops", tmp_path), "--trainer.logger=skyformer.loggers.TensorBoardLogger"]
+    arguments = [*tiny_arguments("listops", tmp_path), "--trainer.logger=skyformer.training.loggers.TensorBoardLogger"]
     stop = ["--trainer.callbacks=stop_at.StopAt", "--trainer.callbacks.step=4", "--trainer.callbacks.name=SIGTERM"]
     with pytest.raises(SystemExit):
         main(["fit", *arguments, *stop])

@@ -3,7 +3,7 @@
 import pytest
 from report_runs import groups_in, write_run
 
-from skyformer.report.accuracy import accuracy_rows, accuracy_table
+from skyformer.report.tables import accuracy_rows, accuracy_table
 
 
 def test_settings_of_a_method_are_rows_named_by_what_differs(tmp_path):

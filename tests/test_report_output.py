@@ -10,8 +10,8 @@ import pytest
 from report_runs import write_run
 from rich.console import Console
 
-from skyformer.report.naming import group_runs
-from skyformer.report.read import find_runs
+from skyformer.report.groups import group_runs
+from skyformer.report.runs import find_runs
 from skyformer.report.table import Cell, Table, print_table, to_html, to_latex, to_markdown
 
 TABLE = Table(
@@ -113,7 +113,7 @@ def test_report_writes_everything_and_a_page_that_needs_nothing_else(tmp_path, m
 
 def test_tensorboard_and_csv_logs_say_the_same(tmp_path, main, tiny_arguments):
     for name, logger in (("events", "TensorBoardLogger"), ("table", "CSVLogger")):
-        logger = f"--trainer.logger=skyformer.loggers.{logger}"
+        logger = f"--trainer.logger=skyformer.training.loggers.{logger}"
         main(["fit", *tiny_arguments("listops", tmp_path / name), logger, "--test_after_fit=true"])
     runs, problems = find_runs([tmp_path])
     assert problems == []
@@ -132,7 +132,7 @@ def test_tensorboard_and_csv_logs_say_the_same(tmp_path, main, tiny_arguments):
 @pytest.fixture(scope="module")
 def event_run(tmp_path_factory, main, tiny_arguments):
     folder = tmp_path_factory.mktemp("events") / "run"
-    main(["fit", *tiny_arguments("listops", folder), "--trainer.logger=skyformer.loggers.TensorBoardLogger"])
+    main(["fit", *tiny_arguments("listops", folder), "--trainer.logger=skyformer.training.loggers.TensorBoardLogger"])
     return folder
 
 

@@ -7,12 +7,11 @@ import pytest
 from report_runs import ROOT, cells_in, configuration, groups_in, write_run
 
 from skyformer.report import published
-from skyformer.report.accuracy import accuracy_table
 from skyformer.report.comparison import not_as_paper
-from skyformer.runs import backend_name, flatten, task_name
-from skyformer.sweep.cells import cells_of
-from skyformer.sweep.grid import read_grid
+from skyformer.report.tables import accuracy_table
+from skyformer.sweep.grid import cells_of, read_grid
 from skyformer.sweep.plan import plan
+from skyformer.training.run_folder import backend_name, flatten, task_name
 
 
 def test_published_figures_fit_their_averages():

@@ -3,18 +3,15 @@
 import pytest
 from report_runs import groups_in, write_run
 
-from skyformer.report import curves, progress
-from skyformer.report.curves import draw_loss_curves
-from skyformer.report.looks import looks_of
-from skyformer.report.progress import draw_progress, mean_line
+from skyformer.report import pictures
+from skyformer.report.pictures import draw_loss_curves, draw_progress, looks_of, mean_line
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """The pictures that are drawn, which are not written."""
     drawn = []
-    for module in (curves, progress):
-        monkeypatch.setattr(module, "save_picture", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(pictures, "save_picture", lambda figure, path: drawn.append(figure))
     return drawn
 
 

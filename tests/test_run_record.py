@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from skyformer.record import code_state
+from skyformer.training.record import code_state
 
 
 @pytest.fixture

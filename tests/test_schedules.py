@@ -11,7 +11,7 @@ from test_cli import refuse
 from torch.optim import lr_scheduler as schedules
 
 from skyformer.attention import SoftmaxAttention
-from skyformer.model import SequenceClassifier
+from skyformer.model.classifier import SequenceClassifier
 
 STEPS = 9
 LR = 1e-4

@@ -7,8 +7,8 @@ import torch
 import yaml
 from conftest import ROOT
 
-from skyformer.checkpoint_io import read_checkpoint
-from skyformer.runs import task_name
+from skyformer.model.checkpoint_io import read_checkpoint
+from skyformer.training.run_folder import task_name
 
 CHECKPOINTS = sorted((ROOT / "docs/results").glob("*.ckpt"))
 DRAWN = ("listops", "pathfinder", "pathx")

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skyformer import blocks, softmax
-from skyformer.softmax import softmax_attention
+from skyformer.ops import blocks, softmax
+from skyformer.ops.softmax import softmax_attention
 
 B, H, N, P = 2, 3, 20, 8
 

@@ -7,7 +7,7 @@ import torch
 from conftest import ROOT, TINY_DATA
 
 from skyformer.attention import ReformerAttention, SkyformerAttention, SoftmaxAttention
-from skyformer.encoder import Encoder, sinusoidal_positions_2d
+from skyformer.model.encoder import Encoder, sinusoidal_positions_2d
 
 ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.yaml"))
 

@@ -8,9 +8,8 @@ from conftest import ROOT, TINY_DATA, TINY_MODEL, build_arguments
 from PIL import Image
 
 from skyformer.report.style import style_of
-from skyformer.study import approximation_pictures
-from skyformer.study.hugging_face import heads_of_encoder
-from skyformer.study.inputs import example_of_length, heads_of_setting, layer_inputs
+from skyformer.study import approximation
+from skyformer.study.inputs import example_of_length, heads_of_encoder, heads_of_setting, layer_inputs
 from skyformer.study.setting import Setting, make_parser
 
 
@@ -86,12 +85,12 @@ def test_approximation(study, capsys):
 
 def test_bound_beyond_the_picture_is_said_above_it(monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(approximation_pictures, "save_picture", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(approximation, "save_picture", lambda figure, path: drawn.append(figure))
     choices = [
         {"length": 64, "ridge": 0.0, "choice": "uniform", "num_landmarks": d, "relative": 1 / d} for d in (8, 16)
     ]
     bounds = [{"length": 64, "relative": 0.5, "d_stat": 9, "bound": 5000}]
-    approximation_pictures.draw_choices(choices, bounds, "title", tmp_path / "landmarks.png")
+    approximation.draw_choices(choices, bounds, "title", tmp_path / "landmarks.png")
     (panel,) = drawn[0].axes
     assert panel.get_title("right") == "λ of Theorem 2, its C = 1: from d = 5,000 on"
     labels = panel.get_legend_handles_labels()[1]

@@ -9,14 +9,23 @@ from attention_inputs import clustered_rows, draw, draw_qkv
 from torch import Generator, nn
 
 from skyformer.attention import KernelizedAttention, SkyformerAttention, SoftmaxAttention
-from skyformer.study.approximation import measure_backends, sized
+from skyformer.study.approximation import measure_backends, shared_target, sized, skyformer_softmax
 from skyformer.study.backends import make_attention, same_draws
-from skyformer.study.landmark_choices import CHOICES, estimated_scores, farthest_point, k_means, means_of_segments
 from skyformer.study.matrices import condition_number, leverage_scores, operator_norm, thin_norm
 from skyformer.study.spectrum import _condition_and_rank, attention_matrix
 from skyformer.study.stability import instability, ratios, summarise
-from skyformer.study.targets import shared_target, skyformer_softmax
-from skyformer.study.theorem import FAILURE, measure_bound, measure_choices, nystrom_error, scaled_rows
+from skyformer.study.theorem import (
+    CHOICES,
+    FAILURE,
+    estimated_scores,
+    farthest_point,
+    k_means,
+    means_of_segments,
+    measure_bound,
+    measure_choices,
+    nystrom_error,
+    scaled_rows,
+)
 
 
 def kernel_of(x, y):

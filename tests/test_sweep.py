@@ -9,9 +9,8 @@ from conftest import ROOT
 from sweep_runs import sweep, tiny_grid
 from test_cli import refuse
 
-from skyformer.runs import RunError
-from skyformer.sweep.cells import cells_of
-from skyformer.sweep.grid import read_grid
+from skyformer.exceptions import RunError
+from skyformer.sweep.grid import cells_of, read_grid
 from skyformer.sweep.plan import check_folders, plan
 
 
@@ -85,7 +84,7 @@ def test_every_place_of_the_grid_is_one_run(write_grid, tmp_path):
 
 def test_later_layers_count_more_however_they_are_spelt(write_grid, tmp_path):
     warmup = "model.lr_scheduler.init_args.warmup_steps"
-    scheduler = {"class_path": "skyformer.schedule.LinearOneCycle", "init_args": {"warmup_steps": 2}}
+    scheduler = {"class_path": "skyformer.model.schedule.LinearOneCycle", "init_args": {"warmup_steps": 2}}
     grid = write_grid(
         arguments={"data.init_args.batch_size": 2, warmup: 7},
         tasks={"listops": {"data.batch_size": 3, "model.lr_scheduler": scheduler}},

@@ -9,8 +9,7 @@ import pytest
 from filelock import FileLock
 from sweep_runs import RESULT
 
-from skyformer.sweep.attempts import Attempt, hold, is_running, read_attempts
-from skyformer.sweep.job import Job, run_job
+from skyformer.sweep.job import Attempt, Job, hold, is_running, read_attempts, run_job
 
 
 def test_locks_tell_who_trains(tmp_path):

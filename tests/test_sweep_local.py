@@ -13,7 +13,7 @@ import sweep_runs
 from slurm_cluster import wait_until
 from sweep_runs import RESULT, stopped_with, sweep, tiny_grid
 
-from skyformer.sweep.attempts import Attempt, read_attempts, write_attempts
+from skyformer.sweep.job import Attempt, read_attempts, write_attempts
 
 # Stands for Python where only what a sweep makes of its runs' ends is of interest: `fit` ends as the file `status` in
 # the runs' folder says, after the shell commands DURING; `test` writes a result.
@@ -56,7 +56,7 @@ def calls(runs: Path) -> list[str]:
 
 
 def test_written_commands_are_those_of_the_sweep(write_grid, fake_python, main, monkeypatch):
-    scheduler = {"class_path": "skyformer.schedule.LinearOneCycle", "init_args": {"warmup_steps": 2}}
+    scheduler = {"class_path": "skyformer.model.schedule.LinearOneCycle", "init_args": {"warmup_steps": 2}}
     main(sweep(write_grid(arguments={"model.lr_scheduler": scheduler}), fake_python))
     before = (fake_python / "arguments").read_text()
     assert calls(fake_python) == ["1 fit listops/skyformer/seed0", "1 test listops/skyformer/seed0"]

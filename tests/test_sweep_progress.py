@@ -13,15 +13,12 @@ from sweep_runs import RESULT
 from torch.utils.tensorboard import SummaryWriter
 
 from datamodules.examples import available_cores
-from skyformer.runs import RunError
-from skyformer.sweep.attempts import Attempt, read_attempts, write_attempts
-from skyformer.sweep.cells import Cell, cells_of
-from skyformer.sweep.events import Events
-from skyformer.sweep.grid import read_grid
-from skyformer.sweep.progress import Progress, State, progress_of, state_of
+from skyformer.exceptions import RunError
+from skyformer.sweep.display import Events, last_lines, print_table
+from skyformer.sweep.grid import Cell, cells_of, read_grid
+from skyformer.sweep.job import Attempt, read_attempts, write_attempts
+from skyformer.sweep.progress import Progress, State, duration, progress_of, state_of, time_left, whole_time_left
 from skyformer.sweep.resources import default_parallel, least_used, processes_of
-from skyformer.sweep.table import last_lines, print_table
-from skyformer.sweep.time_left import duration, time_left, whole_time_left
 
 
 @pytest.fixture
@@ -116,7 +113,7 @@ def watch(write_grid, tmp_path, monkeypatch):
         (cell.folder / "slurm_job.txt").write_text(f"7_{number}\n")
         (cell.folder / "result.json").write_text(RESULT)
     read = []
-    monkeypatch.setattr("skyformer.sweep.events.progress_of", lambda *a: read.append(a) or progress_of(*a))
+    monkeypatch.setattr("skyformer.sweep.display.progress_of", lambda *a: read.append(a) or progress_of(*a))
 
     def run(*queues: dict[str, str] | None) -> int:
         answers = iter(queues)

@@ -13,7 +13,7 @@ from conftest import ROOT
 from slurm_cluster import wait_until
 from sweep_runs import tiny_grid
 
-from skyformer.sweep.attempts import read_attempts
+from skyformer.sweep.job import read_attempts
 
 pytestmark = [
     pytest.mark.long,

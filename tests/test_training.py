@@ -13,11 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from skyformer.attention import SkyformerAttention
-from skyformer.callbacks.health import measure, spectral_norm
-from skyformer.checkpoint_io import AtomicCheckpointIO
-from skyformer.encoder import Block, Encoder
-from skyformer.model import SequenceClassifier
-from skyformer.schedule import LinearOneCycle
+from skyformer.model.checkpoint_io import AtomicCheckpointIO
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.model.encoder import Block, Encoder
+from skyformer.model.schedule import LinearOneCycle
+from skyformer.training.callbacks.landmark_diagnostics import measure, spectral_norm
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_compiled_run_draws_what_an_eager_one_does(tmp_path, main, tiny_argument
 def test_progress_bar_in_a_terminal(tmp_path, main, tiny_arguments, monkeypatch):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
-    monkeypatch.setattr("skyformer.callbacks.progress.Console", lambda: console)
+    monkeypatch.setattr("skyformer.training.callbacks.progress.Console", lambda: console)
     main(["fit", *tiny_arguments("listops", tmp_path), "--test_after_fit=true"])
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
     assert re.search(r"Training .* 9/9 .*loss \d\.\d{3}", text)

@@ -12,10 +12,11 @@ import pytest
 import torch
 from attention_inputs import draw, draw_mask, output_and_gradients, relative_error
 
-from skyformer import ops
 from skyformer.benchmark.counting import count
-from skyformer.functional import gaussian_attention, landmark_system, nystrom_gaussian_attention
-from skyformer.kernel_product import gaussian_product
+from skyformer.ops import triton_dispatch
+from skyformer.ops.gaussian import gaussian_attention
+from skyformer.ops.kernel_product import gaussian_product
+from skyformer.ops.nystrom import nystrom_gaussian_attention, regularized_gram
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available() and not INTERPRETED
@@ -340,7 +341,7 @@ def test_dropout_is_decided_by_the_generator():
 def solve_exactly(landmarks, right, mask=None, ridge=0.1):
     landmarks, right = landmarks.double(), right.double()
     right = right if mask is None else right * mask[:, None, :, None]
-    return torch.linalg.solve(landmark_system(landmarks, ridge, mask), right)
+    return torch.linalg.solve(regularized_gram(landmarks, ridge, mask), right)
 
 
 @runs_kernels
@@ -352,7 +353,9 @@ def test_landmark_solution(shape, masked, dtype):
     landmarks, right = 0.3 * draw(*outer, count, width).to(DEVICE), draw(*outer, count, size, seed=1).to(DEVICE)
     mask = draw_mask(outer[0], count).to(DEVICE) if masked else None
     tensors = [tensor.to(dtype) for tensor in (landmarks, right)]
-    actual = output_and_gradients(lambda *tensors: ops.landmark_solution(*tensors, mask, 0.1), tensors, dtype)
+    actual = output_and_gradients(
+        lambda *tensors: triton_dispatch.landmark_solution(*tensors, mask, 0.1), tensors, dtype
+    )
     expected = output_and_gradients(lambda *tensors: solve_exactly(*tensors, mask), tensors, torch.float64)
     assert [a.dtype for a in actual] == [torch.float32, dtype, dtype]
     for a, e in zip(actual, expected, strict=True):
@@ -364,7 +367,10 @@ def test_landmarks_that_are_nearly_the_same():
     """The condition is the worst there is, and the right side has what it amplifies: rows that are alike."""
     landmarks = 5 + 0.01 * draw(1, 1, 48, 8).float().to(DEVICE)
     right = (100 + 0.01 * draw(1, 1, 48, 8, seed=1)).float().to(DEVICE)
-    assert relative_error(ops.landmark_solution(landmarks, right, None, 0.1), solve_exactly(landmarks, right)) < 1e-4
+    assert (
+        relative_error(triton_dispatch.landmark_solution(landmarks, right, None, 0.1), solve_exactly(landmarks, right))
+        < 1e-4
+    )
 
 
 @runs_kernels
@@ -383,11 +389,11 @@ def test_nystrom_attention():
 
 def test_where_the_kernels_are_used():
     x, y, value = (tensor.float() for tensor in draw_tensors(3, 4, 16, 16))
-    assert ops.has_kernels(x, y, value) == (ON_GPU or INTERPRETED)
-    assert not ops.has_kernels(x.double(), y.double(), value.double())
+    assert triton_dispatch.has_kernels(x, y, value) == (ON_GPU or INTERPRETED)
+    assert not triton_dispatch.has_kernels(x.double(), y.double(), value.double())
     wide = value.new_zeros(1, 2, 4, 129)
-    assert not ops.has_kernels(x, y, wide)
-    assert not ops.has_kernels(x, y[:, :, :0], value[:, :, :0])
+    assert not triton_dispatch.has_kernels(x, y, wide)
+    assert not triton_dispatch.has_kernels(x, y[:, :, :0], value[:, :, :0])
 
 
 @pytest.mark.parametrize(("compiles", "exports"), [(True, False), (False, True)])
@@ -395,4 +401,4 @@ def test_compilation_does_not_pass_for_an_export(compiles, exports, monkeypatch)
     """In torch 2.11 `is_exporting` is true under `torch.compile`, which then left the kernels out."""
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: compiles)
-    assert ops.is_exporting() == exports
+    assert triton_dispatch.is_exporting() == exports

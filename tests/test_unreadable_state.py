@@ -10,7 +10,8 @@ import torch
 from lightning import Callback
 from test_cli import refuse
 
-from skyformer.checkpoint_io import AtomicCheckpointIO, CheckpointError
+from skyformer.exceptions import CheckpointError
+from skyformer.model.checkpoint_io import AtomicCheckpointIO
 
 UNREADABLE = {
     "numpy.float64": np.float64(0.5),

@@ -15,7 +15,8 @@ from damaged_kinds import Kind, agree, build, write_tree
 from torch.utils.data import DataLoader
 from watched import watching
 
-from datamodules.prepared import PreparedDataError, verify
+from datamodules.files import PreparedDataError
+from datamodules.prepared.format import verify
 
 PathChange = Callable[[Path], Any]
 Special = tuple[PathChange, str]  # with the verdict that there must be

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from skyformer.functional import check_mask
+from skyformer.ops.checks import check_mask
 
 
 class Attention(nn.Module, ABC):
@@ -29,9 +29,8 @@ class Attention(nn.Module, ABC):
         ValueError: for a size below one, naming it.
     """
 
-    # Whether a token's place in the sequence counts, beyond the order of the real tokens: then the encoder puts back
-    # masked tokens that were left out.
-    goes_by_place = False
+    # If True, a token's position counts beyond the order of the real tokens: the classifier restores dropped tokens.
+    needs_absolute_positions = False
     # Whether keys are the queries: then the encoder makes no others, and `forward` leaves `key` unread.
     shares_query_and_key = False
 
@@ -62,7 +61,7 @@ class Attention(nn.Module, ABC):
                 self._buffers[name] = draw.to(moved.device)
         return self
 
-    def share_with(self, first: "Attention") -> None:
+    def tie_parameters(self, first: "Attention") -> None:
         """Take over from the first layer's backend the parameters that all layers share; none by default."""
 
     def check_inputs(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:

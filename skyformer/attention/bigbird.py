@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skyformer.attention.base import Attention, attendable
-from skyformer.dropout import check_probability
-from skyformer.softmax import softmax_attention
+from skyformer.ops.dropout import check_probability
+from skyformer.ops.softmax import softmax_attention
 
 
 class BigBirdAttention(Attention):
@@ -27,7 +27,7 @@ class BigBirdAttention(Attention):
         ValueError: for an argument that cannot work, naming it and what would.
     """
 
-    goes_by_place = True
+    needs_absolute_positions = True
     noise: Tensor
 
     def __init__(

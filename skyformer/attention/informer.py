@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention, attendable
-from skyformer.dropout import check_probability
-from skyformer.landmarks import drawn_ranks, places_of_ranks, ranks
-from skyformer.softmax import softmax_attention
+from skyformer.ops.dropout import check_probability
+from skyformer.ops.landmarks import positions_of_ranks, ranks, sample_ranks
+from skyformer.ops.softmax import softmax_attention
 
 
 class InformerAttention(Attention):
@@ -83,13 +83,13 @@ class InformerAttention(Attention):
         """M, `(B, H, N)`; −∞ for padding. One sampled key of every query at a time, so that memory stays O(N P)."""
         batch, heads, length, head_dim = key.shape
         count = tokens.sum(dim=1, keepdim=True)
-        places = places_of_ranks(tokens)
+        places = positions_of_ranks(tokens)
         largest = query.new_full((batch, heads, length), float("-inf"))
         total = query.new_zeros((batch, heads, length))
         rows = key.reshape(-1, head_dim)  # whole rows are picked several times faster than by `gather`
         first = torch.arange(batch * heads, device=key.device).view(batch, heads, 1) * length
         for number, noise in enumerate(self._noise(tokens)):
-            index = places.gather(1, drawn_ranks(noise, count))[:, None] + first
+            index = places.gather(1, sample_ranks(noise, count))[:, None] + first
             product = (query * rows.index_select(0, index.flatten()).view_as(query)).sum(dim=-1)
             taken = (number < sampled)[:, None, None]
             largest = torch.where(taken, largest.maximum(product), largest)

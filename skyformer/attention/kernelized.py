@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from skyformer.attention.base import Attention
-from skyformer.dropout import check_probability
-from skyformer.functional import gaussian_attention
+from skyformer.ops.dropout import check_probability
+from skyformer.ops.gaussian import gaussian_attention
 
 
 class KernelizedAttention(Attention):

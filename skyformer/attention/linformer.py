@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from skyformer.attention.base import Attention
-from skyformer.dropout import check_probability
-from skyformer.softmax import softmax_attention
+from skyformer.ops.dropout import check_probability
+from skyformer.ops.softmax import softmax_attention
 
 
 class LinformerAttention(Attention):
@@ -27,7 +27,7 @@ class LinformerAttention(Attention):
         ValueError: for an argument that cannot work, naming it and what would.
     """
 
-    goes_by_place = True
+    needs_absolute_positions = True
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class LinformerAttention(Attention):
         if sharing in ("none", "heads"):
             self.value_projection = nn.Parameter(torch.randn(shape) * projected_length**-0.5)
 
-    def share_with(self, first: Attention) -> None:
+    def tie_parameters(self, first: Attention) -> None:
         if self.sharing == "layers" and isinstance(first, LinformerAttention):
             self.key_projection = self.value_projection = first.key_projection
 

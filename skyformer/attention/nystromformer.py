@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skyformer.attention.base import Attention, attendable
-from skyformer.landmarks import segment_means
-from skyformer.linalg import newton_schulz_inverse
+from skyformer.ops.landmarks import segment_means
+from skyformer.ops.linalg import newton_schulz_inverse
 
 NEVER = -1e30  # a logit whose weight is 0; finite, since an example without tokens has no other
 
@@ -49,7 +49,7 @@ class NystromformerAttention(Attention):
         if conv_kernel:
             shape, padding = (conv_kernel, 1), (conv_kernel // 2, 0)
             self.conv = nn.Conv2d(num_heads, num_heads, shape, padding=padding, groups=num_heads, bias=False)
-        self.goes_by_place = conv_kernel > 0
+        self.needs_absolute_positions = conv_kernel > 0
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         self.check_inputs(query, key, value, mask)

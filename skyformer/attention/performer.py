@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention
-from skyformer.blocks import is_recomputing
-from skyformer.random_features import key_features, query_features
+from skyformer.ops.blocks import is_recomputing
+from skyformer.ops.random_features import key_features, query_features
 
 
 class PerformerAttention(Attention):

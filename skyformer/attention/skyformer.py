@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention
-from skyformer.functional import nystrom_gaussian_attention
-from skyformer.landmarks import gather_rows, half_and_half_rows, of_real_tokens, uniform_rows
+from skyformer.ops.landmarks import gather_rows, half_and_half_rows, noise_by_rank, uniform_rows
+from skyformer.ops.nystrom import nystrom_gaussian_attention
 
 
 class SkyformerAttention(Attention):
@@ -75,7 +75,7 @@ class SkyformerAttention(Attention):
         valid: Tensor | None
         if self.landmark_draw == "uniform":
             noise = self._noise(batch, self.eval_noise[:, torch.arange(length, device=query.device)])
-            rows, valid = uniform_rows(of_real_tokens(noise, mask), mask, self.num_landmarks)
+            rows, valid = uniform_rows(noise_by_rank(noise, mask), mask, self.num_landmarks)
         else:
             tokens = query.new_ones((batch, length), dtype=torch.bool) if mask is None else mask
             rows, valid = half_and_half_rows(self._noise(batch, self.eval_noise), tokens)

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from skyformer.attention.base import Attention, attendable
-from skyformer.dropout import check_probability
-from skyformer.softmax import softmax_attention
+from skyformer.ops.dropout import check_probability
+from skyformer.ops.softmax import softmax_attention
 
 
 class SoftmaxAttention(Attention):

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import yaml
 
-from skyformer.installation import CONFIGS, find_config
-from skyformer.runs import RunError
+from skyformer.exceptions import RunError
+from skyformer.installation import CONFIGS, overlay_file
 
 OVERLAYS = CONFIGS / "attention"
 Part = Literal["layer", "step"]
@@ -84,8 +84,7 @@ def overlay_path(named: str) -> Path:
     Raises:
         RunError: where there is none.
     """
-    folder = OVERLAYS.parent if "/" in named else OVERLAYS
-    path = Path(find_config(named)).expanduser() if named.endswith((".yaml", ".yml")) else folder / f"{named}.yaml"
+    path = overlay_file(named, OVERLAYS.parent if "/" in named else OVERLAYS)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in OVERLAYS.glob("*.yaml")))
         raise RunError(f"--backends {named}: no file {path}. Known: {known}; or name a YAML file.")

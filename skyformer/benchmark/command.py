@@ -15,10 +15,10 @@ from skyformer.benchmark.cases import Case, Form, Part, Precision, cases_of
 from skyformer.benchmark.peers import PEER_OF
 from skyformer.benchmark.results import print_table, write_csv
 from skyformer.benchmark.worker import ERROR, measure
-from skyformer.files import write_whole
+from skyformer.exceptions import RunError
+from skyformer.files import write_atomically
 from skyformer.installation import program_name
-from skyformer.record import hardware
-from skyformer.runs import RunError
+from skyformer.training.record import hardware
 
 TEXT, IMAGE = "4x4096", "16x1024"
 
@@ -96,7 +96,7 @@ def _run(case: Case) -> dict[str, Any]:
 def _write(rows: list[dict[str, Any]], output: Path) -> None:
     machine = {**hardware(), "torch": torch.__version__}
     text = json.dumps({"machine": machine, "rows": rows}, indent=1)
-    write_whole(output / "benchmark.json", text + "\n")
+    write_atomically(output / "benchmark.json", text + "\n")
     write_csv(rows, output / "benchmark.csv")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from skyformer.benchmark.cases import Case
-from skyformer.runs import RunError
+from skyformer.exceptions import RunError
 
 
 def make_peer(case: Case) -> Callable[[Tensor], Tensor]:

@@ -12,9 +12,9 @@ from torch import Tensor
 from skyformer.attention import Attention
 from skyformer.benchmark.cases import Case
 from skyformer.benchmark.peers import make_peer
-from skyformer.cuda_graph import GraphedStep
-from skyformer.encoder import COMPILE_OPTIONS, Encoder, MultiHeadAttention
-from skyformer.head import ClassificationHead
+from skyformer.model.cuda_graph import GraphedStep
+from skyformer.model.encoder import COMPILE_OPTIONS, Encoder, MultiHeadAttention
+from skyformer.model.head import ClassificationHead
 
 VOCAB_SIZE, CLASSES = 256, 10
 Work = Callable[[], object]

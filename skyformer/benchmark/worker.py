@@ -12,9 +12,9 @@ from skyformer.benchmark.cases import Case
 from skyformer.benchmark.counting import count_needed
 from skyformer.benchmark.machine import copy_rate, matmul_rate, seconds_of
 from skyformer.benchmark.subjects import Work, make_subject
-from skyformer.callbacks.throughput import peak_memory_mb
-from skyformer.memory import keep_freed_memory
-from skyformer.runs import RunError
+from skyformer.exceptions import RunError
+from skyformer.training.callbacks.throughput import peak_memory_mb
+from skyformer.training.memory import keep_freed_memory
 
 ERROR = 3  # exit status: the case cannot be run, and stderr says why
 _PROCESS = Path("/proc/self")

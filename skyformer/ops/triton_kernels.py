@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from skyformer.kernel import product_dtype
+from skyformer.ops.kernel import product_dtype
 
 SHORT = 256  # rows of a side with sums that several programs may share
 PROGRAMS = 264  # two for each processor of an H100

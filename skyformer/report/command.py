@@ -7,20 +7,15 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from skyformer.files import write_table, write_whole
+from skyformer.files import write_atomically, write_table
 from skyformer.installation import program_name
-from skyformer.report.accuracy import accuracy_rows, accuracy_table
-from skyformer.report.cost import cost_rows, cost_table
-from skyformer.report.curves import BEGINNING, WINDOW, draw_loss_curves, training_table
-from skyformer.report.groups import Group, tasks_of
-from skyformer.report.markdown import markdown_table
-from skyformer.report.naming import group_runs
+from skyformer.report.groups import Group, group_runs, tasks_of
 from skyformer.report.page import make_page, table_of_rows
-from skyformer.report.progress import Axis, draw_progress
+from skyformer.report.pictures import BEGINNING, WINDOW, Axis, draw_loss_curves, draw_progress, training_table
 from skyformer.report.published import task_name_of
-from skyformer.report.read import find_runs
-from skyformer.report.runs_table import run_rows
-from skyformer.report.table import Table, print_table, to_latex, to_markdown
+from skyformer.report.runs import find_runs
+from skyformer.report.table import Table, markdown_table, print_table, to_latex, to_markdown
+from skyformer.report.tables import accuracy_rows, accuracy_table, cost_rows, cost_table, run_rows
 
 _LOSSES = f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps. Dev: accuracy."
 _PROGRESS: dict[str, tuple[str, Axis]] = {
@@ -50,12 +45,12 @@ def run_report(args: list[str]) -> None:
     console = Console()
     for name, table in zip(("accuracy", "cost"), tables, strict=True):
         print_table(table, console)
-        write_whole(output / f"{name}.md", to_markdown(table))
-        write_whole(output / f"{name}.tex", to_latex(table))
+        write_atomically(output / f"{name}.md", to_markdown(table))
+        write_atomically(output / f"{name}.tex", to_latex(table))
     _write_rows(groups, output)
     training = _write_training(groups, output)
     pictures = _draw(groups, output)
-    write_whole(output / "report.html", make_page(tables, pictures, training, groups, problems))
+    write_atomically(output / "report.html", make_page(tables, pictures, training, groups, problems))
     print(f"{output}/report.html; the tables as .md, .tex and .csv and the pictures as .png beside it")
 
 
@@ -72,7 +67,7 @@ def _write_training(groups: Sequence[Group], output: Path) -> list[Table]:
     tasks = tasks_of(groups)
     rows = {task: training_table(groups, task) for task in tasks}
     sections = [f"## {task}\n\n{markdown_table(rows[task])}" for task in tasks]
-    write_whole(output / "training.md", "\n".join([f"{_LOSSES}\n", *sections]))
+    write_atomically(output / "training.md", "\n".join([f"{_LOSSES}\n", *sections]))
     return [table_of_rows(f"Training, {task_name_of(task)}", rows[task], [_LOSSES]) for task in tasks]
 
 

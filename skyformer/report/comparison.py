@@ -1,14 +1,16 @@
-"""What makes a cell of a table unlike its neighbours, in a few words."""
+"""Compare how runs were made with each other and with the paper, in remarks and notes."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from skyformer.report.groups import Group
+from skyformer.report import published
+from skyformer.report.groups import Group, tasks_of
 from skyformer.report.published import LEVELS, SOURCE, departures
-from skyformer.report.run import Run
-from skyformer.report.settings import say, short_names, usual
+from skyformer.report.runs import Run
+from skyformer.report.settings import format_value, most_frequent, short_names
 
 # The method's own, and what may be tuned for each: said where it differs, but no reason against a comparison.
 _OWN = "model.attention."
@@ -74,11 +76,11 @@ def cost_remarks(group: Group, column: Sequence[Group]) -> tuple[str, ...]:
 
 
 def _most(facts: Sequence[Facts]) -> Facts:
-    return {key: usual([one.get(key) for one in facts]) for key in dict.fromkeys(chain(*facts))}
+    return {key: most_frequent([one.get(key) for one in facts]) for key in dict.fromkeys(chain(*facts))}
 
 
 def _unlike(facts: Facts, most: Facts) -> list[str]:
-    return [key for key in most if say(facts.get(key)) != say(most[key])]
+    return [key for key in most if format_value(facts.get(key)) != format_value(most[key])]
 
 
 def _words(unlike: Sequence[str], facts: Facts, most: Facts) -> list[str]:
@@ -110,7 +112,7 @@ def _cost_facts(group: Group) -> Facts:
         "model.gradient_checkpointing": sorted(
             {bool(run.config["model"].get("gradient_checkpointing")) for run in group.runs}
         ),
-        "model.compile": sorted({say(run.config["model"].get("compile")) for run in group.runs}),
+        "model.compile": sorted({format_value(run.config["model"].get("compile")) for run in group.runs}),
     }
     shared = {key: value for key, value in group.settings.items() if not key.startswith((_OWN, *_NO_COST))}
     return facts | shared
@@ -125,7 +127,7 @@ def _say(key: str, name: str, value: Any, most: Any) -> str:
         return "other data" if len(value) == 1 else _SEVERAL
     if key in (_SEEDS, _STEPS, _EXAMPLES) and value < most:
         return f"{value:,} of {most:,} {key}"
-    return f"{name} {say(value)}, not {say(most)}"
+    return f"{name} {format_value(value)}, not {format_value(most)}"
 
 
 def _left_out(group: Group) -> list[str]:
@@ -142,9 +144,12 @@ def not_as_paper(group: Group) -> dict[str, str]:
     read_from = {SOURCE: None if None in sources else sources[0]}
     apart = departures(group.backend, group.task, group.settings | read_from)
     names = short_names(apart)
-    words = {key: f"{names[key]} {say(ours)} (paper: {say(theirs)})" for key, (ours, theirs) in apart.items()}
+    words = {
+        key: f"{names[key]} {format_value(ours)} (paper: {format_value(theirs)})"
+        for key, (ours, theirs) in apart.items()
+    }
     return words | {
-        key: f"{names[key]} images first, {say(steps)} steps (paper: none)"
+        key: f"{names[key]} images first, {format_value(steps)} steps (paper: none)"
         for key, (steps, _) in apart.items()
         if key.startswith(LEVELS)
     }
@@ -153,3 +158,58 @@ def not_as_paper(group: Group) -> dict[str, str]:
 def cost_not_as_paper(group: Group) -> dict[str, str]:
     """The same, in what bears on time and memory."""
     return {key: words for key, words in not_as_paper(group).items() if not key.startswith(_NO_COST)}
+
+
+_MOST_COMMITS = 4  # named; the rest are counted
+
+
+class PaperNotes:
+    """Footnotes on what is not the paper's setting: one for what a whole column shares, one for what is a cell's own.
+
+    Args:
+        groups: of all columns.
+        not_as_paper: a group's departures, each in words, by their keys.
+    """
+
+    def __init__(self, groups: Sequence[Group], not_as_paper: Callable[[Group], Mapping[str, str]]) -> None:
+        self.not_as_paper = not_as_paper
+        self.shared: dict[str, set[str]] = {}
+        for task in tasks_of(groups):
+            apart = [not_as_paper(g) for g in groups if g.task == task and published.accuracy(g.backend, task)]
+            texts = [set(one.values()) for one in apart]
+            self.shared[task] = set.intersection(*texts) if texts else set()
+        self.letters: dict[tuple[str, ...], str] = {}
+
+    def mark(self, groups: Sequence[Group]) -> str:
+        """` (a,c)`, all letters of these groups; empty where they are in the paper's setting."""
+        letters = {letter for group in groups for letter in self._letters_of(group)}
+        return f" ({','.join(sorted(letters))})" if letters else ""
+
+    def _letters_of(self, group: Group) -> list[str]:
+        words, shared = self.not_as_paper(group).values(), self.shared[group.task]
+        parts = [tuple(word for word in words if word in shared), tuple(word for word in words if word not in shared)]
+        return [self.letters.setdefault(part, _letter(len(self.letters))) for part in parts if part]
+
+    def texts(self) -> list[str]:
+        """The footnotes that were marked."""
+        return [f"({letter}) Not as in the paper: {', '.join(words)}." for words, letter in self.letters.items()]
+
+
+def _letter(number: int) -> str:
+    """a, b, …, z, aa, ab, …"""
+    return (_letter(number // 26 - 1) if number > 25 else "") + "abcdefghijklmnopqrstuvwxyz"[number % 26]
+
+
+def code_notes(groups: Sequence[Group]) -> list[str]:
+    """That the runs are of several commits, or of code that was not committed; empty where all are of one commit."""
+    states = [[record.get("code") or {} for record in run.records] for group in groups for run in group.runs]
+    commits = Counter(name for codes in states for name in {str(code.get("commit") or "not known") for code in codes})
+    changed = sum(any(code.get("dirty") for code in codes) for codes in states)
+    notes = []
+    if len(commits) > 1:
+        named = [f"{commit[:9]} ({count})" for commit, count in commits.most_common(_MOST_COMMITS)]
+        more = [f"{len(commits) - _MOST_COMMITS} more"] if len(commits) > _MOST_COMMITS else []
+        notes.append(f"Runs are of several commits, with the number of runs: {', '.join([*named, *more])}.")
+    if changed:
+        notes.append(f"{changed} of {len(states)} runs were made by code with changes that were not committed.")
+    return notes

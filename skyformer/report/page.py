@@ -1,4 +1,4 @@
-"""The whole report as one HTML file that needs nothing else."""
+"""The report as one HTML page."""
 
 import base64
 import json
@@ -8,13 +8,55 @@ from pathlib import Path
 from typing import Any
 
 from skyformer.report.groups import Group
-from skyformer.report.page_style import STYLE
 from skyformer.report.published import task_name_of
-from skyformer.report.run import Run
-from skyformer.report.runs_table import command_of
-from skyformer.report.settings import say
+from skyformer.report.runs import Run
+from skyformer.report.settings import format_value
 from skyformer.report.style import style_of
 from skyformer.report.table import Cell, Table, to_html
+from skyformer.report.tables import command_of
+
+STYLE = """
+:root { --ink: #1a1a1a; --dim: #595959; --line: #d0d0d0; --paper: #fff; --shade: #f5f5f5; --warn: #8a3b00; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8e8; --dim: #a8a8a8; --line: #444; --paper: #161616; --shade: #222; --warn: #ffb37a; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 76rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
+.wide { overflow-x: auto; }
+.wide:focus-visible, summary:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+th, td { padding: .35rem .7rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; }
+thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
+th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); min-width: 7rem; }
+tbody th { max-width: 16rem; overflow-wrap: break-word; }
+tbody th { font-weight: 600; }
+small { display: block; color: var(--dim); font-size: .8rem; }
+.long { white-space: normal; min-width: 9rem; }
+.notes { color: var(--dim); font-size: .85rem; max-width: 60rem; overflow-wrap: anywhere; }
+.notes p { margin: .5rem 0; }
+.problems { border-left: 4px solid var(--warn); padding-left: 1rem; overflow-wrap: anywhere; }
+figure { margin: 0; background: #fff; border-radius: 4px; overflow-x: auto; }
+img { display: block; width: 100%; min-width: 34rem; height: auto; }
+details { border-bottom: 1px solid var(--line); }
+summary { cursor: pointer; padding: .4rem 0; }
+.dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin: 0 .4em; border: 1px solid #8888; }
+dl { display: grid; grid-template-columns: 8.5rem 1fr; gap: .1rem .8rem; margin: .3rem 0 1rem; font-size: .85rem; }
+dt { color: var(--dim); }
+dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 40rem) { tbody th { max-width: 9rem; } dl { grid-template-columns: 1fr; } dd { margin: 0 0 .4rem; } }
+@media print {
+  :root { --ink: #000; --dim: #444; --line: #bbb; --paper: #fff; --shade: #fff; }
+  main { max-width: none; padding: 0; } .wide, figure { overflow: visible; } img { min-width: 0; }
+  table { font-size: 7.5pt; } small { font-size: 6.5pt; } th, td { padding: 2pt 4pt; } td { white-space: normal; }
+  th:first-child { position: static; }
+  tr, figure, .notes p, details { break-inside: avoid; } h2 { break-after: avoid; }
+}
+"""
 
 
 def make_page(
@@ -65,7 +107,7 @@ def _run(group: Group, run: Run) -> str:
     steps = f"{run.steps:,} steps, stopped early" if run.stopped_early else f"{run.steps:,} steps"
     head = f"{task_name_of(run.task)}, {group.label}, seed {run.seed}: {steps}, {accuracy}"
     starts = "".join(_start(record) for record in run.records) or "<p>No record.json.</p>"
-    apart = ", ".join(f"{name}={say(value)}" for name, value in (group.variant | group.others).items())
+    apart = ", ".join(f"{name}={format_value(value)}" for name, value in (group.variant | group.others).items())
     facts = {
         "settings": apart,
         "stopped early": run.stopped_early.get("reason"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from skyformer.report.settings import say, without_arguments
+from skyformer.report.settings import format_value, without_arguments
 
 TASKS = {  # in the order of its tables; Path-X is not in them
     "text": "Text",
@@ -62,7 +62,7 @@ _MODEL = {
     "model.optimizer.class_path": "torch.optim.AdamW",
     "model.optimizer.init_args.eps": 1e-6,
     "model.optimizer.init_args.weight_decay": 0.0,
-    "model.lr_scheduler.class_path": "skyformer.schedule.LinearOneCycle",
+    "model.lr_scheduler.class_path": "skyformer.model.schedule.LinearOneCycle",
 }
 _DATA = "data.init_args.protocol."
 _EVERY_TASK = {"trainer.max_steps": STEPS, _DATA + "pad_to_max_length": True, _DATA + "drop_last_test": True}
@@ -150,8 +150,12 @@ def departures(backend: str, task: str, settings: Mapping[str, Any]) -> dict[str
     usual |= _STARTS_AND_DATA | {key: None for key in settings if key.startswith(LEVELS)}
     # What of these a configuration does not name is as in the paper.
     expected |= {key: value for key, value in usual.items() if key in settings}
-    said = {key: say(settings.get(key)) for key in expected}
-    unlike = [key for key, value in expected.items() if said[key] not in (say(value), say(also.get(key, value)))]
+    said = {key: format_value(settings.get(key)) for key in expected}
+    unlike = [
+        key
+        for key, value in expected.items()
+        if said[key] not in (format_value(value), format_value(also.get(key, value)))
+    ]
     apart = {key: (settings.get(key), expected[key]) for key in without_arguments(unlike)}
     if task in _RELEASED and settings.get(SOURCE) is None:
         apart["data"] = ("drawn here", "LRA's release")

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from skyformer.report.run import Run
-from skyformer.runs import FREE_ON_RESUME, flatten
+from skyformer.report.runs import Run
+from skyformer.training.run_folder import FREE_ON_RESUME, flatten
 
 Settings = dict[str, Any]
 # Free on a resume, but not between runs whose results are held against each other.
@@ -56,7 +56,7 @@ def unequal(settings: Iterable[Settings]) -> list[str]:
     """The keys, in order, whose values are not the same in all; one that is missing is none."""
     several = list(settings)
     keys = sorted({key for one in several for key in one})
-    return [key for key in keys if len({say(one.get(key)) for one in several}) > 1]
+    return [key for key in keys if len({format_value(one.get(key)) for one in several}) > 1]
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -71,12 +71,12 @@ def _parts(key: str) -> list[str]:
     return parts or [key]
 
 
-def say(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value for a reader: a class by its name, `none`, `true`."""
     if isinstance(value, Mapping):
-        return say(value["class_path"]) if "class_path" in value else str(dict(value))
+        return format_value(value["class_path"]) if "class_path" in value else str(dict(value))
     if isinstance(value, list):
-        return "+".join(map(say, value)) or "none"
+        return "+".join(map(format_value, value)) or "none"
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -91,13 +91,13 @@ def order(value: Any) -> tuple[int, float, str]:
     """To sort values by: numbers by size, then the rest by name."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return 0, float(value), ""
-    return 1, 0.0, say(value)
+    return 1, 0.0, format_value(value)
 
 
-def usual(values: Sequence[Any]) -> Any:
+def most_frequent(values: Sequence[Any]) -> Any:
     """The value that is there most often; of several the largest number, else the first; None of none."""
-    counts = Counter(map(say, values))
-    return max(values, key=lambda value: (counts[say(value)], _size(value)), default=None)
+    counts = Counter(map(format_value, values))
+    return max(values, key=lambda value: (counts[format_value(value)], _size(value)), default=None)
 
 
 def _size(value: Any) -> float:

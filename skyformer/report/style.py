@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skyformer.files import write_whole
-from skyformer.runs import RunError
+from skyformer.exceptions import RunError
+from skyformer.files import write_atomically
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; where two methods share a hue, the line differs. The
 # markers tell all of them apart in grey too.
@@ -77,4 +77,4 @@ def save_picture(figure: Any, path: Path) -> None:
     """As PNG, at 150 dots an inch."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
-    write_whole(path, content.getvalue())
+    write_atomically(path, content.getvalue())

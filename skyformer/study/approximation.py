@@ -1,18 +1,74 @@
-"""How far each method's output is from the attention that it approximates, and from softmax attention (Figure 1)."""
+"""`study approximation`: distance of each method's output from the attention that it approximates (Figure 1).
+
+Query, key and value are `(B, H, n, p)`, without padding. The exact attentions are dense and in float64.
+"""
 
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from skyformer.attention import Attention, SkyformerAttention
-from skyformer.runs import RunError
+from skyformer.attention.reformer import ITSELF
+from skyformer.exceptions import RunError
+from skyformer.installation import program_name
+from skyformer.ops.gaussian import gaussian_attention
+from skyformer.ops.kernel import half_square
+from skyformer.ops.nystrom import nystrom_gaussian_attention
+from skyformer.report.pictures import add_legend
+from skyformer.report.style import new_figure, save_picture, style_of
 from skyformer.study.backends import Description, make_attention, read_backends
-from skyformer.study.inputs import Heads
+from skyformer.study.inputs import Heads, heads_of_encoder, heads_of_setting
 from skyformer.study.matrices import thin_norm
-from skyformer.study.targets import skyformer_softmax, softmax_target, target_of
+from skyformer.study.setting import Setting, make_parser, print_tables, write_rows
+from skyformer.study.theorem import measure_bound, measure_choices
+
+
+def softmax_target(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`softmax(Q Kᵀ / √p) V`."""
+    logits = query.double() @ key.double().mT * query.shape[-1] ** -0.5
+    return logits.softmax(dim=-1) @ value.double()
+
+
+def shared_target(query: Tensor, value: Tensor) -> Tensor:
+    """What Reformer's buckets approximate: softmax over the other tokens' queries at length one (Kitaev et al., §2)."""
+    query = query.double()
+    logits = query @ (query / query.norm(dim=-1, keepdim=True)).mT * query.shape[-1] ** -0.5
+    logits.diagonal(dim1=-2, dim2=-1).sub_(ITSELF)
+    return logits.softmax(dim=-1) @ value.double()
+
+
+def target_of(backend: Attention, query: Tensor, key: Tensor, value: Tensor) -> tuple[str, Tensor]:
+    """Name and output of the attention that a backend approximates: softmax, unless it is Skyformer's or shares its
+    keys.
+    """
+    if isinstance(backend, SkyformerAttention):
+        return "kernelized", gaussian_attention(query.double(), key.double(), value.double())
+    if backend.shares_query_and_key:
+        return "shared softmax", shared_target(query, value)
+    return "softmax", softmax_target(query, key, value)
+
+
+def skyformer_softmax(layer: SkyformerAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Skyformer's approximation of softmax attention: of A = exp(Q Kᵀ / √p), and then of D = diag(A 1).
+
+    `A = D_Q^½ C D_K^½` (Eq. 3), so that with C̃ and weights w = exp(‖k‖² / 2), k scaled, `D̃⁻¹ Ã V = C̃ (w V) / C̃ w`;
+    D_Q cancels.
+    """
+    landmarks, _ = layer.landmarks(query, key, None)
+    exponent = half_square(key * key.shape[-1] ** -0.25)
+    weights = (exponent - exponent.amax(dim=2, keepdim=True)).exp()
+    both = [
+        nystrom_gaussian_attention(query, key, right, landmarks, ridge=layer.ridge, solver=layer.solver)
+        for right in (weights * value, weights)
+    ]
+    return both[0] / both[1]
+
 
 # Arguments that are d.
 _SIZES = ("num_landmarks", "projected_length", "num_features", "num_queries")
@@ -91,3 +147,256 @@ def _errors(backend: Attention, heads: Heads, exact: Tensor) -> Iterator[tuple[s
 def _distance(out: Tensor, target: Tensor) -> dict[str, float]:
     error, norm = thin_norm(out - target), thin_norm(target)
     return {"error": error.mean().item(), "relative": (error / norm).mean().item()}
+
+
+THROUGH = "softmax through A and D"
+# Choices of landmarks in Okabe and Ito's colours, and markers for print without colour.
+_CHOICES = {
+    "uniform": ("#D55E00", "o"),
+    "half and half": ("#E69F00", "s"),
+    "segment means": ("#0072B2", "^"),
+    "k-means": ("#009E73", "v"),
+    "ridge leverage": ("#000000", "D"),
+    "farthest point": ("#CC79A7", "x"),
+}
+_GREY = "#666666"
+
+
+def draw_errors(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """Above, each method against softmax (Skyformer through A and D); below, against what it approximates."""
+    lengths = list(dict.fromkeys(row["length"] for row in rows))
+    figure, panels = _new_grid(2, len(lengths))
+    for column, length in enumerate(lengths):
+        own = [row for row in rows if row["length"] == length]
+        against_softmax = [row for row in own if row["target"] == _nearest_to_softmax(row["method"], own)]
+        approximated = [row for row in own if row["target"] == _own_target(row["method"], own)]
+        for panel, shown in ((panels[0][column], against_softmax), (panels[1][column], approximated)):
+            for method in dict.fromkeys(row["method"] for row in shown):
+                look, rows_of_method = style_of(method), [row for row in shown if row["method"] == method]
+                through = rows_of_method[0]["target"] == THROUGH
+                label = f"{look.label} (A, then D)" if through else look.label
+                _plot(panel, rows_of_method, label, look.color, look.linestyle, look.marker)
+            panel.set(xscale="log", yscale="log", xlabel="d")
+            _ticks(panel, sorted({row["num_landmarks"] for row in own}))
+        panels[0][column].set_title(f"n = {length:,}")
+    panels[0][0].set_ylabel("error against softmax, relative")
+    panels[1][0].set_ylabel("error against the attention\nthat it approximates, relative")
+    _finish(figure, panels, title, path)
+
+
+def _nearest_to_softmax(method: str, rows: Sequence[dict[str, Any]]) -> str:
+    targets = {row["target"] for row in rows if row["method"] == method}
+    return THROUGH if THROUGH in targets else "softmax"
+
+
+def _own_target(method: str, rows: Sequence[dict[str, Any]]) -> str:
+    return next(row["target"] for row in rows if row["method"] == method)
+
+
+def draw_choices(choices: Sequence[dict[str, Any]], bounds: Sequence[dict[str, Any]], title: str, path: Path) -> None:
+    """‖C̃ − C‖ / ‖C‖ against d for each choice of landmarks, a row of panels a γ; in the row without γ also λ at d =
+    d_stat, and at the d of Theorem 2.
+    """
+    lengths = list(dict.fromkeys(row["length"] for row in choices))
+    ridges = sorted({row["ridge"] for row in choices}, reverse=True)
+    figure, panels = _new_grid(len(ridges), len(lengths))
+    for column, length in enumerate(lengths):
+        for line, ridge in enumerate(ridges):
+            panel = panels[line][column]
+            own = [row for row in choices if (row["length"], row["ridge"]) == (length, ridge)]
+            for choice, (color, marker) in _CHOICES.items():
+                _plot(panel, [row for row in own if row["choice"] == choice], choice, color, "-", marker)
+            sizes = sorted({row["num_landmarks"] for row in own})
+            panel.set(xscale="log", yscale="log", xlabel="d")
+            if ridge == 0:
+                _plot_theorem(panel, [row for row in bounds if row["length"] == length], sizes)
+            _ticks(panel, sizes)
+            panels[line][0].set_ylabel(f"‖C̃ − C‖₂ / ‖C‖₂,  γ = {ridge:g}")
+        panels[0][column].set_title(f"n = {length:,}")
+    _finish(figure, panels, title, path)
+
+
+def _plot_theorem(panel: Any, bounds: Sequence[dict[str, Any]], sizes: Sequence[int]) -> None:
+    """The two curves; where one is to the right of the panel, a note says from which d on there is one."""
+    relative = [row["relative"] for row in bounds]
+    limits, notes = panel.get_ylim(), []
+    for key, linestyle, label in (
+        ("d_stat", ":", "λ at d = d_stat, worst head"),
+        ("bound", "--", "λ of Theorem 2, its C = 1"),
+    ):
+        places = [row[key] for row in bounds]
+        if min(places) > max(sizes):
+            notes.append(f"{label}: from d = {min(places):,.0f} on")
+        else:
+            panel.plot(places, relative, color=_GREY, linestyle=linestyle, label=label, lw=1.2)
+    panel.set_title("\n".join(notes), loc="right", fontsize="small", color=_GREY)
+    panel.set(xlim=(min(sizes) * 0.9, max(sizes) * 1.1), ylim=(limits[0], max(limits[1], max(relative))))
+
+
+def _plot(panel: Any, rows: Sequence[dict[str, Any]], label: str, color: str, linestyle: str, marker: str) -> None:
+    """Means over the draws, and the band from the smallest to the largest."""
+    sizes = sorted({row["num_landmarks"] for row in rows})
+    values = [[row["relative"] for row in rows if row["num_landmarks"] == size] for size in sizes]
+    panel.plot(
+        sizes, list(map(fmean, values)), color=color, linestyle=linestyle, marker=marker, ms=4, label=label, lw=1.4
+    )
+    panel.fill_between(sizes, list(map(min, values)), list(map(max, values)), color=color, alpha=0.15, lw=0)
+
+
+def _new_grid(rows: int, columns: int) -> tuple[Any, Any]:
+    figure, panels = new_figure(rows * columns, 3.2 * columns + 2.4, 3.2 * rows, columns)
+    return figure, panels.reshape(rows, columns)
+
+
+def _ticks(panel: Any, sizes: Sequence[int]) -> None:
+    panel.set_xticks(sizes, [str(size) for size in sizes])
+    panel.minorticks_off()
+
+
+def _finish(figure: Any, panels: Any, title: str, path: Path) -> None:
+    figure.suptitle(title, fontsize="medium")
+    handles = {
+        label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    add_legend(figure, handles)
+    save_picture(figure, path)
+
+
+BACKENDS = ["skyformer", "nystromformer", "linformer", "informer", "performer", "reformer", "bigbird"]
+LENGTHS = (512, 1024, 2048, 4096)
+_DESCRIPTION = (
+    "Spectral-norm errors of methods and of choices of landmarks against d and n (Figure 1, Theorem 2). With --encoder "
+    "<name or folder> --text <file> in place of --config, of a Hugging Face encoder; --encoder x --help shows the rest."
+)
+_NOTES = (
+    "Means over heads and draws; a method's own parameters (Linformer's projections) are newly drawn. Skyformer is far "
+    "from softmax itself, since C has no row normaliser: through A and D it approximates softmax (Figure 1). Reformer "
+    "takes the queries for keys."
+)
+RIDGES = (0.1, 0.0)  # the default γ, and what the theorem has
+
+
+def run_approximation(args: list[str]) -> None:
+    """Errors of methods and of choices of landmarks against d and n: `errors.csv`, `landmarks.csv`, `bound.csv`,
+    `approximation.md` and two pictures.
+    """
+    config, inputs, source = _of_encoder(args) if _names_encoder(args) else _of_setting(args)
+    draws = range(config.seed_everything, config.seed_everything + config.draws)
+    errors = list(measure_backends(inputs, config.backends, config.num_landmarks, draws))
+    choices = list(measure_choices(inputs, config.num_landmarks, RIDGES, draws))
+    bounds = list(measure_bound(inputs))
+    output = Path(config.output).expanduser()
+    for name, rows in (("errors", errors), ("landmarks", choices), ("bound", bounds)):
+        write_rows(output / f"{name}.csv", rows)
+    title = f"Approximation of attention, {source}"
+    tables = [*_error_tables(errors), *_choice_tables(choices), _bound_table(bounds)]
+    print_tables(output / "approximation.md", title, tables)
+    draw_errors(errors, title, output / "approximation.png")
+    draw_choices(choices, bounds, title, output / "landmarks.png")
+    print(f"{output}: approximation.md, errors.csv, landmarks.csv, bound.csv, approximation.png, landmarks.png")
+
+
+def _names_encoder(args: list[str]) -> bool:
+    return any(argument.partition("=")[0] == "--encoder" for argument in args)
+
+
+def _of_setting(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
+    parser = make_parser("approximation", _DESCRIPTION, BACKENDS, "report/approximation")
+    _add_arguments(parser)
+    setting = Setting.read(parser, args)
+    config = setting.config
+    longest = setting.data.max_length
+    lengths = config.lengths or [n for n in LENGTHS if n <= longest] or [longest]
+    _check(config, lengths)
+    return config, heads_of_setting(setting, lengths, config.layer, config.example), f"{setting.task}, {setting.source}"
+
+
+def _of_encoder(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
+    parser = ArgumentParser(prog=f"{program_name()} study approximation", description=_DESCRIPTION, allow_abbrev=False)
+    add = parser.add_argument
+    add("--encoder", type=str, required=True, help="Name or folder of a Hugging Face encoder.")
+    add("--text", type=str, required=True, help="A text file, of whose beginning the tokens are.")
+    add("--backends", type=list[str], default=BACKENDS, help="Overlays of configs/attention, or YAML files.")
+    add("--output", type=str, default="report/approximation", help="Folder to write to.")
+    add("--seed_everything", type=int, default=0, help="Of the draws.")
+    _add_arguments(parser)
+    config = parser.parse_args(args)
+    lengths = config.lengths or [512]
+    _check(config, lengths)
+    inputs = heads_of_encoder(config.encoder, Path(config.text).expanduser(), lengths, config.layer)
+    return config, inputs, config.encoder
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--lengths",
+        type=list[int] | None,
+        help="n; default: 512, 1024, 2048, 4096, those that the task or encoder has.",
+    )
+    add("--num_landmarks", type=list[int], default=[16, 32, 64, 128, 256], help="d.")
+    add("--layer", type=int, default=-1, help="Whose query, key and value; -1 is the last.")
+    add("--example", type=int, default=0, help="Which of the dev set's examples that are long enough.")
+    add("--draws", type=int, default=3, help="Repeats with other random numbers.")
+
+
+def _check(config: Namespace, lengths: Sequence[int]) -> None:
+    sizes = config.num_landmarks
+    for name, values in (("lengths", lengths), ("num_landmarks", sizes)):
+        if not values or min(values) < 16:
+            raise RunError(f"--{name} {values}: name numbers of at least 16")
+    if min(lengths) <= min(sizes):
+        raise RunError(
+            f"--lengths {list(lengths)}, --num_landmarks {sizes}: each length must exceed one number of them"
+        )
+    if config.draws < 1 or config.example < 0:
+        raise RunError(f"--draws {config.draws} must be at least 1, --example {config.example} at least 0")
+
+
+def _error_tables(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, str]]]]:
+    """For each length: methods and targets down, d across."""
+    tables = []
+    for length in dict.fromkeys(row["length"] for row in rows):
+        own = [row for row in rows if row["length"] == length]
+        pairs = dict.fromkeys((row["method"], row["target"]) for row in own)
+        table = [
+            {"method": style_of(method).label, "approximated": target}
+            | _across([row for row in own if (row["method"], row["target"]) == (method, target)])
+            for method, target in pairs
+        ]
+        tables.append((f"n = {length:,}: ‖output − target‖₂ / ‖target‖₂ by d. {_NOTES}", table))
+    return tables
+
+
+def _choice_tables(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, str]]]]:
+    """For each length: choices and γ down, d across, and the time of the largest d."""
+    tables = []
+    for length in dict.fromkeys(row["length"] for row in rows):
+        own = [row for row in rows if row["length"] == length]
+        most = max(row["num_landmarks"] for row in own)
+        table = []
+        for ridge, choice in dict.fromkeys((row["ridge"], row["choice"]) for row in own):
+            chosen = [row for row in own if (row["ridge"], row["choice"]) == (ridge, choice)]
+            seconds = fmean(row["seconds"] for row in chosen if row["num_landmarks"] == most)
+            cells = {"landmarks": choice, "γ": f"{ridge:g}"} | _across(chosen)
+            table.append(cells | {f"ms at {most}": f"{seconds * 1000:.1f}"})
+        tables.append((f"n = {length:,}: ‖C̃ − C‖₂ / ‖C‖₂ by choice of landmarks and d; time to choose, a head.", table))
+    return tables
+
+
+def _across(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    sizes = dict.fromkeys(row["num_landmarks"] for row in rows)
+    return {str(d): f"{fmean(row['relative'] for row in rows if row['num_landmarks'] == d):.2g}" for d in sizes}
+
+
+def _bound_table(rows: Sequence[dict[str, Any]]) -> tuple[str, list[dict[str, str]]]:
+    table = [
+        {
+            "n": f"{row['length']:,}",
+            "λ / ‖C‖": f"{row['relative']:.2g}",
+            "d_stat": f"{row['d_stat']:.1f}",
+            "d of the bound": f"{row['bound']:,.0f}",
+        }
+        for row in rows
+    ]
+    return "Theorem 2, the worst head: d = 2n max ℓ_i(λ) · ln(n / 0.1), its constant C taken as one, δ = 0.1.", table

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from skyformer.arguments import check_config
 from skyformer.attention import Attention
 from skyformer.benchmark.cases import read_attention
-from skyformer.encoder import AttentionFactory
-from skyformer.runs import RunError, backend_name
+from skyformer.exceptions import RunError
+from skyformer.model.encoder import AttentionFactory
+from skyformer.training.config_checks import check_config
+from skyformer.training.run_folder import backend_name
 
 Description = dict[str, Any]  # class path and arguments, as in YAML
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from skyformer.runs import RunError
-from skyformer.study.approximation_command import run_approximation
+from skyformer.exceptions import RunError
+from skyformer.study.approximation import run_approximation
 from skyformer.study.spectrum import run_spectrum
 from skyformer.study.stability import run_stability
 

@@ -1,6 +1,7 @@
-"""What a study looks at: the task's examples, and models of one initialisation or one checkpoint."""
+"""A study's setting, from its arguments, and its output."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 from lightning import LightningDataModule
 from torch import Tensor
 
-from skyformer.arguments import check_config, check_nulls
 from skyformer.benchmark.cases import overlay_path
-from skyformer.checkpoint_io import read_checkpoint
-from skyformer.earlier_versions import in_todays_settings
+from skyformer.exceptions import RunError
+from skyformer.files import write_atomically, write_table
 from skyformer.installation import program_name
 from skyformer.loading import instantiate, make_model
-from skyformer.model import SequenceClassifier
-from skyformer.runs import RunError, backend_name, task_name
-from skyformer.schedule import ScheduleArguments
+from skyformer.model.checkpoint_io import read_checkpoint
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.model.earlier_versions import upgrade_config
+from skyformer.model.schedule import ScheduleArguments
+from skyformer.report.table import markdown_table
+from skyformer.training.config_checks import check_config, check_nulls
+from skyformer.training.run_folder import backend_name, task_name
 from skyformer.yaml_text import load_yaml
 
 # What a task's YAML says beside these; a study makes nothing of it.
@@ -77,7 +81,7 @@ class Setting:
         for named in [path] if path else checkpoints_of(arguments)[-1:]:
             checkpoint = read_checkpoint(Path(named).expanduser())
             state = checkpoint["state_dict"]
-            text = yaml.safe_dump(in_todays_settings(load_yaml(checkpoint["config"])))
+            text = yaml.safe_dump(upgrade_config(load_yaml(checkpoint["config"])))
             arguments = ["--config", text, *arguments, "--checkpoint", named]
         config = parser.parse_args(arguments)
         check_nulls(parser, config)
@@ -181,3 +185,22 @@ def _fitted(weight: Tensor, shape: torch.Size) -> Tensor | None:
     if weight.shape[1:] == shape[1:] and 3 * len(weight) == 2 * shape[0]:
         return torch.cat([halves[0], halves[0], halves[1]])
     return None
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Equal-keyed rows as CSV."""
+    write_table(path, list(rows[0]), rows)
+
+
+def print_tables(path: Path, title: str, tables: Sequence[tuple[str, Sequence[dict[str, str]]]]) -> None:
+    """Print tables under their captions, and write them as Markdown.
+
+    Args:
+        path: the file.
+        title: its first line.
+        tables: captions, and rows as `markdown_table` takes them.
+    """
+    parts = [f"# {title}\n", *(f"{caption}\n\n{markdown_table(rows)}" for caption, rows in tables)]
+    text = "\n".join(parts)
+    print(text)
+    write_atomically(path, text)

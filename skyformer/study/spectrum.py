@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from skyformer.attention import Attention, SkyformerAttention
-from skyformer.functional import landmark_system
-from skyformer.model import SequenceClassifier
+from skyformer.exceptions import RunError
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.ops.nystrom import regularized_gram
 from skyformer.report.style import new_figure, save_picture, style_of
-from skyformer.runs import RunError
 from skyformer.study.backends import read_backends, same_draws
 from skyformer.study.inputs import Example, example_of_length, layer_inputs
 from skyformer.study.matrices import condition_number
-from skyformer.study.output import say_tables, write_rows
-from skyformer.study.setting import Setting, checkpoints_of, make_parser
+from skyformer.study.setting import Setting, checkpoints_of, make_parser, print_tables, write_rows
 
 BACKENDS = [
     "softmax", "kernelized", "skyformer", "nystromformer", "linformer", "informer", "performer", "reformer", "bigbird",
@@ -65,7 +64,7 @@ def run_spectrum(args: list[str]) -> None:
     source = settings[0].source if len(settings) == 1 else "each its own run"
     title = f"Spectrum of layer {config.layer + 1} on {settings[0].task}, {source}"
     caption = _CAPTION.format(length=config.length, width=config.model.embed_dim)
-    say_tables(output / "spectrum.md", title, [(caption, [_row(name, found[name]) for name in found])])
+    print_tables(output / "spectrum.md", title, [(caption, [_row(name, found[name]) for name in found])])
     draw(found, title, output / "spectrum.png")
     print(f"{output}/spectrum.csv, spectrum.md, spectrum.png")
 
@@ -126,7 +125,7 @@ def _system_condition(layer: Attention, query: Tensor, key: Tensor) -> float:
         return math.nan
     with same_draws():
         landmarks, valid = layer.landmarks(query, key, None)
-    return condition_number(torch.linalg.svdvals(landmark_system(landmarks, layer.ridge, valid))).max().item()
+    return condition_number(torch.linalg.svdvals(regularized_gram(landmarks, layer.ridge, valid))).max().item()
 
 
 def attention_matrix(layer: Attention, query: Tensor, key: Tensor) -> Tensor:

@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skyformer.encoder import MultiHeadAttention
-from skyformer.model import SequenceClassifier
+from skyformer.exceptions import RunError
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.model.encoder import MultiHeadAttention
 from skyformer.report.style import new_figure, save_picture, style_of
-from skyformer.runs import RunError
 from skyformer.study.backends import read_backends, same_draws
-from skyformer.study.output import say_tables, write_rows
-from skyformer.study.setting import Setting, make_parser
+from skyformer.study.setting import Setting, make_parser, print_tables, write_rows
 
 BACKENDS = ["softmax", "protocol/nystromformer_without_convolution", "kernelized", "skyformer"]
 # Mean of τ over the first 20 steps, over that of self-attention (Chen et al. 2021, Appendix F), of a Nyströmformer
@@ -52,7 +51,7 @@ def run_stability(args: list[str]) -> None:
     write_rows(output / "stability.csv", rows)
     title = f"Instability of the first {config.steps} steps on {setting.task}, {setting.source}"
     is_papers = config.steps == PUBLISHED_STEPS and setting.state is None
-    say_tables(output / "stability.md", title, [(_CAPTION, summarise(rows, setting.task if is_papers else ""))])
+    print_tables(output / "stability.md", title, [(_CAPTION, summarise(rows, setting.task if is_papers else ""))])
     draw(rows, title, output / "stability.png")
     print(f"{output}/stability.csv, stability.md, stability.png")
 

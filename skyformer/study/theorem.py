@@ -1,18 +1,123 @@
-"""What Theorem 2 promises, and what the choice of landmarks makes of it."""
+"""Landmark choices for a Nyström approximation, and Theorem 2's bound on the error.
+
+All choices take `rows (2n, p)`, first the n scaled queries and then the n scaled keys of one head, d, and a generator,
+and return W `(d, p)`. κ(x, y) = exp(−‖x − y‖² / 2).
+"""
 
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from skyformer.kernel import gaussian_kernel
+from skyformer.ops.kernel import gaussian_kernel
+from skyformer.ops.landmarks import segment_means
 from skyformer.study.inputs import Heads
-from skyformer.study.landmark_choices import CHOICES
 from skyformer.study.matrices import leverage_scores, operator_norm
+
+LandmarkChoice = Callable[[Tensor, int, Generator], Tensor]
+LLOYD_STEPS = 10
+
+
+def uniform(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
+    """Rows drawn uniformly, without replacement (Skyformer, §4.2)."""
+    return rows[torch.randperm(len(rows), generator=generator)[:num_landmarks]]
+
+
+def half_and_half(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
+    """Half of them queries, half of them keys, with replacement, as in Skyformer's published code."""
+    length = len(rows) // 2
+    half = num_landmarks // 2
+    queries = torch.randint(length, (half,), generator=generator)
+    keys = torch.randint(length, (num_landmarks - half,), generator=generator)
+    return rows[torch.cat([queries, length + keys])]
+
+
+def means_of_segments(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
+    """Means over contiguous segments of the sequence, half of them of queries, half of keys (Nyströmformer, §3.2)."""
+    queries, keys = rows.view(1, 2, -1, rows.shape[1]).split(1, dim=1)
+    half = num_landmarks // 2
+    parts = [segment_means(queries, None, half), segment_means(keys, None, num_landmarks - half)]
+    return torch.cat([means[0, 0] for means, _ in parts])
+
+
+def k_means(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
+    """Centres after ten steps of Lloyd's from uniformly drawn rows (Zhang, Tsang, Kwok, ICML 2008)."""
+    centres = uniform(rows, num_landmarks, generator)
+    for _ in range(LLOYD_STEPS):
+        nearest = torch.cdist(rows, centres).argmin(dim=1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
+        counts = nearest.bincount(minlength=num_landmarks)[:, None]
+        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+    return centres
+
+
+def farthest_point(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
+    """From a row drawn uniformly, again and again the row that is farthest from those chosen (Gonzalez 1985)."""
+    chosen = torch.randint(len(rows), (1,), generator=generator)
+    distance = torch.full((len(rows),), math.inf, dtype=rows.dtype)
+    places = []
+    for _ in range(num_landmarks):
+        places.append(chosen)
+        distance = distance.minimum((rows - rows[chosen]).square().sum(dim=1))
+        chosen = distance.argmax()[None]
+    return rows[torch.cat(places)]
+
+
+def ridge_leverage(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
+    """Drawn with probabilities that follow the rows' ridge leverage scores, estimated recursively.
+
+    Musco and Musco, NeurIPS 2017, Algorithm 3 with a fixed number of landmarks: the scores of a set of rows are
+    estimated from a weighted sample of half of it, found in the same way, down to a set of d rows. The ridge of a
+    level is what the k largest eigenvalues of the sample's kernel leave out of its trace, over k = d / (4 ln d).
+    """
+    order = torch.randperm(len(rows), generator=generator)
+    sizes = [len(rows)]
+    while sizes[-1] > num_landmarks:
+        sizes.append(max(num_landmarks, math.ceil(sizes[-1] / 2)))
+    sample, weights = order[: sizes[-1]], torch.ones(sizes[-1], dtype=rows.dtype)
+    for size in reversed(sizes[:-1]):
+        scores = estimated_scores(rows[order[:size]], rows[sample], weights, num_landmarks)
+        if size == len(rows):
+            drawn = torch.multinomial(scores + 1e-12, num_landmarks, generator=generator)
+            return rows[order[drawn]]
+        probability = (scores * math.log(num_landmarks)).clamp(max=1)
+        kept = torch.rand(size, dtype=rows.dtype, generator=generator) < probability
+        if not kept.any():  # all scores are next to nothing: rows that coincide
+            kept = torch.arange(size) < num_landmarks
+            probability = torch.full_like(probability, num_landmarks / size)
+        sample, weights = order[:size][kept], probability[kept].rsqrt()
+    return rows[sample]
+
+
+def estimated_scores(rows: Tensor, sample: Tensor, weights: Tensor, num_landmarks: int) -> Tensor:
+    """Ridge leverage scores of `rows (m, p)` from weighted sample rows `(s, p)`, `(s,)` → `(m,)`, at most 1.
+
+    `(1/λ) (K − K S (Sᵀ K S + λI)⁻¹ Sᵀ K)_ii`, S the weighted sample (Musco and Musco, Lemma 6 without its constant).
+    """
+    cross = gaussian_kernel(rows, sample) * weights
+    inner = gaussian_kernel(sample, sample) * weights * weights[:, None]
+    eigenvalues, vectors = torch.linalg.eigh(inner)
+    rank = math.ceil(num_landmarks / (4 * math.log(num_landmarks)))
+    left_out = eigenvalues[: max(0, len(sample) - rank)]  # ascending
+    ridge = (left_out.clamp(min=0).sum() / rank).clamp(min=1e-6)
+    projected = cross @ vectors
+    explained = (projected.square() / (eigenvalues.clamp(min=0) + ridge)).sum(dim=1)
+    return ((1 - explained) / ridge).clamp(0, 1)
+
+
+CHOICES: dict[str, LandmarkChoice] = {
+    "uniform": uniform,
+    "half and half": half_and_half,
+    "segment means": means_of_segments,
+    "k-means": k_means,
+    "ridge leverage": ridge_leverage,
+    "farthest point": farthest_point,
+}
+
 
 FAILURE = 0.1  # δ: the bound holds with probability 1 − δ
 LAMBDAS = torch.logspace(-5, 0, 11, dtype=torch.float64).tolist()  # λ / ‖C‖, ε in the theorem

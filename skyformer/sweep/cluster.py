@@ -8,13 +8,13 @@ from typing import Any
 
 import submitit
 
-from skyformer.files import write_whole
-from skyformer.runs import RunError
-from skyformer.sweep.cells import Cell
-from skyformer.sweep.events import Events
+from skyformer.exceptions import RunError
+from skyformer.files import write_atomically
+from skyformer.sweep.display import Events
+from skyformer.sweep.grid import Cell
 from skyformer.sweep.job import Job, run_job
 from skyformer.sweep.progress import State
-from skyformer.sweep.squeue import read_queue
+from skyformer.sweep.resources import read_queue
 from skyformer.sweep.submission import inherited, new_folder
 
 _POLL_SECONDS = 30
@@ -55,7 +55,7 @@ def submit(jobs: Mapping[Cell, Job], runs: Path, parallel: int | None, slurm: Ma
         said = " ".join(str(error).split())[-500:]
         raise RunError(f"SLURM took no jobs ({said}). See --slurm, or --executor local for this machine.") from error
     for cell, job in zip(jobs, submitted, strict=True):
-        write_whole(cell.folder / "slurm_job.txt", f"{job.job_id}\n")
+        write_atomically(cell.folder / "slurm_job.txt", f"{job.job_id}\n")
     return submitted[0].job_id.partition("_")[0]
 
 

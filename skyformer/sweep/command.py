@@ -8,16 +8,13 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from skyformer.exceptions import RunError
 from skyformer.installation import program_name
-from skyformer.runs import RunError
-from skyformer.sweep.cells import Cell, cells_of, write_commands
-from skyformer.sweep.events import Events
-from skyformer.sweep.grid import read_grid
+from skyformer.sweep.display import Events, print_failed, print_table, summary
+from skyformer.sweep.grid import Cell, cells_of, read_grid, write_commands
 from skyformer.sweep.plan import check_folders, plan
 from skyformer.sweep.progress import State
-from skyformer.sweep.resources import default_parallel, visible_gpus
-from skyformer.sweep.squeue import has_slurm, read_queue
-from skyformer.sweep.table import print_failed, print_table, summary
+from skyformer.sweep.resources import default_parallel, has_slurm, read_queue, visible_gpus
 
 
 def run_sweep(args: list[str]) -> None:

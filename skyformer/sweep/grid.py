@@ -1,16 +1,20 @@
-"""The grid file: tasks × backends × overrides × seeds."""
+"""A sweep's grid and its cells: one cell for each task, backend, variant and seed."""
 
+import json
 import os
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from skyformer.installation import CONFIGS, find_config
-from skyformer.runs import RunError
+from skyformer.exceptions import RunError
+from skyformer.files import write_atomically
+from skyformer.installation import CONFIGS, ROOT, overlay_file, python_arguments
+from skyformer.sweep.job import threads_of
 from skyformer.yaml_text import load_yaml
 
 Arguments = dict[str, Any]
@@ -114,7 +118,7 @@ def _names(path: Path, key: str, given: Any) -> list[str]:
 def _find(path: Path, key: str, named: str, folder: str) -> Path:
     """The file of a name: below configs/, or a path, as the user would type it here."""
     below = CONFIGS / folder
-    file = Path(find_config(named)).expanduser() if named.endswith((".yaml", ".yml")) else below / f"{named}.yaml"
+    file = overlay_file(named, below)
     if not file.is_file():
         known = ", ".join(sorted(str(found.relative_to(below).with_suffix("")) for found in below.rglob("*.yaml")))
         raise RunError(f"{path}: {key}: {named}: there is no file {file}. Known: {known}; or name a YAML file.")
@@ -142,3 +146,122 @@ def _seeds(path: Path, given: Any) -> list[int]:
     if not valid or len(set(given)) < len(given):
         raise RunError(f"{path}: seeds={given!r} must be different whole numbers below 2**32, such as [0, 1, 2]")
     return given
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        task, backend, override, seed: its place in the grid; an empty override where the grid has none.
+        runs: the sweep's folder.
+        configured: arguments of `fit` but for those in which the seeds of one configuration differ.
+    """
+
+    task: str
+    backend: str
+    override: str
+    seed: int
+    runs: Path
+    configured: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """`listops/skyformer/seed0`, with the override before the seed."""
+        return "/".join(filter(None, (*self.kind, f"seed{self.seed}")))
+
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """What its other seeds have in common."""
+        return self.task, self.backend, self.override
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.name
+
+    @property
+    def fit(self) -> tuple[str, ...]:
+        """Arguments that start the run, or go on with it."""
+        own = (f"--seed_everything={self.seed}", f"--trainer.default_root_dir={self.folder}")
+        return ("fit", *self.configured, *own, "--test_after_fit=false", "--ckpt_path=auto")
+
+    @property
+    def test(self) -> tuple[str, ...]:
+        """Arguments that test its best checkpoint, wherever its folder has moved."""
+        return ("test", f"--config={self.folder}/config.yaml", f"--trainer.default_root_dir={self.folder}")
+
+
+def cells_of(grid: Grid, runs: Path) -> list[Cell]:
+    """All runs of a grid, the seeds of a configuration after one another.
+
+    Raises:
+        RunError: for a file of a backend that names none.
+    """
+    cells = []
+    for task in grid.tasks:
+        for backend in grid.backends:
+            files = [f"--config={path}" for path in _files(task, grid.configs, backend)]
+            for override in grid.overrides or [Axis("", None, {})]:
+                layers = (grid.arguments, task.arguments, backend.arguments, override.arguments)
+                configured = (*files, *_written(_merged(layers)))
+                cells += [Cell(task.name, backend.name, override.name, seed, runs, configured) for seed in grid.seeds]
+    return cells
+
+
+def _files(task: Axis, configs: list[Path], backend: Axis) -> list[Path]:
+    """The files of a run in the order in which they count, later ones more.
+
+    A backend of the class that the task has already comes before `configs`, else it would undo what these say of it,
+    as protocol/paper does; one of another class comes after them, since it has no such arguments.
+    """
+    assert task.path is not None
+    assert backend.path is not None
+    own = _attention_class(backend.path)
+    if own is None:
+        raise RunError(f"{backend.path} names no model.attention.class_path, as a backend must")
+    if own == _attention_class(task.path):
+        return [task.path, backend.path, *configs]
+    return [task.path, *configs, backend.path]
+
+
+def _attention_class(path: Path) -> str | None:
+    """The class's name, without the modules before it."""
+    try:
+        return str(read_mapping(path, "--grid")["model"]["attention"]["class_path"]).rpartition(".")[2]
+    except (KeyError, TypeError):
+        return None
+
+
+def _merged(layers: Iterable[Arguments]) -> Arguments:
+    """Arguments of which later ones count more, in that order: a value may have two spellings, or be part of another,
+    and the parser takes what comes last.
+    """
+    merged: Arguments = {}
+    for layer in layers:
+        for key, value in layer.items():
+            merged.pop(key, None)
+            merged[key] = value
+    return merged
+
+
+def _written(arguments: Arguments) -> Iterable[str]:
+    return (f"--{key}={_value(value)}" for key, value in arguments.items())
+
+
+def _value(value: Any) -> str:
+    """As on the command line, where a text that reads as something else needs quotes."""
+    return value if isinstance(value, str) and load_yaml(value) == value else json.dumps(value)
+
+
+def write_commands(cell: Cell, threads: int) -> None:
+    """Write `commands.sh` into the run's folder: what the sweep does there, for a user's own hands."""
+    program = ["python", *python_arguments(from_here(ROOT / "run.py"))]
+    lines = [shlex.join([*program, *part]) for part in (cell.fit, cell.test)]
+    text = "\n".join(
+        [
+            "# Trains and tests this run as the sweep does: bash commands.sh",
+            f"cd {shlex.quote(os.getcwd())} && export OMP_NUM_THREADS={threads_of(cell.folder, threads)} || exit",
+            " &&\n".join(lines),
+        ]
+    )
+    write_atomically(cell.folder / "commands.sh", text + "\n")

@@ -11,8 +11,8 @@ from typing import Any
 
 import submitit
 
-from skyformer.sweep.cells import Cell
-from skyformer.sweep.events import Events
+from skyformer.sweep.display import Events
+from skyformer.sweep.grid import Cell
 from skyformer.sweep.job import run_job
 from skyformer.sweep.progress import State
 from skyformer.sweep.resources import least_used, processes_of, uses_gpu

@@ -10,12 +10,13 @@ from typing import Any
 
 import yaml
 
-from skyformer.arguments import check_config, check_files
-from skyformer.checkpoint_io import BEST, LAST, PREVIOUS
 from skyformer.cli import SkyformerCLI
-from skyformer.earlier_versions import in_todays_settings
-from skyformer.runs import FREE_ON_RESUME, RunError, flatten
-from skyformer.sweep.cells import Cell
+from skyformer.exceptions import RunError
+from skyformer.model.checkpoint_io import BEST, LAST, PREVIOUS
+from skyformer.model.earlier_versions import upgrade_config
+from skyformer.sweep.grid import Cell
+from skyformer.training.config_checks import check_config, check_files
+from skyformer.training.run_folder import FREE_ON_RESUME, flatten
 from skyformer.yaml_text import load_yaml
 
 # What a run that goes on may change, but a run of this grid may not: a result would depend on it.
@@ -113,7 +114,7 @@ def _changes(folder: Path, now: Config) -> list[str]:
         return []  # nothing was trained there
     path = folder / "config.yaml"
     try:
-        before = flatten(in_todays_settings(load_yaml(path.read_text(encoding="utf-8"))))
+        before = flatten(upgrade_config(load_yaml(path.read_text(encoding="utf-8"))))
         here = flatten(now)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return [f"{path} cannot be read ({' '.join(str(error).split())})"]

@@ -1,6 +1,8 @@
-"""How many runs go on at once on this machine, and on which GPUs."""
+"""What runs a sweep can use: GPUs and cores of this machine, SLURM's queue."""
 
 import os
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,8 +10,8 @@ from typing import Any
 import torch
 
 from datamodules.examples import available_cores
-from skyformer.runs import RunError
-from skyformer.sweep.cells import Cell
+from skyformer.exceptions import RunError
+from skyformer.sweep.grid import Cell
 
 
 def visible_gpus() -> list[str]:
@@ -49,3 +51,26 @@ def least_used(gpus: Iterable[str], in_use: Iterable[str], count: int) -> list[s
     """So many of these GPUs, those first on which the fewest runs are."""
     used = Counter(in_use)
     return sorted(gpus, key=lambda gpu: used[gpu])[:count]
+
+
+_COMMAND = ["squeue", "--me", "--array", "--noheader", "--format=%i %T"]
+
+
+def has_slurm() -> bool:
+    """Whether jobs can be submitted to SLURM from here."""
+    return shutil.which("sbatch") is not None
+
+
+def read_queue() -> dict[str, str]:
+    """States of the user's jobs that wait or run, by their ids (`7`, `8_0` for a task of an array).
+
+    Raises:
+        RunError: when SLURM does not answer.
+    """
+    try:
+        done = subprocess.run(_COMMAND, check=True, capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
+        raise RunError(f"squeue did not answer ({reason}); is SLURM up? --executor local trains here.") from error
+    pairs = (line.split() for line in done.stdout.splitlines())
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from skyformer.installation import IS_CHECKOUT, ROOT, python_arguments
-from skyformer.sweep.attempts import threads_of
-from skyformer.sweep.cells import Cell
-from skyformer.sweep.job import Job
+from skyformer.sweep.grid import Cell
+from skyformer.sweep.job import Job, threads_of
 
 PYTHON = sys.executable
 

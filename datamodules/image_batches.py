@@ -1,0 +1,109 @@
+"""Batches of images: black pixels left out, and views by the symmetries of the square."""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.batches import Batch
+from datamodules.collate import SplitBatches, to_device
+from datamodules.prepared.split import Split
+
+ROWS_AT_ONCE = 4096  # bounds the memory of a pass over all images
+NUM_SYMMETRIES = 8
+FLIP = 4  # the view that is flipped left to right and not turned
+TRANSPOSE = 7  # the view whose rows are the columns
+
+
+def symmetries(side: int) -> np.ndarray:
+    """Where each pixel of a turned or flipped image comes from: `(8, side²)`, view 0 the image itself.
+
+    Views 1 to 3 are quarter turns; 4 to 7 are the same four, flipped left to right.
+    """
+    places = np.arange(side * side).reshape(side, side)
+    turned = [np.rot90(places, quarter) for quarter in range(4)]
+    return np.stack([*turned, *(np.fliplr(place) for place in turned)]).reshape(NUM_SYMMETRIES, -1)
+
+
+class ImageBatches(SplitBatches):
+    """Square images of one size as sequences of pixels.
+
+    Left-out black pixels (0) are what masking them would be: every other pixel keeps its position, so an encoder gives
+    the same scores, at a third of the cost on Pathfinder. An image with black pixels only keeps its first.
+
+    Args:
+        split: the arrays.
+        drop_black: leave out black pixels, as the published code masks them.
+        pad_multiple, device: see `SplitBatches`.
+    """
+
+    def __init__(
+        self, split: Split, drop_black: bool, pad_multiple: int = 32, device: torch.device | None = None
+    ) -> None:
+        super().__init__(split, pad_multiple, device=device)
+        self.drop_black = drop_black
+        self.sources = symmetries(round(self.pixels.shape[1] ** 0.5))
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """`(images, side²)` uint8; not kept, since another process would get a copy in place of the map."""
+        return self.split.tokens.reshape(len(self), -1)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        if not self.drop_black:
+            return super().lengths
+        parts = [
+            np.count_nonzero(self.pixels[start : start + ROWS_AT_ONCE], axis=1)
+            for start in range(0, len(self), ROWS_AT_ONCE)
+        ]
+        return np.maximum(np.concatenate(parts), 1).astype(np.int64)
+
+    @property
+    def num_tokens(self) -> np.ndarray:
+        return self.lengths
+
+    def collate(self, index: np.ndarray, label: Tensor, view: np.ndarray) -> Batch:
+        pixels = self.pixels[index]
+        if view.any():
+            pixels = np.take_along_axis(pixels, self.sources[view], axis=1)
+        if not self.drop_black:
+            return Batch(torch.from_numpy(pixels.astype(np.int64)), None, label, torch.from_numpy(index))
+        kept = pixels > 0
+        kept[~kept.any(axis=1), 0] = True
+        rows, columns = np.nonzero(kept)
+        lengths = np.bincount(rows, minlength=len(index))
+        width = self.width(int(lengths.max()))
+        mask = np.arange(width) < lengths[:, None]
+        tokens, position = np.zeros((2, len(index), width), dtype=np.int64)
+        tokens[mask] = pixels[rows, columns]  # both in the order of rows, then columns
+        position[mask] = columns
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(mask),
+            label,
+            torch.from_numpy(index),
+            torch.from_numpy(position),
+        )
+
+    def collate_on_device(self, index: np.ndarray, view: np.ndarray, device: torch.device) -> Batch:
+        arrays, example = self.on_device, to_device(index, device)
+        label = arrays.labels[example]
+        pixels = arrays.tokens.view(len(self), -1)[example]
+        if view.any():
+            pixels = pixels.gather(1, self.sources_on_device[to_device(view, device)])
+        if not self.drop_black:
+            return Batch(pixels.long(), None, label, example)
+        # A row's k-th kept pixel is the first one up to which k are kept: a search, where nonzero() would wait for the
+        # device to learn how many there are. Where no k are kept it finds the row's end, which becomes 0.
+        count = (pixels > 0).cumsum(dim=1, dtype=torch.int32)
+        width = self.width(int(self.lengths[index].max()))
+        number = torch.arange(1, width + 1, dtype=torch.int32, device=device).expand(len(index), -1).contiguous()
+        mask = number <= count[:, -1:].clamp(min=1)
+        position = torch.searchsorted(count, number).remainder_(count.shape[1])
+        return Batch((pixels.gather(1, position) * mask).long(), mask, label, example, position)
+
+    @cached_property
+    def sources_on_device(self) -> Tensor:
+        return torch.from_numpy(self.sources).to(self.on_device.tokens.device)

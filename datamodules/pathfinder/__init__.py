@@ -1,0 +1,1 @@
+"""Pathfinder and Path-X: the tasks, and the drawing of their images."""

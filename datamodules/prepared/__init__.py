@@ -1,0 +1,1 @@
+"""Prepared arrays on disk: format, checks, reading and writing."""

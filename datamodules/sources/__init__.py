@@ -1,0 +1,1 @@
+"""Readers of raw sources: archives, downloads, pictures, a user's new inputs."""

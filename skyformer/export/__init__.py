@@ -1,0 +1,1 @@
+"""`export`: a trained model as a small checkpoint or as a `torch.export` program."""

@@ -1,0 +1,52 @@
+"""Write a checkpoint's weights and configuration to a small file."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from skyformer.model.checkpoint_io import BEST, FIELDS, AtomicCheckpointIO, read_checkpoint
+from skyformer.model.earlier_versions import upgrade_config
+from skyformer.training.result import read_test_accuracy
+from skyformer.yaml_text import load_yaml
+
+_EXPORTED = (*FIELDS, "epoch", "data_hash", "num_processes", "pytorch-lightning_version")
+
+
+def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
+    """Write the weights and the configuration of a checkpoint, without what only a resume needs; return its bytes.
+
+    The configuration leaves out where this machine keeps its data and runs, and its devices. The result of the run's
+    test goes along where it is that of this checkpoint.
+
+    Args:
+        source, target: files.
+        half: store weights and biases in float16; what a landmark draw depends on stays as it is.
+
+    Raises:
+        CheckpointError: for a source that cannot be read.
+    """
+    checkpoint = read_checkpoint(source)
+    config = upgrade_config(load_yaml(checkpoint["config"]))
+    config["trainer"]["default_root_dir"] = None
+    config["trainer"]["logger"] = None
+    config["trainer"] |= {"accelerator": "auto", "strategy": "auto", "devices": 1, "num_nodes": 1}
+    config["model"] |= {"compile": False, "cuda_graph": False}
+    if config["model"].get("init_from"):
+        config["model"]["init_from"] = Path(config["model"]["init_from"]).name
+    for name, default in (("source", None), ("data_dir", "data")):
+        if name in config["data"].get("init_args", {}):
+            config["data"]["init_args"][name] = default
+    kept = {name: checkpoint[name] for name in _EXPORTED if name in checkpoint}
+    if half:
+        kept["state_dict"] = {
+            name: weight.half() if name.endswith((".weight", ".bias")) else weight
+            for name, weight in kept["state_dict"].items()
+        }
+    kept |= {"config": yaml.safe_dump(config, sort_keys=False), "weights_only": True}
+    folder = source.resolve().parent.parent
+    if source.name == Path(BEST).name and read_test_accuracy(folder) is not None:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        kept["result"] = {name: value for name, value in result.items() if name != "checkpoint"}
+    AtomicCheckpointIO().save_checkpoint(kept, target)
+    return target.stat().st_size

@@ -1,0 +1,94 @@
+"""`python run.py export`: a checkpoint to share, and the configuration inside one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from skyformer.exceptions import CheckpointError, RunError
+from skyformer.export.checkpoint import export_checkpoint
+from skyformer.export.program import export_program
+from skyformer.installation import program_name
+from skyformer.model.checkpoint_io import read_checkpoint
+from skyformer.model.earlier_versions import upgrade_config
+from skyformer.training.config_checks import config_files
+from skyformer.yaml_text import load_yaml
+
+EVALUATIONS = ("test", "validate", "predict")
+
+
+def run_export(args: list[str]) -> Path:
+    """Write the weights and the configuration of a run's checkpoint to a small file, or its model as a program.
+
+    Args:
+        args: arguments after `export`.
+
+    Raises:
+        CheckpointError: for a checkpoint that cannot be read.
+        RunError: for an attention that has no program, or `--half` for a program.
+        SystemExit: 2 for a wrong argument.
+    """
+    parser = ArgumentParser(
+        prog=f"{program_name()} export",
+        description="Write weights and configuration of a checkpoint to a small file, which test, validate and predict "
+        "take by --ckpt_path alone; or, as .pt2, its model as a torch.export program for any batch size, any length "
+        "from 64 tokens on.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--ckpt_path", type=str, required=True, help="A run's checkpoint, such as its best.ckpt.")
+    parser.add_argument("--output", type=str, required=True, help="The file to write: <name>.ckpt or <name>.pt2.")
+    parser.add_argument("--half", type=bool, default=False, help="Weights in float16: half the size, nearly the same.")
+    config = parser.parse_args(args)
+    source, target = Path(config.ckpt_path).expanduser(), Path(config.output).expanduser()
+    if not source.is_file():
+        raise CheckpointError(
+            f"--ckpt_path {source} is no file. Fix: name a checkpoint, such as <run>/checkpoints/best.ckpt"
+        )
+    if target.suffix == ".pt2":
+        if config.half:
+            raise RunError("--half: a program is in float32. Fix: leave it out, or --output <name>.ckpt")
+        size = export_program(source, target)
+        print(
+            f"{target}: {size / 1e6:.2f} MB. Run it with\n  torch.export.load({str(target)!r}).module()(tokens, mask)"
+        )
+        return target
+    size = export_checkpoint(source, target, config.half)
+    print(f"{target}: {size / 1e6:.2f} MB. Test it with\n  {program_name()} test --ckpt_path {target}")
+    return target
+
+
+def with_its_configuration(args: Sequence[str]) -> list[str]:
+    """The arguments of an evaluation that names a checkpoint and no configuration, with that of the checkpoint.
+
+    Results go to the run's folder where the checkpoint lies in one, else to `runs/<name of the checkpoint>`.
+
+    Raises:
+        CheckpointError: for a checkpoint that cannot be read.
+    """
+    given = list(args)
+    named = _value_of("--ckpt_path", given)
+    if not given or given[0] not in EVALUATIONS or named is None or any(config_files(given)):
+        return given
+    path = Path(named).expanduser()
+    if not path.is_file():
+        return given
+    config = upgrade_config(load_yaml(read_checkpoint(path)["config"]))
+    folder = path.resolve().parent.parent
+    if not (path.parent.name == "checkpoints" and (folder / "config.yaml").exists()):
+        folder = Path("runs", path.stem)
+    loggers = config["trainer"].get("logger")
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, dict) and "save_dir" in (logger.get("init_args") or {}):
+            logger["init_args"]["save_dir"] = "."  # the folder of results, wherever the run was
+    text = yaml.safe_dump(config)
+    return [given[0], "--config", text, "--trainer.default_root_dir", str(folder), *given[1:]]
+
+
+def _value_of(option: str, args: Sequence[str]) -> str | None:
+    for place, argument in enumerate(args):
+        if argument == option and place + 1 < len(args):
+            return args[place + 1]
+        if argument.startswith(f"{option}="):
+            return argument.removeprefix(f"{option}=")
+    return None

@@ -1,0 +1,1 @@
+"""Batches → encoder (attention backend) → head → loss and metrics; schedules and checkpoints."""

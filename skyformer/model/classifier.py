@@ -1,0 +1,463 @@
+"""The LightningModule: encoder, head, loss, metrics, optimiser and schedule."""
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from math import inf, isclose
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer, SparseAdam
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from skyformer.exceptions import RunError
+from skyformer.model.cuda_graph import CaptureError, GraphedStep, reason_against_graph
+from skyformer.model.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, PositionInit
+from skyformer.model.head import ClassificationHead, Pooling
+from skyformer.model.initial_weights import load_initial_weights
+from skyformer.model.length import set_length
+from skyformer.model.schedule import LENGTHS, SchedulerFactory, make_schedule
+from skyformer.ops.dropout import check_probability
+from skyformer.ops.kernel import at_least_float32
+
+COMPILED_BATCH = 16  # examples that the compiler chooses its kernels by
+OptimizerFactory = Callable[[Iterable], Optimizer]
+
+
+class Prediction(NamedTuple):
+    """What `predict` returns for a batch.
+
+    Attributes:
+        example: `(B,)` int64, the example's place in its split.
+        label: `(B,)` int64.
+        probabilities: `(B, classes)` float32.
+    """
+
+    example: Tensor
+    label: Tensor
+    probabilities: Tensor
+
+
+class SequenceClassifier(LightningModule):
+    """Classifies token sequences with one encoder, whatever the attention.
+
+    Curves named `train/…` are of a step on all processes, over its accumulated batches; `val/…` and `test/…` of all
+    examples.
+
+    A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64, and `position
+    (B, N)` int64 or None. Where an example is two documents, tokens and mask are `(B, 2, N)`.
+
+    Args:
+        attention: makes one backend a layer, from (num_heads, head_dim, max_length). In YAML a class path.
+        optimizer: makes the optimiser from the parameters.
+        lr_scheduler: makes the schedule from the optimiser; stepped after every training step, or, where it goes by a
+            metric (`ReduceLROnPlateau`), after every dev evaluation. A `total_steps`, `T_max` or `total_iters` that is
+            left out is the length of the run (`schedule.make_schedule`). None for a constant rate.
+        vocab_size, num_classes, max_length, num_documents, image_side: sizes of the task; linked from the data.
+        num_layers, embed_dim, hidden_dim, num_heads, dropout, gradient_checkpointing: see `Encoder`.
+        float32_attention, position_init, query_key_gain: see `Encoder`.
+        pooling: see `ClassificationHead`.
+        class_weights: one number above 0 a class; the training loss is then the weighted mean of the examples' losses,
+            as in `torch.nn.CrossEntropyLoss`. The dev and the test loss stay plain, so that runs compare.
+        label_smoothing: share of a label that is spread over all classes, in [0, 1); in the training loss only.
+        positions_lr_factor: learning rate of the position embedding as a multiple of the optimiser's. Adam moves each
+            position by the full rate, however little its gradients agree: at a rate of 1e-3 that is mostly noise.
+        init_from: a checkpoint whose weights a new run starts from, where name and shape are the same. Optimiser,
+            schedule, data and step count are the new run's own.
+        compile: run the encoder's blocks through `torch.compile`; checkpoints are the same either way.
+        cuda_graph: on one GPU, launch forward and backward pass of a training step as one CUDA graph (`cuda_graph.py`);
+            checkpoints are the same either way. Where that cannot be, a line says why, and training runs without.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        attention: AttentionFactory,
+        optimizer: OptimizerFactory,
+        lr_scheduler: SchedulerFactory | None = None,
+        vocab_size: int = 256,
+        num_classes: int = 2,
+        max_length: int = 1024,
+        num_documents: int = 1,
+        image_side: int = 0,
+        num_layers: int = 2,
+        embed_dim: int = 64,
+        hidden_dim: int = 128,
+        num_heads: int = 2,
+        dropout: float = 0.1,
+        float32_attention: bool = False,
+        position_init: PositionInit = "normal",
+        query_key_gain: float | None = None,
+        gradient_checkpointing: bool = False,
+        pooling: Pooling = "mean",
+        class_weights: list[float] | None = None,
+        label_smoothing: float = 0.0,
+        positions_lr_factor: float = 1.0,
+        init_from: str | None = None,
+        compile: bool = False,
+        cuda_graph: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        for name in ("attention", "optimizer", "lr_scheduler"):
+            # From YAML these are class paths. From Python they are functions, which a checkpoint must not hold.
+            if callable(self.hparams[name]):
+                del self.hparams[name]
+        self.encoder = Encoder(
+            vocab_size,
+            max_length,
+            attention,
+            num_layers=num_layers,
+            embed_dim=embed_dim,
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+            dropout=dropout,
+            float32_attention=float32_attention,
+            position_init=position_init,
+            query_key_gain=query_key_gain,
+            gradient_checkpointing=gradient_checkpointing,
+            image_side=image_side,
+        )
+        if not 0 <= positions_lr_factor < inf:
+            raise ValueError(f"positions_lr_factor={positions_lr_factor} must be a number, 0 or more")
+        self.positions_lr_factor = positions_lr_factor
+        self.label_smoothing = check_probability("label_smoothing", label_smoothing)
+        self.register_buffer("class_weights", _checked_weights(class_weights, num_classes), persistent=False)
+        self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling, num_documents)
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = lr_scheduler
+        self.init_from = init_from
+        self.compile_encoder = compile
+        self.cuda_graph = cuda_graph
+        self._graphed_step: GraphedStep | None = None
+        self._is_compiled = False
+        self._of_step: list[Tensor] = []  # (loss, accuracy) of each batch of the step under way
+        self.metrics = nn.ModuleDict({split: _metrics(num_classes) for split in ("val", "test")})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SequenceClassifier":
+        """For callbacks that average weights. The factories, which hold no state, are shared: those that come from YAML
+        cannot be copied.
+        """
+        memo |= {id(factory): factory for factory in (self.optimizer_factory, self.scheduler_factory)}
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        state: Any = self.__getstate__()
+        copied.__dict__.update(deepcopy(state, memo))
+        return copied
+
+    def on_train_start(self) -> None:
+        if self.init_from is not None and self.trainer.global_step == 0:  # a resume has restored its own weights
+            load_initial_weights(self, Path(self.init_from).expanduser())
+        if self.cuda_graph:
+            reason = reason_against_graph(self.trainer)
+            if reason is None:
+                self._graphed_step = GraphedStep(self._loss_and_accuracy, self.parameters())
+            else:
+                rank_zero_info(f"model.cuda_graph=true has no effect: {reason}. Training runs without CUDA graphs.")
+
+    def on_train_end(self) -> None:
+        self._graphed_step = None  # and its memory
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            set_length(self.trainer)
+
+    def configure_model(self) -> None:
+        # In place, so that parameter names stay as they are; called again on a later stage, it does nothing new.
+        # Block by block, since all blocks share one compilation, and since a compiled embedding would add its gradients
+        # in an order that differs from run to run on a GPU.
+        for part in [*self.encoder.blocks, self.encoder.norm] if self.compile_encoder else []:
+            if part._compiled_call_impl is None:
+                part.compile(options=COMPILE_OPTIONS)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """Class scores `(B, classes)`.
+
+        Args:
+            tokens: `(B, N)` int64, or `(B, 2, N)`: two documents an example, which the encoder sees one by one.
+            mask: bool of the same shape, True = a real token; None where all are.
+            position: `(B, N)` int64, the places of the tokens in a sequence of `max_length` whose other tokens were
+                masked and left out; None for 0 … N − 1.
+        """
+        if tokens.dim() == 3:
+            tokens, mask = tokens.flatten(0, 1), None if mask is None else mask.flatten(0, 1)
+        length = tokens.shape[1] if position is None else self.encoder.max_length
+        if position is not None and self.encoder.needs_absolute_positions:
+            tokens, mask, position = *restore_dropped_tokens(tokens, mask, position, length), None
+        return self.head(self.encoder(tokens, mask, position), mask, length)
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        loss, accuracy = self._step(*self._inputs(batch), batch.label)
+        accumulated = self.trainer.accumulate_grad_batches
+        first = batch_index - batch_index % accumulated
+        if self._is_logged_step:
+            if batch_index == first:
+                self._of_step = []
+            self._of_step.append(torch.stack([loss.detach(), accuracy]))
+            # Each process and each batch has the same number of examples, so the mean of their means is that of all.
+            mean_loss, mean_accuracy = torch.stack(self._of_step).mean(dim=0)
+            self.log("train/loss", mean_loss, prog_bar=True, sync_dist=True)
+            self.log("train/accuracy", mean_accuracy, sync_dist=True)
+        # Lightning divides by `accumulated`, but the last step of an epoch may have fewer batches.
+        return loss * (accumulated / min(accumulated, self.trainer.num_training_batches - first))
+
+    def _step(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """`_loss_and_accuracy`, with the gradients where a graph computes them."""
+        if self.compile_encoder and self.device.type == "cuda" and not self._is_compiled:
+            self._compile_for(*inputs)
+        if self._graphed_step is not None:
+            try:
+                return self._graphed_step(*inputs)
+            except CaptureError as error:
+                self._graphed_step = None
+                rank_zero_info(f"model.cuda_graph=true has no effect: {error}. Training runs without CUDA graphs.")
+        return self._loss_and_accuracy(*inputs)
+
+    def _compile_for(self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor) -> None:
+        """Compile for batches like this one, of any size.
+
+        The compiler chooses its kernels by the first sizes that it sees. Those of a resumed run would differ from those
+        of the run's first batch, and so would its sums. Two sizes make it leave the sizes open.
+        """
+        self._is_compiled = True
+        weights = [weight for weight in self.parameters() if weight.requires_grad]
+        for part in (1, 2):
+            shape = (COMPILED_BATCH // part, *tokens.shape[1:-1], self.encoder.max_length // part)
+            example, places = tokens.new_zeros(shape), torch.arange(shape[-1], device=tokens.device)
+            with torch.random.fork_rng([tokens.device]):
+                loss, _ = self._loss_and_accuracy(
+                    example,
+                    None if mask is None else torch.ones_like(example, dtype=torch.bool),
+                    None if position is None else places.expand(shape).contiguous(),
+                    label.new_zeros(len(example)),
+                )
+                torch.autograd.grad(loss, weights, allow_unused=True)
+
+    def _loss_and_accuracy(
+        self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Of the batch, for training: two scalars, float32 at least."""
+        scores = self(tokens, mask, position)
+        exact = scores.to(at_least_float32(scores))
+        weights = None if self.class_weights is None else self.class_weights.to(exact)
+        loss = F.cross_entropy(exact, label, weights, label_smoothing=self.label_smoothing)
+        return loss, (scores.argmax(dim=-1) == label).float().mean()
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self._graphed_step is None:
+            super().backward(loss, *args, **kwargs)
+        else:
+            self._graphed_step.set_gradients()  # the graph has computed them
+
+    @property
+    def _is_logged_step(self) -> bool:
+        """Whether Lightning writes the curves after the step under way, which it has not counted yet."""
+        interval = self.trainer.log_every_n_steps
+        return interval > 0 and (self.trainer.global_step + 1) % interval == 0
+
+    def validation_step(self, batch: Any, batch_index: int) -> Tensor:
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_index: int) -> Tensor:
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_index: int) -> Prediction:
+        scores = self._scores(batch)
+        return Prediction(batch.example, batch.label, scores.float().softmax(dim=-1))
+
+    def _scores(self, batch: Any) -> Tensor:
+        return self(*self._inputs(batch))
+
+    def _inputs(self, batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        missing = [name for name in ("tokens", "mask", "label", "example", "position") if not hasattr(batch, name)]
+        if missing:  # a user's own data module
+            raise MisconfigurationException(
+                f"data.class_path: a batch lacks {', '.join(missing)} (got {type(batch).__name__}). Fix: let the data "
+                "module's loaders return datamodules.batches.Batch(tokens, mask, label, example)"
+            )
+        return batch.tokens, batch.mask, batch.position
+
+    def _evaluate(self, batch: Any, split: str) -> Tensor:
+        """Log loss and accuracy of one batch; returns the scores, for callbacks that show them."""
+        scores = self._scores(batch)
+        metrics: Any = self.metrics[split]
+        loss = F.cross_entropy(scores.to(at_least_float32(scores)), batch.label)
+        metrics["loss"].update(loss, weight=len(batch.label))
+        metrics["accuracy"].update(scores, batch.label)
+        for name, metric in metrics.items():
+            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch.label))
+        return scores
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self._is_logged_step:
+            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        # A trial of a few steps shows the first ones of a schedule, whatever its warm-up.
+        steps = None if self.trainer.fast_dev_run else self.trainer.max_steps
+        optimizer, scheduler = self.make_optimizer_and_scheduler(steps)
+        scales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
+        if scales_itself and self.trainer.gradient_clip_val and self._scales_loss:
+            raise MisconfigurationException(
+                "model.optimizer: Lightning does not clip the gradients of a fused optimiser in float16 (got "
+                f"trainer.gradient_clip_val={self.trainer.gradient_clip_val}, trainer.precision="
+                f"{self.trainer.precision}). Fix: set model.optimizer.init_args.fused to false"
+            )
+        if scheduler is None:
+            return optimizer
+        # Lightning steps plateau schedules by batches or epochs, which are not where evaluations are.
+        schedule = {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    @property
+    def _scales_loss(self) -> bool:
+        """Whether gradients are those of a multiple of the loss, as in float16."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if not gradient_clip_val or self._scales_loss:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        # Lightning refuses a fused optimiser in bfloat16 too, whose gradients are as they are.
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        else:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def on_validation_epoch_end(self) -> None:
+        # Before the evaluation's checkpoints are written: a run that resumes from one has this step behind it.
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            for config in self.trainer.lr_scheduler_configs:
+                if isinstance(config.scheduler, ReduceLROnPlateau):
+                    metrics: Any = self.metrics["val"]
+                    config.scheduler.step(metrics[monitored(config.scheduler).removeprefix("val/")].compute())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume with another length a schedule that keeps the one in its state."""
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            return
+        _, scheduler = self.make_optimizer_and_scheduler(self.trainer.max_steps)
+        for state in checkpoint["lr_schedulers"] if scheduler else []:
+            for name in LENGTHS:
+                if name in state and state[name] != (now := getattr(scheduler, name, None)):
+                    raise RunError(
+                        f"model.lr_scheduler: {type(scheduler).__name__} has {name}={state[name]} in the checkpoint, "
+                        f"{now} now, and cannot change it. Fix: set trainer.max_steps and trainer.max_epochs as they "
+                        "were; a run with skyformer.model.schedule.LinearOneCycle can be extended"
+                    )
+
+    def make_optimizer_and_scheduler(self, steps: int | None) -> tuple[Optimizer, LRScheduler | None]:
+        """New ones, from the factories.
+
+        Args:
+            steps: training steps of the run; -1 for no limit, None where they are not known yet.
+
+        Raises:
+            MisconfigurationException: naming the key, when a value makes no sense.
+        """
+        key = "model.optimizer"
+        try:
+            optimizer = self.optimizer_factory(self._parameter_groups())
+            if isinstance(optimizer, SparseAdam):
+                raise ValueError("SparseAdam takes sparse gradients only. Fix: set torch.optim.Adam")
+            if self.device.type == "cuda" and not self._scales_loss:
+                optimizer = fused(optimizer)
+            if self.positions_lr_factor != 1:
+                optimizer.param_groups[-1]["lr"] *= self.positions_lr_factor
+            key = "model.lr_scheduler"
+            scheduler = self.scheduler_factory and make_schedule(self.scheduler_factory, optimizer, steps)
+            if isinstance(scheduler, ReduceLROnPlateau) and monitored(scheduler) not in ("val/loss", "val/accuracy"):
+                raise ValueError(f"monitor={monitored(scheduler)!r} must be val/loss or val/accuracy")
+            rate, positions_rate = (optimizer.param_groups[group]["lr"] for group in (0, -1))
+            if self.positions_lr_factor != 1 and not isclose(positions_rate, rate * self.positions_lr_factor):
+                raise ValueError(
+                    f"{type(scheduler).__name__} sets every rate itself, so that "
+                    f"model.positions_lr_factor={self.positions_lr_factor} has no effect. Fix: set it to 1"
+                )
+            return optimizer, scheduler
+        except (KeyError, NotImplementedError, TypeError, ValueError) as error:
+            raise MisconfigurationException(f"{key}: {str(error) or type(error).__name__}") from error
+
+    def _parameter_groups(self) -> Iterable:
+        """All in one, or the position embedding in a last one of its own."""
+        if self.positions_lr_factor == 1:
+            return self.parameters()
+        positions = self.encoder.positions.weight
+        others = [parameter for parameter in self.parameters() if parameter is not positions]
+        return [{"params": others}, {"params": [positions]}]
+
+
+def fused(optimizer: Optimizer) -> Optimizer:
+    """The same optimiser with all its work in one kernel, where it is torch's Adam or AdamW and nothing else is set.
+
+    torch itself takes a slower form by default.
+    """
+    group = optimizer.param_groups[0]
+    chosen = group.get("fused") is not None or group.get("foreach") is not None or group.get("differentiable")
+    if type(optimizer) not in (Adam, AdamW) or chosen:
+        return optimizer
+    made: Any = type(optimizer)
+    return made([{**group, "fused": True} for group in optimizer.param_groups], fused=True)
+
+
+def monitored(scheduler: ReduceLROnPlateau) -> str:
+    """The metric that a plateau schedule goes by; torch's own has no name for it, but knows which way is better."""
+    return getattr(scheduler, "monitor", "val/loss" if scheduler.mode == "min" else "val/accuracy")
+
+
+def restore_dropped_tokens(tokens: Tensor, mask: Tensor | None, position: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return tokens and mask `(B, length)` with token 0 at the positions of masked tokens that were left out."""
+    empty = tokens.new_zeros((len(tokens), length))
+    real = torch.ones_like(tokens) if mask is None else mask.to(tokens.dtype)
+    # Added, since padding has position 0 too.
+    return empty.scatter_add(1, position, tokens * real), empty.scatter_add(1, position, real) > 0
+
+
+def _checked_weights(weights: Sequence[float] | None, num_classes: int) -> Tensor | None:
+    """`(classes,)` float32, or None without weights."""
+    if weights is None:
+        return None
+    if len(weights) != num_classes:
+        raise ValueError(
+            f"class_weights has {len(weights)} numbers for {num_classes} classes (got {list(weights)}). Fix: give one "
+            "number a class, in the order of the labels"
+        )
+    if not all(0 < weight < inf for weight in weights):
+        raise ValueError(f"class_weights={list(weights)} must be numbers above 0")
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+class _Mean(MeanMetric):
+    """Keeps its sums in float32 in a half-precision model: in bfloat16 a sum of 256 grows by 1 no more."""
+
+    def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> nn.Module:
+        super()._apply(fn, exclude_state)
+        if torch.finfo(self.dtype).bits < 32:
+            self.set_dtype(torch.float32)
+        return self
+
+
+def _metrics(num_classes: int) -> nn.ModuleDict:
+    """Over all examples of a split, and over all processes. Lightning's own mean over processes of unequal shares
+    rounds their mean size to a whole number.
+    """
+    return nn.ModuleDict({"loss": _Mean(), "accuracy": MulticlassAccuracy(num_classes, average="micro")})

@@ -1,0 +1,51 @@
+"""Upgrade configurations that an earlier version wrote."""
+
+import inspect
+import sys
+from copy import deepcopy
+from typing import Any
+
+from skyformer.model.schedule import length_argument
+
+_IMAGE_TASKS = ("Image", "Pathfinder", "PathX")
+_TASKS = (*_IMAGE_TASKS, "ListOps", "Text", "Retrieval")
+
+
+def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's nested configuration with the settings that its version lacked, at the values that do what it did.
+
+    A configuration of this version comes back as it is, and so does what is not of a task of this project.
+    """
+    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in ("data", "model")):
+        return config
+    config = deepcopy(config)
+    module, _, name = str(config["data"].get("class_path")).rpartition(".")
+    is_ours = module.partition(".")[0] in ("", "datamodules")  # a user's class may have the same name
+    arguments = config["data"].get("init_args")
+    config["model"].setdefault("position_init", "normal")
+    config["model"].setdefault("query_key_gain", None)
+    config["model"].setdefault("class_weights", None)
+    config["model"].setdefault("label_smoothing", 0.0)
+    _set_length(config["model"].get("lr_scheduler"))
+    if is_ours and name in _TASKS and isinstance(arguments, dict):
+        protocol = arguments.get("protocol")
+        former = protocol.pop("zero_is_padding", None) if isinstance(protocol, dict) else None
+        if name in _IMAGE_TASKS:
+            arguments.setdefault("drop_black", bool(former))
+        if name in ("Pathfinder", "PathX"):
+            arguments.setdefault("level_schedule", None)
+        arguments.setdefault("augment", False)
+    return config
+
+
+def _set_length(schedule: Any) -> None:
+    """Every schedule went by the length of the run, which no configuration named."""
+    if not isinstance(schedule, dict):
+        return
+    module, _, name = str(schedule.get("class_path")).rpartition(".")
+    # Only where it is imported already: a checkpoint from a stranger must not import modules.
+    made = getattr(sys.modules.get(module), name, None)
+    length = length_argument(made) if inspect.isclass(made) else None
+    arguments = schedule.setdefault("init_args", {})
+    if length and isinstance(arguments, dict):
+        arguments.setdefault(length, -1)

@@ -1,0 +1,229 @@
+"""The encoder that all methods share: embedding, positions, pre-norm blocks around an attention backend.
+
+Shapes: B batch, N tokens, D embedding size, H heads, P = D / H.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from skyformer.attention import BACKENDS, Attention
+from skyformer.ops.blocks import recomputed_in_backward
+from skyformer.ops.dropout import Dropout, check_probability
+from skyformer.ops.kernel import at_least_float32
+
+PositionInit = Literal["normal", "sinusoidal_2d"]
+AttentionFactory = Callable[[int, int, int], Attention]
+# For torch.compile, which by itself draws landmarks from a generator of its own: another run than the eager one.
+COMPILE_OPTIONS = {"fallback_random": True}
+
+
+class Encoder(nn.Module):
+    """Token ids `(B, N)` → vectors `(B, N, D)`.
+
+    Args:
+        vocab_size: number of token ids.
+        max_length: largest N; positions are learned.
+        attention: makes one backend a layer, called with (num_heads, head_dim, max_length). A name in
+            `skyformer.attention.BACKENDS`, such as `skyformer`, is that class with its default arguments.
+        num_layers, embed_dim, hidden_dim, num_heads: 2, 64, 128, 2 in the paper.
+        dropout: rate after the embedding and inside each block.
+        float32_attention: keep attention in float32 in mixed and half precision, as the published code does.
+        position_init: how the learned positions start: `normal`, of standard deviation 0.02, or `sinusoidal_2d`, which
+            gives near pixels of an image similar vectors (`sinusoidal_positions_2d`).
+        query_key_gain: None: query and key projections start independent. A number: they start equal, at this multiple
+            of their usual size, so each token first attends to tokens like itself: on images to its neighbourhood,
+            the smaller the larger the gain. After mimetic initialization (Trockman and Kolter, ICML 2023).
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping what it computed. The
+            gradients are the same; memory falls, and each step repeats the forward pass.
+        image_side: of the images whose pixels are the tokens; 0 for other sequences.
+
+    Raises:
+        ValueError: for sizes that do not go together, naming them.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        max_length: int,
+        attention: AttentionFactory | str,
+        num_layers: int = 2,
+        embed_dim: int = 64,
+        hidden_dim: int = 128,
+        num_heads: int = 2,
+        dropout: float = 0.1,
+        float32_attention: bool = False,
+        position_init: PositionInit = "normal",
+        query_key_gain: float | None = None,
+        gradient_checkpointing: bool = False,
+        image_side: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = {"vocab_size": vocab_size, "num_layers": num_layers, "embed_dim": embed_dim}
+        for name, value in {**sizes, "hidden_dim": hidden_dim, "num_heads": num_heads}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
+        check_probability("dropout", dropout)
+        if position_init not in ("normal", "sinusoidal_2d"):
+            raise ValueError(f"position_init={position_init!r} is not one of ['normal', 'sinusoidal_2d']")
+        if query_key_gain is not None and not 0 < query_key_gain < math.inf:
+            raise ValueError(f"query_key_gain={query_key_gain} must be a number above 0, or null")
+        self.max_length = max_length
+        self.gradient_checkpointing = gradient_checkpointing
+        self.tokens = nn.Embedding(vocab_size, embed_dim)
+        self.positions = nn.Embedding(max_length, embed_dim)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        nn.init.normal_(self.positions.weight, std=0.02)
+        self.dropout = Dropout(dropout)
+        if isinstance(attention, str):
+            if attention not in BACKENDS:
+                raise ValueError(
+                    f"no backend has this name (got attention={attention!r}). Fix: name one of {', '.join(BACKENDS)}, "
+                    "or give a class"
+                )
+            attention = BACKENDS[attention]
+        backends = [attention(num_heads, embed_dim // num_heads, max_length) for _ in range(num_layers)]
+        for backend in backends[1:]:
+            backend.tie_parameters(backends[0])
+        self.needs_absolute_positions = any(backend.needs_absolute_positions for backend in backends)
+        self.blocks = nn.ModuleList(
+            Block(backend, embed_dim, hidden_dim, dropout, float32_attention) for backend in backends
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+        if position_init == "sinusoidal_2d":
+            if image_side < 1 or image_side**2 != max_length:
+                raise ValueError(
+                    f"position_init=sinusoidal_2d needs square images (got sequences of {max_length:,} tokens and "
+                    f"image_side={image_side}). Fix: --model.position_init normal"
+                )
+            with torch.no_grad():
+                self.positions.weight.copy_(sinusoidal_positions_2d(image_side, embed_dim))
+        if query_key_gain is not None:
+            for module in self.modules():
+                if isinstance(module, MultiHeadAttention):
+                    module.start_equal(query_key_gain)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """`(B, N)` int64 ids, `(B, N)` bool (True = a real token) or None, and `(B, N)` int64 positions or None for
+        0 … N − 1 → `(B, N, D)`.
+        """
+        length = tokens.shape[1]
+        if length > self.max_length:
+            raise ValueError(f"sequence of {length} tokens is longer than max_length={self.max_length}")
+        positions = self.positions.weight[:length] if position is None else self.positions(position)
+        x = self.dropout(self.tokens(tokens) + positions)
+        recomputes = self.gradient_checkpointing and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = recomputed_in_backward(block, x, mask) if recomputes else block(x, mask)
+        return self.norm(x)
+
+
+def sinusoidal_positions_2d(side: int, embed_dim: int, amplitude: float = 0.1) -> Tensor:
+    """One vector for each pixel of a square image, `(side², embed_dim)` float32, in the order of the rows.
+
+    The first half of the features encodes the row, the second half the column, after Vaswani et al. 2017, §3.5:
+
+        sin(ω_k z), cos(ω_k z), with ω_k = (2π / 8) 10000^(−k / K), k = 0 … K − 1, for a place z
+
+    The shortest wavelength is 8 pixels, so that the vectors of neighbours are alike. The amplitude is five times that
+    of `normal`: positions then outweigh the pixels' values in what the first layer sees.
+
+    Raises:
+        ValueError: for an `embed_dim` that is no multiple of 4.
+    """
+    if embed_dim % 4:
+        raise ValueError(f"embed_dim={embed_dim} must be a multiple of 4 for position_init=sinusoidal_2d")
+    count = embed_dim // 4
+    frequency = 2 * math.pi / 8 * 10_000.0 ** (-torch.arange(count) / count)
+    angle = torch.arange(side)[:, None] * frequency
+    axis = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+    row, column = axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)
+    return amplitude * torch.cat([row, column], dim=-1).flatten(0, 1)
+
+
+class Block(nn.Module):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+
+    def __init__(
+        self, attention: Attention, embed_dim: int, hidden_dim: int, dropout: float, float32_attention: bool
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.attention = MultiHeadAttention(attention, embed_dim, float32_attention)
+        self.mlp_norm = nn.LayerNorm(embed_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(embed_dim, hidden_dim), nn.GELU(), Dropout(dropout), nn.Linear(hidden_dim, embed_dim)
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class MultiHeadAttention(nn.Module):
+    """The projections around a backend, which sees heads only."""
+
+    def __init__(self, attention: Attention, embed_dim: int, float32_attention: bool) -> None:
+        super().__init__()
+        self.backend = attention
+        self.float32_attention = float32_attention
+        self.query_key_value = nn.Linear(embed_dim, (2 if attention.shares_query_and_key else 3) * embed_dim)
+        self.output = nn.Linear(embed_dim, embed_dim)
+
+    @torch.no_grad()
+    def start_equal(self, gain: float) -> None:
+        """Make the key projection a copy of the query projection, both times `gain`; without a key projection, keys
+        equal queries already.
+        """
+        for parameter in (self.query_key_value.weight, self.query_key_value.bias):
+            *query_key, _ = parameter.chunk(2 if self.backend.shares_query_and_key else 3)
+            start = query_key[0] * gain
+            for part in query_key:
+                part.copy_(start)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        query, *keys, value = self._heads(self.query_key_value(x))
+        key = keys[0] if keys else query
+        if self.float32_attention:
+            with torch.autocast(x.device.type, enabled=False):
+                exact = at_least_float32(query)
+                mixed = self.backend(query.to(exact), key.to(exact), value.to(exact), mask)
+        else:
+            mixed = self.backend(query, key, value, mask)
+        # A backend may compute, and return, more precisely than the weights are kept.
+        return self.output(torch.cat(mixed.unbind(1), dim=-1).to(value.dtype))
+
+    def _heads(self, projected: Tensor) -> Iterator[Tensor]:
+        """`(B, N, C H P)` → C times `(B, H, N, P)`, contiguous, since each product would copy them anew.
+
+        Pieces are split off and joined, here and for the output, since that is faster than to permute the axes.
+        """
+        heads = self.backend.num_heads
+        pieces = projected.split(self.backend.head_dim, dim=-1)
+        return (torch.stack(pieces[start : start + heads], dim=1) for start in range(0, len(pieces), heads))
+
+
+@torch.no_grad()
+def attention_inputs(
+    encoder: Encoder, tokens: Tensor, mask: Tensor | None, position: Tensor | None
+) -> list[tuple[Attention, tuple[Any, ...]]]:
+    """Each layer's backend and what reaches it for `encoder(tokens, mask, position)`: (query, key, value, mask).
+
+    Runs without compilation, which would pass the hooks by.
+    """
+    seen: list[tuple[Attention, tuple[Any, ...]]] = []
+    layers = [module for module in encoder.modules() if isinstance(module, Attention)]
+    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: seen.append((layer, inputs))) for layer in layers]
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            encoder(tokens, mask, position)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen

@@ -1,0 +1,71 @@
+"""Decide where the Triton kernels compute, and call them.
+
+Importing this module does not import Triton, which takes time and which a machine without a GPU need not have.
+"""
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from skyformer.ops.kernel import product_dtype
+
+MAX_WIDTH = 128  # of a row of x, y and value
+MAX_LANDMARKS = 128  # whose system a program holds in registers
+TYPES = (torch.float32, torch.float16, torch.bfloat16)
+_IS_INSTALLED = importlib.util.find_spec("triton") is not None
+_DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"  # Triton's interpreter runs on a CPU
+
+
+def has_kernels(x: Tensor, y: Tensor, value: Tensor) -> bool:
+    """Return whether the Triton kernels can compute a sum over κ(x, y) with `value`.
+
+    They need a CUDA device and Triton, float32 or a lower precision, rows of at most 128 numbers, and at least one row.
+    An exported program has torch's operators only. With `TRITON_INTERPRET=1` in the environment the kernels run in
+    Triton's interpreter on a CPU, for tests.
+    """
+    tensors = (x, y, value)
+    return (
+        _IS_INSTALLED
+        and x.device.type == _DEVICE
+        and not is_exporting()
+        and product_dtype(x) in TYPES
+        and all(tensor.dtype in TYPES for tensor in tensors)
+        and all(0 < tensor.shape[-1] <= MAX_WIDTH and tensor.numel() > 0 for tensor in tensors)
+    )
+
+
+def is_exporting() -> bool:
+    """Return whether a program is being exported. In older versions of torch, compilation passes for an export."""
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
+def gaussian_product(
+    x: Tensor, y: Tensor, value: Tensor, x_scale: float, y_scale: float, mask: Tensor | None
+) -> Tensor:
+    """`triton_kernels.gaussian_product`, with Triton imported on the first call."""
+    from skyformer.ops import triton_kernels
+
+    return triton_kernels.gaussian_product(x, y, value, x_scale, y_scale, mask)
+
+
+def gaussian_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout_p: float
+) -> Tensor:
+    """`triton_kernels.gaussian_attention`, likewise."""
+    from skyformer.ops import triton_kernels
+
+    return triton_kernels.gaussian_attention(query, key, value, mask, scale, dropout_p)
+
+
+def has_solver(landmarks: Tensor, right: Tensor) -> bool:
+    """Return whether the Triton kernels can solve the landmark system: as `has_kernels`, with at most 128 landmarks."""
+    return landmarks.shape[-2] <= MAX_LANDMARKS and has_kernels(landmarks, landmarks, right)
+
+
+def landmark_solution(landmarks: Tensor, right: Tensor, mask: Tensor | None, ridge: float) -> Tensor:
+    """`landmark_kernels.landmark_solution`, likewise."""
+    from skyformer.ops import landmark_kernels
+
+    return landmark_kernels.landmark_solution(landmarks, right, mask, ridge)

@@ -1,0 +1,332 @@
+"""Read trained runs: settings, records, curves and test results, and how long they trained."""
+
+import csv
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from skyformer.exceptions import CheckpointError, RunError
+from skyformer.model.checkpoint_io import LAST, read_checkpoint
+from skyformer.model.earlier_versions import upgrade_config
+from skyformer.training.result import reason_not_counted
+from skyformer.training.run_folder import backend_name, task_name
+from skyformer.yaml_text import load_yaml
+
+EVENTS, TABLE = "events.out.tfevents.*", "metrics.csv"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A logged number. `step` and `value`: `(points,)`, in the order of writing."""
+
+    step: np.ndarray
+    value: np.ndarray
+
+
+Curves = dict[str, Curve]
+
+
+def read_curves(folder: Path) -> tuple[Curves, list[str]]:
+    """The curves of a run's folder by name, and what is damaged; both may be empty.
+
+    `metrics.csv` counts where there is no event file.
+    """
+    if any(folder.glob(EVENTS)):
+        return _read_events(folder)
+    if (folder / TABLE).exists():
+        return _read_table(folder / TABLE)
+    return {}, []
+
+
+def _read_events(folder: Path) -> tuple[Curves, list[str]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all points
+    with _hear_of_damage() as heard:
+        events.Reload()
+    curves = {}
+    for name in events.Tags()["scalars"]:
+        points = events.Scalars(name)
+        curves[name] = Curve(np.array([p.step for p in points], dtype=np.int64), np.array([p.value for p in points]))
+    return curves, ["an event file is damaged, or still being written: read up to there"] if heard else []
+
+
+@contextmanager
+def _hear_of_damage() -> Iterator[list[str]]:
+    """TensorBoard leaves out the rest of a damaged file, and says so to its log only, where nobody sees it."""
+    heard: list[str] = []
+    logger = logging.getLogger("tensorboard")
+    former = logger.level, logger.propagate
+    listener = logging.Handler()
+    listener.emit = lambda record: heard.append(str(record.msg)) if "Truncated" in str(record.msg) else None  # type: ignore[method-assign]
+    logger.addHandler(listener)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(former[0])
+        logger.propagate = former[1]
+
+
+def _read_table(path: Path) -> tuple[Curves, list[str]]:
+    points: dict[str, list[tuple[int, float]]] = {}
+    damaged = 0
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        for row in csv.DictReader(line.replace("\0", "") for line in file):
+            try:
+                step = int(row.pop("step"))
+                numbers = {name: float(text) for name, text in row.items() if text}
+            except (KeyError, TypeError, ValueError):  # cut short while it was written
+                damaged += 1
+                continue
+            for name, number in numbers.items():
+                points.setdefault(name, []).append((step, number))
+    curves = {
+        name: Curve(np.array([step for step, _ in pairs]), np.array([value for _, value in pairs]))
+        for name, pairs in points.items()
+    }
+    return curves, [f"{path.name}: {damaged} damaged line(s) left out"] if damaged else []
+
+
+_EMPTY = Curve(np.array([], dtype=np.int64), np.array([]))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run's folder.
+
+    Attributes:
+        folder: where it is.
+        config: `config.yaml`.
+        curves: what was logged, by name.
+        records: `record.json`, one for each start and resume; empty where there is none.
+        result: `result.json`; None for a run that was not tested.
+        problems: what of it could not be read.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    curves: Curves
+    records: list[dict[str, Any]]
+    result: dict[str, Any] | None
+    problems: tuple[str, ...]
+
+    @property
+    def task(self) -> str:
+        return task_name(self.config)
+
+    @property
+    def backend(self) -> str:
+        return backend_name(self.config)
+
+    @property
+    def seed(self) -> Any:
+        return self.config.get("seed_everything")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Of the last start; empty where there is none."""
+        return self.records[-1] if self.records else {}
+
+    @property
+    def stopped_early(self) -> dict[str, Any]:
+        """The step and the reason of an end before `max_steps`; empty where it took all steps, or was interrupted."""
+        return self.record.get("stopped_early") or {}
+
+    @property
+    def num_processes(self) -> int:
+        return self.record.get("num_processes") or 1
+
+    @property
+    def examples_per_step(self) -> int:
+        """Of one process; 0 for a data module that has no `batch_size`."""
+        batch_size = (self.config["data"].get("init_args") or {}).get("batch_size") or 0
+        return batch_size * (self.config["trainer"].get("accumulate_grad_batches") or 1)
+
+    @property
+    def max_steps(self) -> int:
+        """That it was to take; -1 without such a limit."""
+        return int(self.record.get("max_steps") or self.config["trainer"].get("max_steps") or -1)
+
+    @property
+    def log_every(self) -> int:
+        return int(self.config["trainer"].get("log_every_n_steps") or 1)
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimiser steps that were taken, as far as it is known."""
+        if self.stopped_early:
+            return int(self.stopped_early["step"])
+        during = [self.curves[name].step for name in self.curves if name.startswith(("train/", "val/", "speed/"))]
+        at_end = [self.curves[name].step for name in self.curves if name.startswith("result/")]
+        logged = max([int(step.max()) + 1 for step in during if len(step)] + [int(step.max()) for step in at_end] + [0])
+        # Those after the last that is a multiple of `log_every` are in no log; the last checkpoint counts them.
+        if self.max_steps - self.max_steps % self.log_every <= logged < self.max_steps:
+            return max(logged, _steps_in(self.folder / LAST))
+        return logged
+
+    @property
+    def is_finished(self) -> bool:
+        return self.steps >= self.max_steps or bool(self.stopped_early)
+
+    @property
+    def accuracy(self) -> float | None:
+        """On the test set, from 0 to 1."""
+        return None if self.result is None else float(self.result["test/accuracy"])
+
+    @property
+    def device(self) -> str:
+        """The name of the GPU or processor that it ran on; of several, by its starts, `A, then B`."""
+        return ", then ".join(dict.fromkeys(map(self._device_of, self.records or [{}])))
+
+    def _device_of(self, record: dict[str, Any]) -> str:
+        hardware = record.get("hardware", {})
+        gpus = hardware.get("gpus") or []
+        if gpus and self.config["trainer"].get("accelerator") != "cpu":
+            return str(gpus[0])
+        return str(hardware.get("processor") or "unknown processor")
+
+    def curve(self, name: str) -> Curve:
+        """The curve of this name, such as `train/loss`; empty where nothing was logged."""
+        return self.curves.get(name, _EMPTY)
+
+
+def _steps_in(checkpoint: Path) -> int:
+    """That were taken before it was written; 0 where there is none, or it is damaged."""
+    with suppress(OSError, CheckpointError):
+        return int(read_checkpoint(checkpoint)["global_step"])
+    return 0
+
+
+def training_seconds(run: Run) -> Curve:
+    """Steps taken and the seconds of training behind them, evaluation left out; empty where no speed was logged.
+
+    The logged examples a second give the seconds of each step since the point before. The clock of the event files
+    would count the time in which a run stood still. Steps after the last point take their mean.
+    """
+    speed = run.curve("speed/examples_per_second")
+    usable = np.isfinite(speed.value) & (speed.value > 0)
+    if not run.examples_per_step or not usable.any():
+        return Curve(np.array([], dtype=np.int64), np.array([]))
+    steps = speed.step[usable] + 1
+    seconds = np.cumsum(np.diff(steps, prepend=0) * run.examples_per_step / speed.value[usable])
+    if run.steps > steps[-1]:
+        seconds = np.append(seconds, seconds[-1] * run.steps / steps[-1])
+        steps = np.append(steps, run.steps)
+    return Curve(steps, seconds)
+
+
+def seconds_at(run: Run, steps: np.ndarray) -> np.ndarray:
+    """Seconds of training behind so many steps; NaN where no speed was logged."""
+    clock = training_seconds(run)
+    if not len(clock.step):
+        return np.full(len(steps), np.nan)
+    return np.interp(steps, np.concatenate([[0], clock.step]), np.concatenate([[0.0], clock.value]))
+
+
+def unit_of(seconds: float) -> tuple[float, str]:
+    """What to divide by, and its name, for an axis that ends at so many seconds."""
+    return next((size, name) for size, name, below in _UNITS if seconds < below)
+
+
+_UNITS: Sequence[tuple[float, str, float]] = ((1, "s", 180), (60, "min", 180 * 60), (3600, "h", float("inf")))
+
+
+def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """The runs in and below these folders, by path, and what could not be read, each with its file.
+
+    A run's folder holds `config.yaml` and one of: event files, `metrics.csv`, `record.json`, `result.json`.
+
+    Raises:
+        RunError: when there is none.
+    """
+    below = {folder: _run_folders(folder) for folder in (named.expanduser() for named in folders)}
+    empty = [f"no run in {_named(folder)}" for folder, paths in below.items() if not paths]
+    found = {path.resolve(): path for paths in below.values() for path in paths}
+    runs, problems = [], []
+    for folder in sorted(found.values()):
+        try:
+            runs.append(_read_run(folder))
+            problems += [f"{folder}: {problem}" for problem in runs[-1].problems]
+        except _DamagedConfigError as error:
+            problems.append(f"{folder}/config.yaml is not the configuration of a run ({error}); left out")
+    if not runs:
+        what = "a run's folder holds config.yaml and what it logged"
+        raise RunError("; ".join([f"no run in {', '.join(map(_named, below))}: {what}", *problems]))
+    return runs, [*empty, *problems]
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    logged = (EVENTS, TABLE, "record.json", "result.json")
+    holding = (path.parent for path in folder.rglob("config.yaml"))
+    return [path for path in holding if any(any(path.glob(name)) for name in logged)]
+
+
+def _named(folder: Path) -> str:
+    return str(folder) if folder.is_dir() else f"{folder}, which is no folder"
+
+
+class _DamagedConfigError(ValueError):
+    pass
+
+
+def _read_run(folder: Path) -> Run:
+    config = _read_config(folder / "config.yaml")
+    curves, problems = read_curves(folder)
+    records = _read_json(folder / "record.json", problems)
+    if not isinstance(records, list) or not all(map(_is_record, records)):
+        problems.append("record.json holds no list of records")
+        records = []
+    result = _read_json(folder / "result.json", problems) or None
+    if result is not None and not _is_result(result):
+        problems.append("result.json holds no test/accuracy from 0 to 1; counted as not tested")
+        result = None
+    if result is not None and (why := reason_not_counted(result, folder / "result.json", records)):
+        problems.append(f"result.json is {why}; counted as not tested, test it again")
+        result = None
+    return Run(folder, config, curves, records, result, tuple(problems))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = upgrade_config(load_yaml(path.read_text(encoding="utf-8")))
+        run = Run(path.parent, config, {}, [], None, ())
+        _ = run.task, run.backend, run.max_steps % run.log_every, run.examples_per_step + 0
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _DamagedConfigError(" ".join(str(error).split())) from error
+    return config
+
+
+def _read_json(path: Path, problems: list[str]) -> Any:
+    """Its value; an empty list for a file that is not there, or, with a line in `problems`, is damaged."""
+    if not path.exists():
+        if path.name == "record.json":
+            problems.append("no record.json: what it was made with is not known")
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} is damaged ({error})")
+        return []
+
+
+def _is_record(record: Any) -> bool:
+    kinds = {"hardware": dict, "code": dict, "versions": dict, "command": list, "num_processes": int}
+    if not (isinstance(record, dict) and all(isinstance(record.get(key, kind()), kind) for key, kind in kinds.items())):
+        return False
+    end = record.get("stopped_early")
+    return end is None or (isinstance(end, dict) and isinstance(end.get("step"), int))
+
+
+def _is_result(result: Any) -> bool:
+    accuracy = result.get("test/accuracy") if isinstance(result, dict) else None
+    return isinstance(accuracy, int | float) and not isinstance(accuracy, bool) and 0 <= accuracy <= 1  # no NaN either

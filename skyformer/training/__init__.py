@@ -1,0 +1,1 @@
+"""A run: its folder, records, loggers, callbacks, and checks of its configuration."""

@@ -1,0 +1,195 @@
+"""What remains of a run: its configuration, what it was made with, final metrics, the result."""
+
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.cli import SaveConfigCallback
+
+from skyformer.exceptions import RunError
+from skyformer.files import next_free_path, write_atomically
+from skyformer.model.checkpoint_io import LAST, PREVIOUS
+from skyformer.training.callbacks.ending import early_end
+from skyformer.training.callbacks.plateau import LabelCounts
+from skyformer.training.callbacks.settings import check_callback_settings
+from skyformer.training.loggers import TensorBoardLogger
+from skyformer.training.record import make_record
+from skyformer.training.run_folder import check_same_data
+from skyformer.yaml_text import load_yaml
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes `config.yaml` and `record.json` into the run's folder when training starts, configuration, data hash and
+    number of processes into every checkpoint, and TensorBoard's hyper-parameters with the final metrics after training.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Without the checkpoint of this very command: a run's configuration tests its best one.
+        config = self.config.clone()
+        config.ckpt_path = None
+        self.text = self.parser.dump(config, skip_unset=False, skip_validation=True)
+        # jsonargparse writes this, with a warning, where it has no text for a value.
+        if lost := re.findall(r"([\w.]+): Unable to serialize instance (.*)", self.text):
+            key, value = lost[0]
+            raise RunError(
+                f"{key}: config.yaml cannot hold it (got {value}). Fix: set it to text, a number or null, or leave out "
+                "the class that takes it"
+            )
+        self.data_hash = getattr(trainer.datamodule, "data_hash", None)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        here = trainer.global_step, self.data_hash
+        first = trainer.strategy.broadcast(here)
+        if not trainer.strategy.reduce_boolean_decision(here == first, all=True):
+            raise RunError(
+                f"the processes of this run differ: process {trainer.global_rank} has step and data {here}, the first "
+                f"one {first}. Let all of them see the same {trainer.default_root_dir} and data.data_dir."
+            )
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            resumed = (folder / LAST).exists() or (folder / PREVIOUS).exists()
+            _write_config(folder / self.config_filename, self.text, resumed)
+            curriculum = getattr(trainer.datamodule, "curriculum", "")
+            seed = self.config.seed_everything
+            steps = trainer.global_step, trainer.max_steps
+            record = make_record(seed, self.data_hash, trainer.world_size, *steps, curriculum)
+            _add_record(folder / "record.json", record)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for callback in trainer.callbacks:
+            # Until a moving average starts, Lightning would evaluate and save the initial weights in its place.
+            average = callback._average_model if isinstance(callback, WeightAveraging) else None
+            if average is not None and average.n_averaged == 0:
+                average.module.load_state_dict(pl_module.state_dict())
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.text
+        checkpoint["data_hash"] = self.data_hash
+        checkpoint["num_processes"] = trainer.world_size
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        fits = trainer.state.fn == "fit"
+        check_same_data(checkpoint, self.data_hash, trainer.world_size, fits)
+        if fits:
+            check_callback_settings(trainer, checkpoint, load_yaml(checkpoint["config"]), load_yaml(self.text))
+        averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+        if fits and averages != ("current_model_state" in checkpoint):
+            was, now = ("without", "with") if averages else ("with", "without")
+            raise RunError(
+                f"the checkpoint is of a run {was} a moving average of the weights (trainer.callbacks), this one is "
+                f"{now}. Set it as it was, or start another run."
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        end = early_end(trainer)
+        if end is not None and trainer.is_global_zero:
+            _note_early_end(Path(trainer.default_root_dir, "record.json"), end.as_dict())
+        config = yaml.safe_load(self.text)
+        hparams = {name: config[name] for name in ("data", "model", "seed_everything")}
+        metrics = {
+            f"result/final_{name.replace('/', '_')}": float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        for checkpoint in trainer.checkpoint_callbacks:
+            score = getattr(checkpoint, "best_model_score", None)
+            if score is not None:
+                metrics[f"result/best_{checkpoint.monitor.replace('/', '_')}"] = float(score)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and metrics:
+                logger.log_hyperparams(hparams, metrics, trainer.global_step)
+
+
+def _write_config(path: Path, text: str, resumed: bool) -> None:
+    """What a resumed run began with, if it was something else, stays beside as `config.1.yaml`."""
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text and resumed:
+        path.rename(next_free_path(path.parent, path.stem, path.suffix))
+    write_atomically(path, text)
+
+
+def _add_record(path: Path, record: dict[str, Any]) -> None:
+    """One record for each time that the run was started or resumed, in their order."""
+    records = []
+    with suppress(OSError, ValueError):  # none yet, or damaged: then it stays beside
+        records = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(records, list) or (path.exists() and not records):
+        path.rename(next_free_path(path.parent, path.stem, path.suffix))
+        records = []
+    write_atomically(path, json.dumps([*records, record], indent=2) + "\n")
+
+
+def _note_early_end(path: Path, end: dict[str, Any]) -> None:
+    """Add to the record of the last start how it ended."""
+    with suppress(OSError, ValueError, LookupError, TypeError):  # damaged since then
+        records = json.loads(path.read_text(encoding="utf-8"))
+        records[-1]["stopped_early"] = end
+        write_atomically(path, json.dumps(records, indent=2) + "\n")
+
+
+class EvaluationResult(Callback):
+    """Prints the result of `test` and `validate` beside that of always guessing the commonest label, and writes it as
+    `result.json` and `validation.json`.
+
+    Both over the examples that were evaluated, on all processes.
+    """
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.labels = LabelCounts(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.labels = LabelCounts(pl_module)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.labels.add(batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.state.fn == "validate":
+            self.labels.add(batch)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer, "test", "Test", "result.json")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._report(trainer, "val", "Dev", "validation.json")
+
+    def _report(self, trainer: Trainer, prefix: str, split: str, file_name: str) -> None:
+        examples, chance = self.labels.examples_and_chance(trainer)
+        accuracy, loss = (float(trainer.callback_metrics[f"{prefix}/{name}"]) for name in ("accuracy", "loss"))
+        result = {
+            f"{prefix}/accuracy": round(accuracy, 6),
+            f"{prefix}/loss": round(loss, 6),
+            f"{prefix}/examples": examples,
+            "data_hash": (getattr(trainer.datamodule, "data_hash", None) or "").partition("+")[0] or None,
+            "chance": round(chance, 6),
+            "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
+        }
+        if trainer.is_global_zero:
+            print(
+                f"{split} accuracy {accuracy:.2%} on {examples:,} examples; "
+                f"always guessing the most frequent label gives {result['chance']:.2%}."
+            )
+            write_atomically(Path(trainer.default_root_dir, file_name), json.dumps(result, indent=2) + "\n")

@@ -1,0 +1,101 @@
+"""What a run was made with: versions, code, data, seed, machine."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.examples import available_cores
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "numba", "tensorboard")
+
+
+def make_record(
+    seed: Any, data_hash: str | None, num_processes: int, step: int, max_steps: int = -1, curriculum: str = ""
+) -> dict[str, Any]:
+    """All that a run's numbers depend on beside its configuration, as plain JSON values.
+
+    Args:
+        seed: `seed_everything`.
+        data_hash: of the prepared data; None for data that has none.
+        num_processes: of the run, over all machines.
+        step: that the run starts from.
+        max_steps: that it ends at, also where its length is set in epochs; -1 without a limit.
+        curriculum: the easier examples that training began with, in words; empty where there were none.
+    """
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "from_step": step,
+        "max_steps": max_steps,
+        "seed": seed,
+        "data_hash": data_hash,
+        "curriculum": curriculum,
+        "num_processes": num_processes,
+        "code": code_state(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "hardware": hardware(),
+    }
+
+
+def code_state() -> dict[str, Any]:
+    """The git commit of this project's checkout, and whether anything in it differs from that; None where there is no
+    checkout, or no git.
+    """
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain")
+    return {"skyformer": _version("skyformer"), "commit": commit, "dirty": None if changes is None else changes != ""}
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory in GB of 10⁹ bytes, GPUs, operating system."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+    return {
+        "processor": processor_name(),
+        "cores": available_cores(),
+        "memory_gb": pages and round(pages / 1e9, 1),
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "system": platform.platform(),
+        "host": platform.node(),
+    }
+
+
+def processor_name() -> str:
+    """The processor's name, which Linux has in a file only, and its family and model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    described = [
+        fields.get("model name"),
+        *(f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields),
+    ]
+    return ", ".join(text for text in described if text) or platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the checkout that this file is in, if it is one of this project."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,47 @@
+"""Whether a run's `result.json` is the test of its best checkpoint; imports little, since each job reads it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+_BEST = "best.ckpt"  # skyformer.model.checkpoint_io.BEST, which imports torch
+_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of a file that is not there, or damaged
+
+
+def reason_not_counted(result: Mapping[str, Any], path: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    """Why a result is not that of the run's best checkpoint; empty where it is.
+
+    Args:
+        result: the contents of `path`.
+        records: of `record.json`, one for each start.
+    """
+    checkpoint = result.get("checkpoint")
+    if checkpoint is not None and Path(str(checkpoint)).name != _BEST:
+        return f"of {Path(str(checkpoint)).name}, not of the best checkpoint"
+    with suppress(*_ERRORS):
+        trained = str(records[-1]["data_hash"]).partition("+")[0]  # without what training began with
+        if result.get("data_hash") not in (None, trained):
+            return "of other data than the run's"
+    with suppress(*_ERRORS):
+        if path.stat().st_mtime < datetime.fromisoformat(records[-1]["started"]).timestamp():
+            return "older than the run's last start"
+    return ""
+
+
+def read_test_accuracy(folder: Path) -> float | None:
+    """From 0 to 1; None for a run that was not tested, or whose result does not count."""
+    path = folder / "result.json"
+    records: Any = []
+    with suppress(*_ERRORS):
+        records = _read(folder / "record.json")
+    with suppress(*_ERRORS):
+        result = _read(path)
+        return None if reason_not_counted(result, path, records) else float(result["test/accuracy"])
+    return None
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,285 @@
+"""A run's folder, and whether a checkpoint belongs to the command that names it.
+
+A run lives in `runs/<task>/<backend>/seed<k>` unless the user names another folder.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import Timeout
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from skyformer.exceptions import CheckpointError, RunError
+from skyformer.files import acquire_lock, next_free_path
+from skyformer.model.checkpoint_io import BEST, LAST, PREVIOUS, read_checkpoint
+from skyformer.model.earlier_versions import upgrade_config
+
+# What may differ between a checkpoint and the command that resumes it: nothing that the training's numbers depend on,
+# but for the length of the run, which the schedule follows, the device, and callbacks that the user adds. Settings of
+# callbacks are compared where their states are restored.
+FREE_ON_RESUME = (
+    "ckpt_path",
+    "config",
+    "weights_only",
+    "test_after_fit",
+    "data.init_args.data_dir",
+    "data.init_args.num_workers",
+    "data.init_args.predict_source",
+    "data.init_args.eval_batch_size",
+    "last_checkpoint",
+    "non_finite_loss",
+    "predictions",
+    "model.compile",
+    "model.cuda_graph",
+    "model.gradient_checkpointing",
+    "trainer.accelerator",
+    "trainer.callbacks",
+    "trainer.check_val_every_n_epoch",
+    "trainer.default_root_dir",
+    "trainer.deterministic",
+    "trainer.enable_",
+    "trainer.inference_mode",
+    "trainer.limit_test_batches",
+    "trainer.limit_predict_batches",
+    "trainer.limit_val_batches",
+    "trainer.log_every_n_steps",
+    "trainer.logger",
+    "trainer.max_",
+    "trainer.min_",
+    "trainer.num_sanity_val_steps",
+    "trainer.profiler",
+    "trainer.val_check_interval",
+)
+# What the weights depend on, so that it must be the same for test, validate and predict too.
+FIXED_FOR_WEIGHTS = ("model", "data")
+FREE_FOR_WEIGHTS = (
+    "data.init_args.augment",
+    "data.init_args.batch_size",
+    "data.init_args.data_dir",
+    "data.init_args.data_seed",
+    "data.init_args.dev_size",
+    "data.init_args.eval_batch_size",
+    "data.init_args.level_schedule",
+    "data.init_args.num_workers",
+    "data.init_args.predict_source",
+    "data.init_args.protocol.dev_is_test",
+    "data.init_args.protocol.drop_last_test",
+    "data.init_args.protocol.published_dev_size",
+    "data.init_args.source",
+    "data.init_args.split",
+    "data.init_args.test_size",
+    "data.init_args.train_size",
+    "model.class_weights",
+    "model.compile",
+    "model.cuda_graph",
+    "model.dropout",
+    "model.gradient_checkpointing",
+    "model.init_from",
+    "model.label_smoothing",
+    "model.lr_scheduler",
+    "model.optimizer",
+    "model.position_init",
+    "model.query_key_gain",
+)
+
+
+def run_folder(config: Mapping[str, Any]) -> Path:
+    """The folder of a run with this configuration (that of a subcommand, as plain dicts)."""
+    named = config["trainer"].get("default_root_dir")
+    if named:
+        return Path(named).expanduser()
+    return Path("runs", task_name(config), backend_name(config), f"seed{config['seed_everything']}")
+
+
+def task_name(config: Mapping[str, Any]) -> str:
+    """The task of a configuration: the name of its class, `pathfinder`."""
+    return str(config["data"]["class_path"]).rpartition(".")[2].lower()
+
+
+def backend_name(config: Mapping[str, Any]) -> str:
+    """The attention backend of a configuration: the name of its class without the ending, `skyformer`."""
+    name: str = config["model"]["attention"]["class_path"].rpartition(".")[2]
+    return name.removesuffix("Attention").lower()
+
+
+def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | None:
+    """The file that `--ckpt_path` means; None to start from nothing.
+
+    A path; `last` or `best` of the run's folder, `best` by default but for fit; `auto`, for fit: `last` where there is
+    a run, so that one command starts it and goes on with it.
+
+    Raises:
+        RunError: when it is not there, or when a new fit would write over a run.
+    """
+    goes_on = any((folder / name).exists() for name in (LAST, PREVIOUS))
+    if subcommand == "fit":
+        if named == "auto":
+            if not goes_on:  # best.ckpt may be there, from before the first one to resume from; it will come anew
+                return None
+            named = "last"
+        _check_not_written_over(named, folder, goes_on or (folder / BEST).exists())
+        if named is None:
+            return None
+    if named == "last" and not (folder / LAST).exists() and (folder / PREVIOUS).exists():
+        return folder / PREVIOUS  # stopped while one took the other's place
+    path = {None: folder / BEST, "best": folder / BEST, "last": folder / LAST}.get(named) or Path(
+        named or ""
+    ).expanduser()
+    if path.is_file():
+        return path
+    if named == "last":
+        raise RunError(f"--ckpt_path last: there is nothing to continue, {path} does not exist. Leave it out to start.")
+    fix = "Train first, or name another file with --ckpt_path."
+    raise RunError(f"no checkpoint {path}. {fix}")
+
+
+def read_or_fall_back(path: Path, named: str | None, subcommand: str) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint at `path`, or, where `--ckpt_path last` or `auto` named it and it is damaged, the one before.
+
+    For fit, a damaged one is set aside as `last.damaged.<k>.ckpt`, lest it take the place of the one before.
+
+    Returns:
+        Where it was read from, and its contents.
+
+    Raises:
+        CheckpointError: when none is whole.
+        OSError: when the disk does not give it.
+    """
+    previous = path.parent / Path(PREVIOUS).name
+    try:
+        return path, read_checkpoint(path)
+    except CheckpointError as error:
+        if named not in ("last", "auto") or path == previous or not previous.exists():
+            raise
+        checkpoint = read_checkpoint(previous)
+        with suppress(FileNotFoundError):  # another process of this run was first
+            if subcommand == "fit":
+                os.replace(path, next_free_path(path.parent, "last.damaged", ".ckpt"))
+        print(f"{error}\nGoing on from the one before, {previous}, step {checkpoint['global_step']:,}.", flush=True)
+        return previous, checkpoint
+
+
+def _check_not_written_over(named: str | None, folder: Path, has_run: bool) -> None:
+    """Refuse to start in the folder of a run, from nothing or from another run's checkpoint."""
+    checkpoints = (folder / LAST).parent
+    own = named in ("last", "best") or (
+        named is not None and Path(named).expanduser().resolve().parent == checkpoints.resolve()
+    )
+    if has_run and not own:
+        raise RunError(
+            f"{folder} already holds a run ({checkpoints}). Add --ckpt_path last to go on with it, or "
+            "--trainer.default_root_dir <folder> to start another."
+        )
+
+
+def lock_run(held: ExitStack, folder: Path) -> None:
+    """Keep other processes from training in this folder until `held` is closed, or this process ends.
+
+    Raises:
+        RunError: when another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = acquire_lock(folder / ".lock")
+    except Timeout as error:
+        raise RunError(
+            f"{folder} is in use: another process trains in it. Wait for its end, or set another "
+            "--trainer.default_root_dir."
+        ) from error
+    if lock is None:
+        print(f"{folder} lies on a file system without locks: see that no other process trains in it.", flush=True)
+    else:
+        held.callback(lock.release)
+
+
+def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[str, Any], subcommand: str) -> None:
+    """Refuse a checkpoint of another configuration.
+
+    For fit, everything but `FREE_ON_RESUME` must be as it was; else, what the weights depend on.
+
+    Raises:
+        RunError: listing each key with both values.
+    """
+    former = upgrade_config(yaml.safe_load(checkpoint["config"]))
+    before, now = flatten(former), flatten(config)
+    keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if subcommand == "fit":
+        keys = [key for key in keys if not key.startswith(FREE_ON_RESUME)]
+    else:
+        keys = [key for key in keys if key.startswith(FIXED_FOR_WEIGHTS) and not key.startswith(FREE_FOR_WEIGHTS)]
+    if keys:
+        lines = [f"  {key}: {before.get(key)!r} in the checkpoint, {now.get(key)!r} now" for key in keys]
+        arguments = " ".join(f"--{key} {json.dumps(value)}" for key, value in _whole(former, keys).items())
+        fix = (
+            f"Set them as they were ({arguments}), or start another run without --ckpt_path in another "
+            "--trainer.default_root_dir."
+            if subcommand == "fit"
+            else "Use the configuration that the run was trained with: its folder holds config.yaml."
+        )
+        raise RunError("\n".join([f"checkpoint {path} belongs to another configuration:", *lines, fix]))
+
+
+def _whole(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The values of these keys; where the configuration has none there, of the nearest key above that it has."""
+    values: dict[str, Any] = {}
+    for key in keys:
+        value: Any = config
+        parts = key.split(".")
+        for depth, part in enumerate(parts):
+            if not isinstance(value, Mapping) or part not in value:
+                parts = parts[:depth]
+                break
+            value = value[part]
+        values[".".join(parts)] = value
+    return values
+
+
+def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_processes: int, fits: bool) -> None:
+    """Refuse to go on with other data or another number of processes; warn of other data in an evaluation.
+
+    Args:
+        checkpoint: contents of the checkpoint.
+        data_hash: of the prepared data at hand; None where it has none.
+        num_processes: of this run.
+        fits: whether the run goes on training.
+
+    Raises:
+        RunError: with both values.
+    """
+    if data_hash is None and not fits:
+        return  # new inputs, or a data module that has no hash
+    before, processes = checkpoint.get("data_hash"), checkpoint.get("num_processes")
+    if not fits and before:
+        before = before.partition("+")[0]  # an evaluation does not see what training began with
+    if before != data_hash:
+        text = f"the data differs from what the checkpoint was trained on: hash {data_hash} now, {before} then"
+        if fits:
+            raise RunError(f"{text}. Set data.data_dir or data.source as they were, or start another run.")
+        rank_zero_warn(f"{text}; the result is of the data at hand.", category=DataWarning)
+    if fits and processes != num_processes:
+        raise RunError(
+            f"the checkpoint is of a run of {processes} process(es), this one has {num_processes}: batches and random "
+            "numbers would differ. Use as many (trainer.devices, trainer.num_nodes), or start another run."
+        )
+
+
+class DataWarning(UserWarning):
+    """An evaluation on other data than a user may think."""
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: `{"trainer.max_steps": 9}`."""
+    return dict(_walk(config, prefix))
+
+
+def _walk(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from _walk(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, config
