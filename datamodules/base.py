@@ -332,7 +332,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
     def _place(self, batches: int) -> tuple[int, int]:
-        """The epoch and the batch of it that come next, where so many can be made.
+        """The epoch and the batch of it that come next, where that many can be made.
 
         From the number of batches that training has taken: Lightning's count of epochs is one behind after a resume
         from the end of an epoch to the end of the next.

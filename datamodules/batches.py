@@ -40,7 +40,7 @@ class TrainBatches(Sampler[list[int]]):
     """Batches for training: every rank the same number an epoch, each example at most once an epoch.
 
     An epoch is a random permutation, cut into pools; a pool is sorted by length and cut into batches for all ranks
-    together, of which each rank takes an equal share; the batches of a pool are shuffled. The last, incomplete batch is
+    together, and each rank takes an equal share; the batches of a pool are shuffled. The last, incomplete batch is
     left out; other examples fall in it in every epoch.
 
     A batch item is `example + view * len(lengths)`: which example, and which of its views (`image_batches.py`).
@@ -168,7 +168,7 @@ class EvalBatches(Sampler[list[int]]):
         lengths: `(examples,)` of the whole split.
         batch_size: examples a rank, at most.
         rank, world_size: which share, of how many.
-        num_examples: evaluate only so many, the first of a fixed random order; default all.
+        num_examples: evaluate only this many, the first of a fixed random order; default all.
 
     Raises:
         BatchSizeError: when a rank would have no example.

@@ -93,7 +93,7 @@ def make_examples(
     Args:
         make: a pure function that waits for files most of the time.
         items: file names, ...
-        description: shown beside the progress bar.
+        description: shown next to the progress bar.
     """
     parts = _parts(items)
     workers = available_cores()
@@ -124,7 +124,7 @@ def make_examples_in_processes(
     Args:
         make: a pure, picklable function.
         items: file names, indices, ...
-        description: shown beside the progress bar.
+        description: shown next to the progress bar.
         compiling: for a `make` that compiles itself when first called: shown while this process does so. Forked
             processes then inherit the compiled code.
     """

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-REMAKE = "Remove the folder; the next run makes it anew."
+REMAKE = "Remove the folder; the next run makes it again."
 PERMIT = "Change its permissions, or set data.data_dir to a folder that you may read."
 
 

@@ -20,7 +20,7 @@ def generate(draw: Draw, data_seed: int, sizes: dict[str, int], description: str
             shape are stored flat.
         data_seed: names the streams.
         sizes: examples a split.
-        description: shown, with the split, beside the progress bar.
+        description: shown, with the split, next to the progress bar.
     """
     return {
         split: make_examples_in_processes(

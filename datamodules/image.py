@@ -29,7 +29,7 @@ Item = tuple[Any, int]
 class Image(SequenceDataModule):
     """CIFAR-10 in grey as sequences of 1,024 pixels; ten classes.
 
-    Krizhevsky 2009: 50,000 pictures to train on, of which 5,000 are the dev set here as in Long Range Arena (Tay et
+    Krizhevsky 2009: 50,000 pictures to train on; 5,000 of them are the dev set here as in Long Range Arena (Tay et
     al., ICLR 2021; its very sets follow from how TensorFlow Datasets shuffles), and 10,000 to test.
 
     Args:

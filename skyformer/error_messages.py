@@ -39,11 +39,11 @@ def exit_on_error(*errors: type[Exception]) -> Iterator[None]:
     """Turn what stops a command into a message and an exit status.
 
     Args:
-        errors: types of error, beside this package's, that a user can mend.
+        errors: types of error, apart from this package's, that a user can fix.
 
     Raises:
-        SystemExit: 2 for a wrong argument; 1 for any other error, all said on stderr, after the traceback where it is
-            none that this project knows; 130 and 143 after Ctrl-C and SIGTERM.
+        SystemExit: 2 for a wrong argument; 1 for any other error, all on stderr, after the traceback of one that
+            this project does not know; 130 and 143 after Ctrl-C and SIGTERM.
     """
     expected = (RunError, CheckpointError, NonFiniteLossError, MisconfigurationException, *errors)
     try:
@@ -61,7 +61,7 @@ def exit_on_error(*errors: type[Exception]) -> Iterator[None]:
     except OSError as error:
         _exit(_system_error_message(error), error)
     except yaml.YAMLError as error:
-        _exit(f"not valid YAML: {' '.join(str(error).split())}. Mend the file that --config names.", error)
+        _exit(f"not valid YAML: {' '.join(str(error).split())}. Fix: correct the file that --config names.", error)
     except UnicodeError as error:
         _exit(_encoding_error_message(error), error)
     except Exception as error:

@@ -13,7 +13,7 @@ from skyformer.exceptions import unwrapping_value_errors
 from skyformer.installation import program_name
 from skyformer.training.config_checks import check_config, check_nulls
 
-# What a task's YAML and its overlays say beside `data`; nothing of it concerns the data.
+# What a task's YAML and its overlays say apart from `data`; nothing of it concerns the data.
 _OTHERS = (
     "best_checkpoint",
     "ckpt_path",

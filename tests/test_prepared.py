@@ -131,7 +131,7 @@ def test_damage_is_named_and_the_advice_helps(damage, tmp_path):
     with pytest.raises(PreparedDataError, match=message) as caught:
         load(folder, SETTINGS, "train")
     assert str(folder) in str(caught.value)
-    assert "Remove the folder; the next run makes it anew." in str(caught.value)
+    assert "Remove the folder; the next run makes it again." in str(caught.value)
     shutil.rmtree(folder)
     assert_whole(make(tmp_path))
 

@@ -202,7 +202,7 @@ def _central_pixel(rng, mask, footprint, border):
 
 @njit(nogil=True, cache=True)
 def _free_pixel(rng, mask, footprint, border):
-    """Flat index of a pixel drawn uniformly from those where the footprint is clear, or -1 where there is none.
+    """Flat index of a pixel drawn uniformly from those where the footprint is clear, or -1 where no pixel is clear.
 
     Guessing first is the same draw as listing all of them, and many times cheaper while there is room.
     """

@@ -39,7 +39,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def check_meta(meta: Mapping[str, Any]) -> None:
-    """Check the fields, all of which must be there, and no other.
+    """Check that all of the fields are there, and no other.
 
     Raises:
         ValueError: naming the field, its value and what is expected.

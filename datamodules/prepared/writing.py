@@ -51,7 +51,7 @@ def prepare(
         settings: everything that the arrays depend on; plain JSON values.
         raw_splits: gives the chunks of each split, lazily.
         expected_bytes: gives a guess of the size, compared with the free space before a long computation starts.
-        source: sizes of the files that the arrays are made from, by name; empty where there are none (any more).
+        source: sizes of the files that the arrays are made from, by name; empty without such files (any more).
 
     Raises:
         PreparedDataError: when there is no room or no permission, when a split is empty, or when the folder is there

@@ -80,8 +80,8 @@ def read_rows(
     Args:
         path: the file.
         num_columns: of every row.
-        description: shown beside the progress bar.
-        header: what the first row must be, if it is none of the data.
+        description: shown next to the progress bar.
+        header: what the first row must be, if it is not data.
 
     Raises:
         PreparedDataError: for a row with another number of columns, another header, or a file that cannot be read.
@@ -118,7 +118,7 @@ def read_label(where: str, text: str | bytes, num_classes: int) -> int:
     shown = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
     found = _LABEL.fullmatch(shown)
     if not found or int(found[1]) >= num_classes:
-        raise damaged(where, f"label {shown[:100]!r} is none of 0 ... {num_classes - 1}")
+        raise damaged(where, f"label {shown[:100]!r} is not one of 0 ... {num_classes - 1}")
     return int(found[1])
 
 

@@ -64,7 +64,7 @@ def _fetch_all(url: str, path: Path, part: Path) -> None:
                 break
             time.sleep(PAUSE * failures)
     arrived = _size(part)
-    kept = f" The {arrived:,} bytes that arrived are kept; the next run goes on from there." if arrived else ""
+    kept = f" The {arrived:,} bytes that arrived are kept; the next run continues from there." if arrived else ""
     raise PreparedDataError(
         f"cannot fetch {url}: {getattr(reason, 'reason', reason)}.{kept} Or put the file there yourself: {path}"
     ) from reason
@@ -104,7 +104,7 @@ def _check(found: Path, path: Path, algorithm: str, digest: str) -> None:
         aside = found.rename(path.with_name(path.name + ".wrong"))
         raise PreparedDataError(
             f"{path.name} has the {algorithm} {actual}, expected {digest}; it is kept aside as {aside}. Run again to "
-            "fetch it anew, or set data.source to a copy that you trust."
+            "fetch it again, or set data.source to a copy that you trust."
         )
 
 

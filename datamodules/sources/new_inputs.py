@@ -43,7 +43,7 @@ def read_pictures(path: Path, side: int, mode: Literal["L", "RGB"]) -> Iterator[
         PreparedDataError: for a folder without pictures, or a picture of another size or that cannot be read.
     """
     try:
-        # macOS writes hidden files, such as ._0.png beside 0.png.
+        # macOS writes hidden files, such as ._0.png for 0.png.
         visible = (file for file in path.glob("[!.]*") if file.suffix.lower() in PICTURES)
         files = sorted(visible) if path.is_dir() else [path]
     except OSError as error:

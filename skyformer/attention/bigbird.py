@@ -62,7 +62,7 @@ class BigBirdAttention(Attention):
         return self._with_global_rows(out, query, key, value, tokens, last)[:, :, :length]
 
     def _last_block(self, tokens: Tensor) -> Tensor:
-        """The last block with a real token, `(B,)`; 0 where there is none."""
+        """The last block with a real token, `(B,)`; 0 where there is no real token."""
         block = torch.arange(tokens.shape[1], device=tokens.device) // self.block_size
         return (block * tokens).amax(dim=1)
 

@@ -111,6 +111,6 @@ class InformerAttention(Attention):
 
 
 def _mean(value: Tensor, tokens: Tensor) -> Tensor:
-    """Over the real tokens, `(B, H, 1, P)`; zero where there are none."""
+    """Over the real tokens, `(B, H, 1, P)`; zero where there is no real token."""
     real = tokens[:, None, :, None]
     return value.masked_fill(~real, 0).sum(dim=2, keepdim=True) / real.sum(dim=2, keepdim=True).clamp(min=1)

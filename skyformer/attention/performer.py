@@ -14,7 +14,7 @@ class PerformerAttention(Attention):
     """FAVOR+ (Choromanski et al., ICLR 2021): `φ(Q) (φ(K)ᵀ V)`, each row over `φ(Q) (φ(K)ᵀ 1)`; O(N m P) time.
 
     With x = q / p^¼ or k / p^¼ and orthogonal ω_1 … ω_m, `φ(x) = exp(ω x − ‖x‖²/2 − c) + ε` (Lemma 1, Eq. 7), or
-    `relu(ω x) + ε`. The stabiliser c, which cancels but for ε, is a query's own largest ω x, or the largest of an
+    `relu(ω x) + ε`. The stabiliser c, which cancels except for ε, is a query's own largest ω x, or the largest of an
     example's real keys; the published code takes the latter over the batch, and as a constant for the gradient. In
     float32 throughout.
 

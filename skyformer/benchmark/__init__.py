@@ -1,1 +1,1 @@
-"""What attention costs: time, memory and operations, beside what the machine could do."""
+"""Costs of attention: time, memory and operations, compared with the limits of the machine."""

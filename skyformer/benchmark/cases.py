@@ -63,7 +63,7 @@ def read_attention(named: str, dropout: float) -> tuple[str, dict[str, Any]]:
     """The name of a backend and its class path with arguments, from the name of an overlay or the path of one.
 
     Raises:
-        RunError: where there is no such overlay, or the file is none.
+        RunError: where there is no such overlay, or the file is no overlay.
     """
     path = overlay_path(named)
     try:
@@ -82,7 +82,7 @@ def overlay_path(named: str) -> Path:
     `protocol/nystromformer_without_convolution`, or the path of one.
 
     Raises:
-        RunError: where there is none.
+        RunError: where it does not exist.
     """
     path = overlay_file(named, OVERLAYS.parent if "/" in named else OVERLAYS)
     if not path.is_file():
@@ -106,7 +106,7 @@ def read_size(text: str) -> tuple[int, int]:
 def cases_of(
     backends: Sequence[str], peers: Sequence[str], sizes: Sequence[str], precisions: Sequence[Precision], **common: Any
 ) -> Iterator[Case]:
-    """All that a command asks for, one size after the other, a backend's peers beside it."""
+    """All that a command asks for, one size after the other, a backend's peers after it."""
     named = [read_attention(backend, common["dropout"]) for backend in backends]
     for size in sizes:
         batch_size, length = read_size(size)

@@ -31,7 +31,7 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
         args: arguments after `benchmark`.
 
     Raises:
-        RunError: for a backend, peer or size that is none, or a case that cannot run.
+        RunError: for an unknown backend, peer or size, or a case that cannot run.
         SystemExit: 2 for a wrong argument.
     """
     config = _parser().parse_args(args)
@@ -65,7 +65,7 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
 
 
 def _run_here(case: Case) -> dict[str, Any]:
-    """`_run` in this process: a GPU takes seconds to start, and its memory can be told apart by case."""
+    """`_run` in this process: a GPU takes seconds to start, and its memory can be measured by case."""
     try:
         return measure(case)
     except RunError:
@@ -103,13 +103,13 @@ def _write(rows: list[dict[str, Any]], output: Path) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"{program_name()} benchmark",
-        description="Time, memory and operations of attention layers and training steps, beside the machine's limit.",
+        description="Time, memory and operations of attention layers and training steps, with the machine's limit.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--part", type=Part, default="step", help="A whole training step, or an attention layer.")
     add("--backends", type=list[str], default=["skyformer"], help="Overlays of configs/attention, or YAML files.")
-    add("--peers", type=list[str] | None, help="Libraries beside a layer; default: those of the backends.")
+    add("--peers", type=list[str] | None, help="Libraries to compare a layer with; default: those of the backends.")
     add("--sizes", type=list[str], default=[IMAGE, TEXT], help="<batch>x<tokens>.")
     add("--precisions", type=list[Precision], default=["float32"], help="float32, bfloat16 (autocast).")
     add("--device", type=Literal["cpu", "cuda"], default="cpu", help="Where it runs.")

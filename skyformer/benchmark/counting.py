@@ -26,7 +26,7 @@ def count(work: Callable[[], object]) -> tuple[int, int]:
 def count_needed(forward: Callable[[], object], whole: Callable[[], object]) -> tuple[int, int]:
     """What `count` finds in `whole`, a forward and a backward pass, but no more than three times the forward pass.
 
-    A product has two of its size in the backward pass. What is done beyond that, such as forming anew what was not
+    A product has two of its size in the backward pass. What is done beyond that, such as recomputing what was not
     kept, is a choice of the implementation, and must not make its floor look higher.
     """
     done, once = count(whole), count(forward)
@@ -53,7 +53,7 @@ def _flash(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) ->
 
 
 def _flash_backward(grad: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
-    # The products anew, then the gradients for value, weights, query and key.
+    # Recompute the products, then the gradients for value, weights, query and key.
     pairs = prod(query[:-1]) * key[-2]
     return 2 * pairs * (3 * query[-1] + 2 * value[-1])
 

@@ -22,7 +22,7 @@ _FIELDS_TO_RESUME = {"loops": dict, "callbacks": dict}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames, so a crash or a full disk leaves the former file as it was; of `last.ckpt`
+    """Writes a temporary file and renames it: a crash or a full disk leaves the former file as it was; of `last.ckpt`
     the former one is kept as `previous.ckpt`. What could not be read again is refused before anything is written.
 
     Lightning's own writes to the system's temporary folder and moves from there, which across file systems is a copy

@@ -200,7 +200,7 @@ class MultiHeadAttention(nn.Module):
         return self.output(torch.cat(mixed.unbind(1), dim=-1).to(value.dtype))
 
     def _heads(self, projected: Tensor) -> Iterator[Tensor]:
-        """`(B, N, C H P)` → C times `(B, H, N, P)`, contiguous, since each product would copy them anew.
+        """`(B, N, C H P)` → C times `(B, H, N, P)`, contiguous, since each product would copy them again.
 
         Pieces are split off and joined, here and for the output, since that is faster than to permute the axes.
         """

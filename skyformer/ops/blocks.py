@@ -12,7 +12,7 @@ ENTRIES_AT_ONCE = 1 << 24  # of a matrix of queries by keys: 64 MB in float32
 
 
 def by_query_blocks(attend: Callable[[Tensor], Tensor], query: Tensor, num_keys: int) -> Tensor:
-    """`attend(query)`, computed for a few queries at a time and computed anew in the backward pass.
+    """`attend(query)`, computed for a few queries at a time and recomputed in the backward pass.
 
     Args:
         attend: queries `(B, H, any, P)` → `(B, H, any, V)`, each for itself; may close over keys and values.

@@ -31,7 +31,7 @@ def gaussian_sum(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
     Args:
         query: `(B, H, L, P)`.
         key: `(B, H, S, P)`, of the same dtype.
-        value: `(B, H, S, V)`, likewise; finite where masked.
+        value: `(B, H, S, V)`, as key; finite where masked.
         mask: `(B, S)` bool; a masked key contributes nothing.
         scale: factor on squared distances.
 
@@ -48,7 +48,7 @@ class _GaussianSum(torch.autograd.Function):
 
     The gradient for the exponent (i, j) is `F_ij = w_i P_ij ∂out_i·v_j`: softmax's for the incoming gradient `w ∂out`,
     without its correction of each row, which the kernel takes from the softmax output that it is given. Zeros take it
-    out. `∂q_i = scale (Σ_j F_ij k_j − q_i Σ_j F_ij)`, for keys likewise, and the sums of F's rows and columns are
+    out. `∂q_i = scale (Σ_j F_ij k_j − q_i Σ_j F_ij)`, for keys alike, and the sums of F's rows and columns are
     `∂out_i·out_i` and `∂v_j·v_j`.
     """
 

@@ -87,7 +87,7 @@ def power_of_two_(exponent: Tensor) -> Tensor:
 
 
 def _exponent(x: Tensor, y: Tensor) -> Tensor:
-    """−‖x' − y'‖² / 2 but for rounding, float32 at least."""
+    """−‖x' − y'‖² / 2 up to rounding, float32 at least."""
     left, right = features(x, TO_BASE_TWO), features(y, TO_BASE_TWO, right=True)
     return (left @ right.mT).to(at_least_float32(x))
 
@@ -124,7 +124,7 @@ def half_square_parts(x: Tensor) -> Tensor:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """What products with `x` are computed in: autocast's choice, but for float64."""
+    """What products with `x` are computed in: autocast's choice, except for float64."""
     device = x.device.type
     if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return x.dtype

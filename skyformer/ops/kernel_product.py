@@ -1,4 +1,4 @@
-"""The product of a Gaussian kernel with values, of which no N × M matrix is kept."""
+"""The product of a Gaussian kernel with values, without keeping an N × M matrix."""
 
 from collections.abc import Iterator
 from typing import Any

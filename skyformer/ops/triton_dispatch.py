@@ -53,7 +53,7 @@ def gaussian_product(
 def gaussian_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout_p: float
 ) -> Tensor:
-    """`triton_kernels.gaussian_attention`, likewise."""
+    """`triton_kernels.gaussian_attention`, with Triton imported on the first call."""
     from skyformer.ops import triton_kernels
 
     return triton_kernels.gaussian_attention(query, key, value, mask, scale, dropout_p)
@@ -65,7 +65,7 @@ def has_solver(landmarks: Tensor, right: Tensor) -> bool:
 
 
 def landmark_solution(landmarks: Tensor, right: Tensor, mask: Tensor | None, ridge: float) -> Tensor:
-    """`landmark_kernels.landmark_solution`, likewise."""
+    """`landmark_kernels.landmark_solution`, with Triton imported on the first call."""
     from skyformer.ops import landmark_kernels
 
     return landmark_kernels.landmark_solution(landmarks, right, mask, ridge)

@@ -230,7 +230,7 @@ def _operations(x: torch.Size, y: torch.Size, value: torch.Size, *args: Any, **k
 def _operations_of_gradients(
     grad: torch.Size, x: torch.Size, y: torch.Size, value: torch.Size, *args: Any, **kwargs: Any
 ) -> int:
-    # The products anew, then the gradients for value, weights, x and y.
+    # Recompute the products, then the gradients for value, weights, x and y.
     return 2 * prod(x[:-1]) * y[-2] * (3 * x[-1] + 2 * value[-1])
 
 
@@ -508,7 +508,7 @@ def _both_gradients(
     BLOCK: tl.constexpr, STEP: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, LONG_VALUE: tl.constexpr,
     HAS_MASK: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of `_gradient` for a short side, all of which is one block, and a share of the long one.
+    """The gradients of `_gradient` for a short side, which is one block, and a share of the long one.
 
     A belongs to the short side and B to the long one. `DV` is `Σ_i κ(s_i, l_j) a_i` if `LONG_VALUE`, else
     `Σ_j κ(s_i, l_j) b_j`. The mask is one of the long side.

@@ -51,7 +51,7 @@ def run_report(args: list[str]) -> None:
     training = _write_training(groups, output)
     pictures = _draw(groups, output)
     write_atomically(output / "report.html", make_page(tables, pictures, training, groups, problems))
-    print(f"{output}/report.html; the tables as .md, .tex and .csv and the pictures as .png beside it")
+    print(f"{output}/report.html; the tables as .md, .tex and .csv and the pictures as .png in the same folder")
 
 
 def _write_rows(groups: Sequence[Group], output: Path) -> None:

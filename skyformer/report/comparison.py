@@ -105,7 +105,7 @@ def _facts(group: Group) -> Facts:
 
 
 def _cost_facts(group: Group) -> Facts:
-    """What a step's time and memory depend on beside the method and the machine."""
+    """What a step's time and memory depend on apart from the method and the machine."""
     facts: Facts = {
         _DATA: _data_of(group.runs),
         "processes": sorted({run.num_processes for run in group.runs}),

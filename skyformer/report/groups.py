@@ -80,7 +80,7 @@ class Group:
 
     @property
     def mean(self) -> float:
-        """Of the accuracies, in %; NaN where there is none."""
+        """Of the accuracies, in %; NaN without one."""
         return float(self.accuracies.mean()) if self.counted else float("nan")
 
     @property
@@ -99,7 +99,7 @@ def unnamed_groups(runs: Sequence[Run]) -> list[Group]:
     """In the order of the runs; `report.naming` names them."""
     found: dict[str, list[Run]] = {}
     for run in runs:
-        # A setting that is missing is none: configurations of an earlier version lack what was added since.
+        # Treat a missing setting as None: configurations of an earlier version lack newer keys.
         settings = sorted((name, format_value(value)) for name, value in settings_of(run).items() if value is not None)
         found.setdefault(str((run.task, run.backend, settings)), []).append(run)
     return [Group(of[0].task, of[0].backend, settings_of(of[0]), tuple(of)) for of in found.values()]
@@ -109,7 +109,7 @@ def in_rows(groups: Sequence[Group]) -> list[list[Group]]:
     """Groups of one label, over tasks; in the order of the methods.
 
     Raises:
-        ValueError: for two groups of one label on a task, of which a table would show one only.
+        ValueError: for two groups of one label on a task: a table would show one only.
     """
     rows: dict[str, dict[str, Group]] = {}
     for group in sorted(groups, key=lambda group: group.place):

@@ -49,14 +49,14 @@ def in_order(groups: Sequence[Group], labels: Iterable[str]) -> list[str]:
 
 
 def add_legend(figure: Any, handles: Mapping[str, Any]) -> None:
-    """Beside the panels: lines by their texts, long ones broken."""
+    """Next to the panels: lines by their texts, long ones broken."""
     texts = [fill(text, _LEGEND) for text in handles]
     place = {"loc": "outside right center", "frameon": False, "handlelength": 3}  # long enough for dashes
     figure.legend(list(handles.values()), texts, **place)
 
 
 def figure_size(panels: int, columns: int, texts: Sequence[str]) -> tuple[float, float]:
-    """Width and height in inches of so many panels in rows of `columns`, and of a legend of these texts beside them."""
+    """Width and height in inches of this many panels in rows of `columns`, and of a legend of these texts."""
     legend = [wrap(text, _LEGEND) for text in texts]
     width = 0.85 + 0.085 * max((len(line) for lines in legend for line in lines), default=0)
     return 4.2 * columns + width, max(3.5 * -(-panels // columns), 0.3 + 0.24 * sum(map(len, legend)))
@@ -164,7 +164,7 @@ def draw_progress(groups: Sequence[Group], quantity: str, axis: Axis, path: Path
 
 
 def _text(label: str, drawn: Sequence[tuple[Group, Line]]) -> str:
-    """What the legend says of a line: `Skyformer (3 seeds)`; where some of them are left out, of which task."""
+    """What the legend says of a line: `Skyformer (3 seeds)`; where some of them are left out, with the task."""
     counts = [(group, line.num_seeds, len(group.seeds)) for group, line in drawn if group.label == label]
     has_several_tasks = len({group.task for group, _ in drawn}) > 1
     fewer = [
@@ -186,7 +186,7 @@ def _lines(groups: Sequence[Group], task: str, quantity: str, axis: Axis) -> lis
 def mean_line(group: Group, quantity: str, axis: Axis) -> Line | None:
     """The mean over the group's seeds at the steps that all of them evaluated; None where nothing was logged.
 
-    Runs that have not come as far as the farthest are left out, lest they cut the line short; against time those too
+    Runs that have not come as far as the farthest are left out: they would cut the line short; against time those too
     that logged no speed.
     """
     name, factor, _ = QUANTITIES[quantity]

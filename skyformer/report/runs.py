@@ -108,7 +108,7 @@ class Run:
         folder: where it is.
         config: `config.yaml`.
         curves: what was logged, by name.
-        records: `record.json`, one for each start and resume; empty where there is none.
+        records: `record.json`, one for each start and resume; empty without the file.
         result: `result.json`; None for a run that was not tested.
         problems: what of it could not be read.
     """
@@ -134,7 +134,7 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Of the last start; empty where there is none."""
+        """Of the last start; empty without one."""
         return self.records[-1] if self.records else {}
 
     @property
@@ -201,7 +201,7 @@ class Run:
 
 
 def _steps_in(checkpoint: Path) -> int:
-    """That were taken before it was written; 0 where there is none, or it is damaged."""
+    """That were taken before it was written; 0 where it is missing or damaged."""
     with suppress(OSError, CheckpointError):
         return int(read_checkpoint(checkpoint)["global_step"])
     return 0
@@ -226,7 +226,7 @@ def training_seconds(run: Run) -> Curve:
 
 
 def seconds_at(run: Run, steps: np.ndarray) -> np.ndarray:
-    """Seconds of training behind so many steps; NaN where no speed was logged."""
+    """Seconds of training behind this many steps; NaN where no speed was logged."""
     clock = training_seconds(run)
     if not len(clock.step):
         return np.full(len(steps), np.nan)
@@ -234,7 +234,7 @@ def seconds_at(run: Run, steps: np.ndarray) -> np.ndarray:
 
 
 def unit_of(seconds: float) -> tuple[float, str]:
-    """What to divide by, and its name, for an axis that ends at so many seconds."""
+    """What to divide by, and its name, for an axis that ends at this many seconds."""
     return next((size, name) for size, name, below in _UNITS if seconds < below)
 
 
@@ -247,7 +247,7 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     A run's folder holds `config.yaml` and one of: event files, `metrics.csv`, `record.json`, `result.json`.
 
     Raises:
-        RunError: when there is none.
+        RunError: when there is no run.
     """
     below = {folder: _run_folders(folder) for folder in (named.expanduser() for named in folders)}
     empty = [f"no run in {_named(folder)}" for folder, paths in below.items() if not paths]

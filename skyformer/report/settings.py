@@ -53,7 +53,7 @@ def without_arguments(keys: Sequence[str]) -> list[str]:
 
 
 def unequal(settings: Iterable[Settings]) -> list[str]:
-    """The keys, in order, whose values are not the same in all; one that is missing is none."""
+    """The keys, in order, whose values are not the same in all; a missing one counts as None."""
     several = list(settings)
     keys = sorted({key for one in several for key in one})
     return [key for key in keys if len({format_value(one.get(key)) for one in several}) > 1]

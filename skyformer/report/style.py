@@ -54,7 +54,7 @@ def place(backend: str) -> tuple[int, str]:
 
 
 def new_figure(panels: int, width: float, height: float, columns: int | None = None) -> tuple[Any, Any]:
-    """A figure of this size in inches with its panels side by side, or in rows of so many columns.
+    """A figure of this size in inches with its panels side by side, or in rows of this many columns.
 
     Raises:
         RunError: where matplotlib is not installed.

@@ -29,7 +29,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """Plain text. `value` is what the cell is about, `lines` what is said of it; a best `value` is set in bold."""
+    """Plain text. `value` is what the cell is about, `lines` the notes on it; a best `value` is set in bold."""
 
     value: str
     lines: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ def _html_cell(cell: Cell) -> str:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """As many columns beside each other as the screen has room for, the rest below."""
+    """As many columns side by side as the screen has room for, the rest below."""
     widths = [_width(table, number) + 2 for number in range(len(table.columns))]
     first = 1
     while first < len(table.columns):

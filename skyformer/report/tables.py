@@ -18,7 +18,7 @@ from skyformer.report.table import EMPTY, Cell, Table
 _ACCURACY_RULES = (
     "Test accuracy of the best dev checkpoint in %: mean ± sample standard deviation (n − 1) over n seeds.",
     "Bold: the best mean of a column, among cells that are as most of the column: seeds, steps, data, tested examples, "
-    "batch size, protocol, sizes of the model. What differs is said in the cell; only the optimiser's settings may.",
+    "batch size, protocol, sizes of the model. The cell notes what differs; only the optimiser's settings may.",
     "Paper: Chen et al., NeurIPS 2021, Table 1, three seeds; after it ours less the paper's, in points.",
 )
 
@@ -133,11 +133,11 @@ def _signed(difference: float) -> str:
 _COST_RULES = (
     "Hours of training without evaluation: steps by their logged examples a second, so that the time in which a run "
     "stood still does not count. Mean ± sample standard deviation (n − 1) over the n runs of the most steps, finished "
-    "or not. Runs that go on beside each other share the machine, and take longer for it.",
+    "or not. Runs at the same time share the machine, and take longer for it.",
     f"≈: the same speed for {published.STEPS:,} steps, extrapolated. GB of a billion bytes: peak memory, of the "
     "process on a CPU, allocated on a GPU.",
     f"Paper: Chen et al., NeurIPS 2021, Table 2: hours of {published.STEPS:,} steps and memory on one V100 GPU. Its "
-    "released code computes the attention anew in the backward pass (gradient checkpointing) for softmax alone, which "
+    "released code recomputes the attention in the backward pass (gradient checkpointing) for softmax alone, which "
     "saves memory and costs time.",
 )
 
@@ -180,7 +180,7 @@ def _cost_cell(group: Group, groups: Sequence[Group], usual: str, notes: PaperNo
 def cost_of(group: Group) -> dict[str, Any]:
     """Hours, peak GB and steps of the runs of the most steps, of those that logged their speed; empty where none did.
 
-    The hours of runs that went on for longer and for less long have no mean worth showing.
+    The hours of longer and shorter runs have no mean worth showing.
     """
     timed = [(run, clock.value[-1]) for run in group.runs if len((clock := training_seconds(run)).value)]
     steps = max((run.steps for run, _ in timed), default=0)

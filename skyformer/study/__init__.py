@@ -1,1 +1,1 @@
-"""What the paper measures beside accuracy: approximation, spectrum, stability."""
+"""What the paper measures apart from accuracy: approximation, spectrum, stability."""

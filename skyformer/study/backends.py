@@ -23,7 +23,7 @@ def read_backends(named: Sequence[str]) -> dict[str, tuple[str, Description]]:
     name of its class, or where several share that, of its file.
 
     Raises:
-        RunError: for a backend that is none, none at all, or two of one name.
+        RunError: for an unknown backend, no backend at all, or two of one name.
     """
     if not named:
         raise RunError("--backends []: name one or more")
@@ -57,7 +57,7 @@ def make_attention(attention: Description, num_heads: int, head_dim: int, length
 
 @contextmanager
 def same_draws() -> Iterator[None]:
-    """Lets a backend that samples anew at each call, as with `eval_landmarks: fresh`, sample the same each time."""
+    """Lets a backend that samples again at each call, as with `eval_landmarks: fresh`, sample the same each time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield

@@ -1,4 +1,4 @@
-"""`python run.py study approximation | spectrum | stability`: what the paper measures beside accuracy."""
+"""`python run.py study approximation | spectrum | stability`: what the paper measures apart from accuracy."""
 
 from collections.abc import Callable
 

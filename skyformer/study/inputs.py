@@ -19,7 +19,7 @@ Heads = tuple[Tensor, Tensor, Tensor]  # query, key, value, (1, H, n, p)
 
 @dataclass(frozen=True)
 class Example:
-    """Tokens `(1, n)` int64, and their places in a sequence of which some were left out, or None for 0 … n − 1."""
+    """Tokens `(1, n)` int64, and their places in a sequence that lacks some, or None for 0 … n − 1."""
 
     tokens: Tensor
     position: Tensor | None
@@ -29,7 +29,7 @@ def heads_of_setting(setting: Setting, lengths: Sequence[int], layer: int, examp
     """Query, key and value `(1, H, n, p)` of a layer of the setting's model, by length n.
 
     Raises:
-        RunError: for a layer or example that is none, or a length for which a trained model has no positions.
+        RunError: for a missing layer or example, or a length for which a trained model has no positions.
     """
     model = setting.make_model(None, max(lengths))
     found = {}
@@ -43,7 +43,7 @@ def layer_inputs(model: SequenceClassifier, example: Example, number: int) -> tu
     """One layer's backend and its (query, key, value, mask).
 
     Raises:
-        RunError: for a layer that is none.
+        RunError: for a layer that does not exist.
     """
     layers = attention_inputs(model.encoder, example.tokens, None, example.position)
     if not -len(layers) <= number < len(layers):
@@ -56,7 +56,7 @@ def example_of_length(setting: Setting, length: int, number: int) -> Example:
     `number`-th n tokens of all examples one after the other. Of two documents, the longer one.
 
     Raises:
-        RunError: where there are not so many.
+        RunError: where there are fewer.
     """
     split = setting.data.splits["dev"]
     long_enough = (split.lengths >= length).nonzero()[0]

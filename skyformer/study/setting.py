@@ -26,7 +26,7 @@ from skyformer.training.config_checks import check_config, check_nulls
 from skyformer.training.run_folder import backend_name, task_name
 from skyformer.yaml_text import load_yaml
 
-# What a task's YAML says beside these; a study makes nothing of it.
+# What else a task's YAML says; a study makes nothing of it.
 _OTHERS = (
     "best_checkpoint", "ckpt_path", "last_checkpoint", "non_finite_loss", "predictions", "test_after_fit", "trainer",
     "verbose", "weights_only",
@@ -126,7 +126,7 @@ class Setting:
             seed: of the initial weights, where it is not `seed_everything`.
 
         Raises:
-            RunError: for a backend that is none, or more positions than a checkpoint has.
+            RunError: for an unknown backend, or more positions than a checkpoint has.
         """
         longest = max(self.data.max_length, max_length or 0)
         if self.state is not None and longest > self.data.max_length:

@@ -120,7 +120,7 @@ def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def summarise(rows: Sequence[dict[str, Any]], task: str) -> list[dict[str, str]]:
-    """A row a method, beside the paper's ratio; `task` is empty where there is none to hold it against."""
+    """A row a method, next to the paper's ratio; `task` is empty where the paper has no ratio."""
     table = []
     for name, found in ratios(rows).items():
         mean_tau = fmean(row["tau"] for row in rows if row["method"] == name)

@@ -18,8 +18,8 @@ from skyformer.sweep.resources import read_queue
 from skyformer.sweep.submission import inherited, new_folder
 
 _POLL_SECONDS = 30
-_PATIENCE = 20  # times in a row that squeue may not answer, as when SLURM's controller is started anew
-# SLURM's own default is minutes; a run that meets its limit is queued again and goes on.
+_PATIENCE = 20  # times in a row that squeue may not answer, as when SLURM's controller is restarted
+# SLURM's own default is minutes; a run that meets its limit is queued again and continues.
 _DEFAULTS = {"time": 240, "signal_delay_s": 90}
 
 

@@ -91,7 +91,7 @@ def _on_cluster(config: Namespace, runs: Path, todo: Sequence[Cell], threads: in
         cluster, submission = _import("cluster"), _import("submission")
         jobs = {cell: submission.job_of(cell, events.plans[cell]["trainer"]["max_steps"], threads) for cell in todo}
         array = cluster.submit(jobs, runs, config.parallel, config.slurm)
-        print(f"Submitted as job {array}; it goes on without this command. Look with --status true.", flush=True)
+        print(f"Submitted as job {array}; it continues without this command. Look with --status true.", flush=True)
     if config.wait:
         going = [cell for cell, seen in events.seen.items() if seen.state in (State.QUEUED, State.RUNNING)]
         _end(events, _import("cluster").wait([*todo, *going], events))
@@ -124,7 +124,7 @@ def _end(events: Events, queue: dict[str, str]) -> None:
     print_failed(seen)
     failed = [cell for cell, progress in seen.items() if progress.state == State.FAILED]
     if failed:
-        print("\nOnce mended, the failed ones are started with --retry true.")
+        print("\nOnce fixed, the failed ones are started with --retry true.")
     if any(progress.state != State.FINISHED for progress in seen.values()):
         raise SystemExit(1)
 

@@ -87,7 +87,7 @@ class Events:
 
     Args:
         plans: every run of the grid with its configuration.
-        at_once: runs that go on at the same time; None where SLURM decides.
+        at_once: runs at the same time; None where SLURM decides.
     """
 
     def __init__(self, plans: Mapping[Cell, Mapping[str, Any]], at_once: int | None) -> None:

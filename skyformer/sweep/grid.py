@@ -55,7 +55,7 @@ def read_grid(path: Path) -> Grid:
     """Read a grid file.
 
     Raises:
-        RunError: for a file, key, name or value that is none, with the fix.
+        RunError: for a wrong file, key, name or value, with the fix.
     """
     content = read_mapping(path, "--grid")
     unknown = [key for key in content if key not in _KEYS]
@@ -78,7 +78,7 @@ def read_mapping(path: Path, why: str) -> dict[Any, Any]:
     """The keys and values of a YAML file.
 
     Raises:
-        RunError: where it is none; `why` says who named it.
+        RunError: where it is wrong; `why` says who named it.
     """
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
@@ -155,7 +155,7 @@ class Cell:
     Attributes:
         task, backend, override, seed: its place in the grid; an empty override where the grid has none.
         runs: the sweep's folder.
-        configured: arguments of `fit` but for those in which the seeds of one configuration differ.
+        configured: arguments of `fit` except those in which the seeds of one configuration differ.
     """
 
     task: str
@@ -181,7 +181,7 @@ class Cell:
 
     @property
     def fit(self) -> tuple[str, ...]:
-        """Arguments that start the run, or go on with it."""
+        """Arguments that start the run, or continue it."""
         own = (f"--seed_everything={self.seed}", f"--trainer.default_root_dir={self.folder}")
         return ("fit", *self.configured, *own, "--test_after_fit=false", "--ckpt_path=auto")
 
@@ -233,7 +233,7 @@ def _attention_class(path: Path) -> str | None:
 
 
 def _merged(layers: Iterable[Arguments]) -> Arguments:
-    """Arguments of which later ones count more, in that order: a value may have two spellings, or be part of another,
+    """Merged arguments: later ones count more, in that order. A value may have two spellings, or be part of another,
     and the parser takes what comes last.
     """
     merged: Arguments = {}

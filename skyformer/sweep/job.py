@@ -33,7 +33,7 @@ class Attempt:
 
     Attributes:
         started, ended: seconds since 1970; `ended` is None while it runs, and for ever if it was killed.
-        status: exit status of its last command, 128 + n for signal n; None likewise.
+        status: exit status of its last command, 128 + n for signal n; None as above.
         max_steps: optimiser steps that the run was to have.
         threads: of each process.
         host: the machine.
@@ -48,7 +48,7 @@ class Attempt:
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
-    """In their order; none where there is no file, or a damaged one, after which a run goes on from its checkpoint."""
+    """In their order; none where there is no file, or a damaged one: then a run continues from its checkpoint."""
     with suppress(OSError, ValueError, TypeError):
         return [Attempt(**attempt) for attempt in json.loads((folder / _FILE).read_text(encoding="utf-8"))]
     return []

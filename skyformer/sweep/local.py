@@ -24,7 +24,7 @@ _MINUTES = 60 * 24 * 365 * 10  # a limit that submitit's local jobs must have
 
 
 class LocalSweep:
-    """Keeps so many runs going until all have been tried once.
+    """Keeps this many runs going until all have been tried once.
 
     submitit starts whatever it is given at once, so it is given no more than that.
 
@@ -34,7 +34,7 @@ class LocalSweep:
         parallel: runs at once, those that others train included.
         threads: of each process.
         gpus: of this machine, as CUDA_VISIBLE_DEVICES names them.
-        events: what is said of it.
+        events: prints its progress.
         retry: whether it is the failed runs that are started, and no others.
     """
 
@@ -61,7 +61,7 @@ class LocalSweep:
 
         Args:
             waiting: runs to start, in this order.
-            foreign: runs that others train; they are waited for and, but for a retry, taken up where these stop.
+            foreign: runs that others train; they are waited for and, except in a retry, taken up where these stop.
 
         Raises:
             SystemExit: 128 + n after signal n, once all runs of this sweep have stopped.
@@ -125,7 +125,7 @@ class LocalSweep:
                 self._ask_to_stop()
             self._collect([])
             time.sleep(_POLL_SECONDS)
-        print("Stopped. The same command goes on.", flush=True)
+        print("Stopped. The same command continues.", flush=True)
         raise SystemExit(128 + self.signal)
 
     def _ask_to_stop(self) -> None:

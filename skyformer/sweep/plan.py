@@ -19,7 +19,7 @@ from skyformer.training.config_checks import check_config, check_files
 from skyformer.training.run_folder import FREE_ON_RESUME, flatten
 from skyformer.yaml_text import load_yaml
 
-# What a run that goes on may change, but a run of this grid may not: a result would depend on it.
+# What a continued run may change, but a run of this grid may not: a result would depend on it.
 _COUNTS = ("non_finite_loss", "trainer.callbacks", "trainer.check_val", "trainer.limit_",
            "trainer.max_", "trainer.min_", "trainer.val_check_interval")  # fmt: skip
 _DIFFER = ("config", "trainer.default_root_dir")  # in any two runs
@@ -87,7 +87,7 @@ def _check_different(plans: Mapping[tuple[str, str, str], Config]) -> None:
         flat = {key: value for key, value in flatten(config).items() if key not in _DIFFER}
         same = first.setdefault(json.dumps(flat, sort_keys=True, default=str), name)
         if same != name:
-            fix = "Leave one out, or set what shall differ in its arguments, which count more than any file."
+            fix = "Leave one out, or set what differs in its arguments, which count more than any file."
             raise RunError(f"{same} and {name} are the same run twice: nothing in their configurations differs. {fix}")
 
 
@@ -97,7 +97,7 @@ def _reason(said: str) -> str:
 
 
 def check_folders(plans: Mapping[Cell, Config]) -> None:
-    """Refuse a folder that holds a run of another configuration than the grid says; a longer run goes on.
+    """Refuse a folder that holds a run of another configuration than the grid says; a longer run continues.
 
     Raises:
         RunError: naming each folder and key with both values.
@@ -129,5 +129,5 @@ def _changes(folder: Path, now: Config) -> list[str]:
 
 
 def _is_longer(before: Any, now: Any) -> bool:
-    """Whether a run of so many steps goes on; -1 stands for no limit."""
+    """Whether a run of this many steps continues; -1 stands for no limit."""
     return isinstance(before, int) and 0 < before < now

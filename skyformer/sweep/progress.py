@@ -27,7 +27,7 @@ class State(StrEnum):
     WAITING = "waiting"
     QUEUED = "queued"
     RUNNING = "running"
-    STOPPED = "stopped"  # was begun, and goes on when it is started again
+    STOPPED = "stopped"  # was begun, and continues when it is started again
     FAILED = "failed"
     FINISHED = "finished"
 
@@ -43,7 +43,7 @@ class Progress:
         test_accuracy: of the best checkpoint; None before.
         seconds: that its jobs have taken.
         left: seconds to its end by its own pace; None where that is not known, or nobody trains.
-        status: exit status of the last job; None where there is none.
+        status: exit status of the last job; None without one.
         stopped_early: whether it finished before `max_steps`, by early stopping or another callback.
     """
 
@@ -195,7 +195,7 @@ def _left_of_whole(progress: Progress, whole: float) -> float:
 
 
 def whole_time_left(seen: Seen, at_once: int | None) -> str:
-    """In words, for all runs but the failed ones: `about 25 min left`; `roughly`, where methods count of which nothing
+    """In words, for all runs but the failed ones: `about 25 min left`; `roughly`, where methods count for which nothing
     is known yet, each taken for the mean of the others. `at_once`: runs at the same time; None for as many as now.
     """
     times = time_left(seen)

@@ -48,7 +48,7 @@ def uses_gpu(config: Mapping[str, Any], gpus: list[str]) -> bool:
 
 
 def least_used(gpus: Iterable[str], in_use: Iterable[str], count: int) -> list[str]:
-    """So many of these GPUs, those first on which the fewest runs are."""
+    """This many of these GPUs, those first on which the fewest runs are."""
     used = Counter(in_use)
     return sorted(gpus, key=lambda gpu: used[gpu])[:count]
 

@@ -22,7 +22,7 @@ def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = ()) -
         cell: the run.
         max_steps: that it is to have.
         threads: of each process, for a run that has not begun.
-        gpus: those that it shall see; none to leave that as it is.
+        gpus: those that it sees; empty to leave that as it is.
     """
     threads = threads_of(cell.folder, threads)
     environment = {"OMP_NUM_THREADS": str(threads)}
@@ -45,8 +45,8 @@ def new_folder(runs: Path) -> Path:
 
 @contextmanager
 def inherited() -> Iterator[None]:
-    """What jobs take from this process: where the code is; and to ignore Ctrl-C and the closing of the terminal, both
-    of which come to all processes in it: the sweep then asks its jobs to stop, one after the other.
+    """What jobs take from this process: where the code is; and to ignore Ctrl-C and the closing of the terminal, which
+    reach all processes in it: the sweep then asks its jobs to stop, one after the other.
     """
     path = os.environ.get("PYTHONPATH")
     if IS_CHECKOUT:

@@ -103,7 +103,7 @@ def check_nulls(parser: jsonargparse.ArgumentParser, config: Namespace) -> None:
 
 
 def check_config(config: Namespace) -> None:
-    """Refuse sections that are none, numbers that no computer counts with, and functions in place of classes.
+    """Refuse what is not a section, numbers that no computer counts with, and functions in place of classes.
 
     jsonargparse would call any function that a class path of the model names, `os.system` too.
 

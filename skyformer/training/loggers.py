@@ -1,4 +1,4 @@
-"""Loggers that write into the run's folder and go on there after a resume.
+"""Loggers that write into the run's folder and continue there after a resume.
 
 The command line fills in `save_dir`; any other Lightning logger works too.
 """
@@ -31,7 +31,7 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     def start_at(self, step: int) -> None:
-        """Hide what was logged from this step on: a resumed run logs it anew, a new run starts from nothing."""
+        """Hide what was logged from this step on: a resumed run logs it again, a new run starts from nothing."""
         self._kwargs["purge_step"] = step
 
 
@@ -47,12 +47,12 @@ class CSVLogger(loggers.CSVLogger):
         self._experiment: ExperimentWriter | None = None
 
     def start_at(self, step: int, evaluates_first: bool = False) -> None:
-        """Leave out what a run that resumes at this step logs anew, and a row that was cut short. What a run without a
+        """Leave out what a run that resumes at this step logs again, and a row that was cut short. What a run without a
         checkpoint logged is set aside, as `metrics.<k>.csv`, if this one starts from nothing.
 
         Args:
             step: optimiser steps that are done.
-            evaluates_first: whether the dev evaluation after the last of them comes anew.
+            evaluates_first: whether the dev evaluation after the last of them is repeated.
         """
         path = Path(self.log_dir, "metrics.csv")
         self._experiment = None  # it remembers the columns

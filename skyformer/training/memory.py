@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names of glibc's malloc.h
 def keep_freed_memory() -> bool:
     """Let freed memory stay with the process, for the next step to use again; True where that could be set.
 
-    By default glibc maps every large temporary anew, and the page faults take up to two thirds of a training step on a
+    By default glibc maps every large temporary again, and the page faults take up to two thirds of a training step on a
     CPU. Only glibc has this setting; elsewhere nothing happens.
     """
     if not sys.platform.startswith("linux"):

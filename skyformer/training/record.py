@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse",
 def make_record(
     seed: Any, data_hash: str | None, num_processes: int, step: int, max_steps: int = -1, curriculum: str = ""
 ) -> dict[str, Any]:
-    """All that a run's numbers depend on beside its configuration, as plain JSON values.
+    """All that a run's numbers depend on apart from its configuration, as plain JSON values.
 
     Args:
         seed: `seed_everything`.

@@ -20,7 +20,7 @@ from skyformer.model.checkpoint_io import BEST, LAST, PREVIOUS, read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
 
 # What may differ between a checkpoint and the command that resumes it: nothing that the training's numbers depend on,
-# but for the length of the run, which the schedule follows, the device, and callbacks that the user adds. Settings of
+# except the length of the run, which the schedule follows, the device, and callbacks that the user adds. Settings of
 # callbacks are compared where their states are restored.
 FREE_ON_RESUME = (
     "ckpt_path",
@@ -110,8 +110,8 @@ def backend_name(config: Mapping[str, Any]) -> str:
 def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | None:
     """The file that `--ckpt_path` means; None to start from nothing.
 
-    A path; `last` or `best` of the run's folder, `best` by default but for fit; `auto`, for fit: `last` where there is
-    a run, so that one command starts it and goes on with it.
+    A path; `last` or `best` of the run's folder, `best` by default, not for fit; `auto`, for fit: `last` where there is
+    a run, so that one command starts it and continues it.
 
     Raises:
         RunError: when it is not there, or when a new fit would write over a run.
@@ -119,7 +119,7 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
     goes_on = any((folder / name).exists() for name in (LAST, PREVIOUS))
     if subcommand == "fit":
         if named == "auto":
-            if not goes_on:  # best.ckpt may be there, from before the first one to resume from; it will come anew
+            if not goes_on:  # best.ckpt may be there, from before the first one to resume from; it is written again
                 return None
             named = "last"
         _check_not_written_over(named, folder, goes_on or (folder / BEST).exists())
@@ -141,7 +141,7 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
 def read_or_fall_back(path: Path, named: str | None, subcommand: str) -> tuple[Path, dict[str, Any]]:
     """The checkpoint at `path`, or, where `--ckpt_path last` or `auto` named it and it is damaged, the one before.
 
-    For fit, a damaged one is set aside as `last.damaged.<k>.ckpt`, lest it take the place of the one before.
+    For fit, a damaged one is set aside as `last.damaged.<k>.ckpt`, so that it does not replace the one before.
 
     Returns:
         Where it was read from, and its contents.
@@ -172,7 +172,7 @@ def _check_not_written_over(named: str | None, folder: Path, has_run: bool) -> N
     )
     if has_run and not own:
         raise RunError(
-            f"{folder} already holds a run ({checkpoints}). Add --ckpt_path last to go on with it, or "
+            f"{folder} already holds a run ({checkpoints}). Add --ckpt_path last to continue it, or "
             "--trainer.default_root_dir <folder> to start another."
         )
 
@@ -240,13 +240,13 @@ def _whole(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_processes: int, fits: bool) -> None:
-    """Refuse to go on with other data or another number of processes; warn of other data in an evaluation.
+    """Refuse to continue with other data or another number of processes; warn of other data in an evaluation.
 
     Args:
         checkpoint: contents of the checkpoint.
         data_hash: of the prepared data at hand; None where it has none.
         num_processes: of this run.
-        fits: whether the run goes on training.
+        fits: whether the run trains.
 
     Raises:
         RunError: with both values.

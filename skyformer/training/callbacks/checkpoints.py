@@ -23,7 +23,7 @@ from skyformer.training.loggers import CSVLogger
 class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` in the run's folder, to resume from.
 
-    It is written every so many optimiser steps, before each dev evaluation, at the end of training, and after the step
+    It is written at intervals of steps, before each dev evaluation, at the end of training, and after the step
     during which Ctrl-C or SIGTERM came; the program then exits with 130 or 143, the codes by which a scheduler knows. A
     second Ctrl-C stops at once, without a checkpoint. In a SLURM job, SIGUSR1 does the same and queues the job again. A
     run that stopped before an evaluation was over resumes with it.
@@ -55,7 +55,7 @@ class LastCheckpoint(Checkpoint):
         self._to_log = state_dict["to_log"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Mend Lightning's count of epochs, which falls one behind where a run goes on from the end of an epoch to the
+        """Fix Lightning's count of epochs, which falls one behind where a run continues from the end of an epoch to the
         end of the next.
         """
         loop = checkpoint["loops"]["fit_loop"]
@@ -81,7 +81,7 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers if self._to_log else []:
             logger.log_metrics(self._to_log, step=trainer.global_step - 1)
         if self._evaluation_is_due:
-            # As Lightning's loop does after a step; on a resume it would go on to the next step.
+            # As Lightning's loop does after a step; on a resume it would take the next step.
             self._evaluation_is_due = False
             evaluation = trainer.fit_loop.epoch_loop.val_loop
             evaluation.restarting = False
@@ -123,7 +123,7 @@ class LastCheckpoint(Checkpoint):
             self._exit(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Only where the end could not be foreseen: a run that goes on from here would count its curves one step ahead.
+        # Only where the end could not be foreseen: a run continued from here would count its curves one step ahead.
         if trainer.global_step > self._saved_step:
             self._save(trainer)
         if self._must_stop(trainer):
@@ -193,7 +193,7 @@ class _InRunFolder(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take up the best scores whose files lie beside the checkpoint, and bring those files to this run's folder.
+        """Take up the best scores whose files lie next to the checkpoint, and bring those files to this run's folder.
 
         Lightning forgets scores in another folder. A score without its file would keep later files from being written.
         """
@@ -249,7 +249,7 @@ class BestCheckpoint(_InRunFolder):
 
 
 class TopCheckpoints(_InRunFolder):
-    """Keeps `checkpoints/top-step<n>.ckpt` of the dev evaluations with the best metric, beside `best.ckpt`.
+    """Keeps `checkpoints/top-step<n>.ckpt` of the dev evaluations with the best metric, in addition to `best.ckpt`.
 
     Args:
         save_top_k: how many, at least 1.

@@ -12,7 +12,7 @@ from skyformer.training.loggers import TensorBoardLogger
 COLUMNS, ROWS = 8, 4
 SIDE = 96  # pixels of a picture on the sheet
 CAPTION = 18
-RIGHT, WRONG = (0, 114, 178), (213, 94, 0)  # blue and vermilion: told apart by colour-blind readers too
+RIGHT, WRONG = (0, 114, 178), (213, 94, 0)  # blue and vermilion: distinct for colour-blind readers too
 
 
 class ImageSheet(Callback):
@@ -33,7 +33,7 @@ class ImageSheet(Callback):
             return
         pictures = _pixels(batch, side)[: COLUMNS * ROWS].byte().cpu().numpy()
         sheet = draw_sheet(pictures, batch.label.cpu(), outputs.argmax(dim=-1).cpu())
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning gives the metrics beside it
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning gives the metrics of this step
         for logger in loggers:
             logger.experiment.add_image("images/dev", sheet, step, dataformats="HWC")
 

@@ -34,7 +34,7 @@ class NonFiniteLoss(Callback):
 
     Args:
         action: `stop` the run at that step, or `skip` the step: its gradients are dropped, weights and the optimiser's
-            moments stay as they are, the schedule goes on, and `train/skipped_steps` counts it.
+            moments stay as they are, the schedule continues, and `train/skipped_steps` counts it.
 
     Raises:
         NonFiniteLossError: under `stop`.

@@ -117,5 +117,5 @@ def _make_progress(console: Console) -> Progress:
         TextColumn("{task.fields[text]}"),
         console=console,
         expand=True,
-        transient=True,  # what is done is said in lines that stay
+        transient=True,  # finished work has lines that stay
     )

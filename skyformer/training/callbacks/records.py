@@ -108,7 +108,7 @@ class RunConfig(SaveConfigCallback):
 
 
 def _write_config(path: Path, text: str, resumed: bool) -> None:
-    """What a resumed run began with, if it was something else, stays beside as `config.1.yaml`."""
+    """What a resumed run began with, if it was something else, stays as `config.1.yaml`."""
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text and resumed:
         path.rename(next_free_path(path.parent, path.stem, path.suffix))
     write_atomically(path, text)
@@ -117,7 +117,7 @@ def _write_config(path: Path, text: str, resumed: bool) -> None:
 def _add_record(path: Path, record: dict[str, Any]) -> None:
     """One record for each time that the run was started or resumed, in their order."""
     records = []
-    with suppress(OSError, ValueError):  # none yet, or damaged: then it stays beside
+    with suppress(OSError, ValueError):  # none yet, or damaged: then it is kept
         records = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(records, list) or (path.exists() and not records):
         path.rename(next_free_path(path.parent, path.stem, path.suffix))
@@ -134,7 +134,7 @@ def _note_early_end(path: Path, end: dict[str, Any]) -> None:
 
 
 class EvaluationResult(Callback):
-    """Prints the result of `test` and `validate` beside that of always guessing the commonest label, and writes it as
+    """Prints the result of `test` and `validate` next to that of always guessing the commonest label, and writes it as
     `result.json` and `validation.json`.
 
     Both over the examples that were evaluated, on all processes.
