@@ -39,11 +39,22 @@ def test_optimizers_of_torch(name, tmp_path, main, capsys, tiny_arguments):
         assert main(["fit", *arguments]).trainer.global_step == 3
 
 
-@pytest.mark.parametrize("overlay", ["trainer/bf16", None])
-def test_clipping_with_a_fused_optimizer(overlay, tmp_path, main, capsys, tiny_arguments):
-    clipped = ["--model.optimizer.init_args.fused=true", "--trainer.gradient_clip_val=1", "--trainer.max_steps=3"]
-    arguments = ["fit", *tiny_arguments("listops", tmp_path, *filter(None, [overlay])), *clipped]
-    if overlay:
-        refuse(main, capsys, arguments, 1, "model.optimizer", "gradient_clip_val=1", "bf16-mixed", "fused to false")
-    else:
-        assert main(arguments).trainer.global_step == 3
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+@pytest.mark.parametrize("overlays", [["trainer/bf16"], []])
+def test_clipping_with_a_fused_optimizer(overlays, algorithm, tmp_path, main, tiny_arguments):
+    """It trains as the same optimiser in its other form does, and otherwise than without clipping."""
+    weights = []
+    for fused, clip in ((True, 0.01), (False, 0.01), (True, None)):
+        settings = {"gradient_clip_val": clip or "null", "gradient_clip_algorithm": algorithm, "max_steps": 3}
+        cli = main(
+            [
+                "fit",
+                *tiny_arguments("listops", tmp_path / f"{fused}-{clip}", *overlays),
+                f"--model.optimizer.init_args.fused={str(fused).lower()}",
+                "--model.optimizer.init_args.eps=1.0e-2",  # far above zero, so that the size of gradients matters
+                *(f"--trainer.{name}={value}" for name, value in settings.items()),
+            ]
+        )
+        weights.append(cli.model.encoder.positions.weight.detach())
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-8)
+    assert (weights[0] - weights[2]).abs().max() > 1e-7

@@ -230,7 +230,8 @@ class SequenceClassifier(LightningModule):
         self._is_compiled = True
         weights = [weight for weight in self.parameters() if weight.requires_grad]
         for part in (1, 2):
-            shape = (COMPILED_BATCH // part, *tokens.shape[1:-1], self.encoder.max_length // part)
+            length = max(1, self.encoder.max_length // part)
+            shape = (COMPILED_BATCH // part, *tokens.shape[1:-1], length)
             example, places = tokens.new_zeros(shape), torch.arange(shape[-1], device=tokens.device)
             with torch.random.fork_rng([tokens.device]):
                 loss, _ = self._loss_and_accuracy(
