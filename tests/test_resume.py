@@ -241,6 +241,7 @@ def as_an_earlier_version_wrote_it(path: Path, drop_black: bool) -> None:
 
 
 FORMER = ["--data.init_args.augment=false", "--model.position_init=normal", "--data.init_args.drop_black=false"]
+FORMER += ["--model.query_key_gain=null"]
 
 
 def test_run_of_an_earlier_version_resumes_with_its_own_settings(tmp_path, main, tiny_arguments, capsys):
@@ -252,6 +253,8 @@ def test_run_of_an_earlier_version_resumes_with_its_own_settings(tmp_path, main,
     said = capsys.readouterr().err
     for line in (
         '--model.position_init "normal"',
+        "--model.query_key_gain null",
+        "--data.init_args.augment false",
         "--data.init_args.drop_black false",
     ):
         assert line in said
