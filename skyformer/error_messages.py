@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from skyformer.exceptions import CheckpointError, RunError
 from skyformer.training.callbacks.non_finite import NonFiniteLossError
 
-RESUME_HINT = "A run that has begun goes on with --ckpt_path last."
+RESUME_HINT = "Resume a run with --ckpt_path last."
 _FIXES = {
     errno.ENOSPC: "Free some space, or name a folder on another disk",
     errno.EDQUOT: "Free some space, or name a folder on another disk",
