@@ -54,6 +54,9 @@ class NonFiniteLoss(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped = state_dict["skipped"]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen, self._unread, self._all_finite = [], [], None  # of an earlier fit that was stopped
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch = batch, batch_idx, batches_taken(trainer)
 
