@@ -44,9 +44,10 @@ class StepProgressBar(ProgressBar):
             return
         self.progress.update(self.tasks["Training"], completed=trainer.global_step)
         interval = trainer.log_every_n_steps  # 0 turns logging off
-        if interval and trainer.global_step % interval == 0:  # reading the loss makes a GPU wait
-            text = f"loss {trainer.progress_bar_metrics['train/loss']:.3f}"
-            self.progress.update(self.tasks["Training"], text=text)
+        is_logged = interval and trainer.global_step % interval == 0  # reading the loss makes a GPU wait
+        loss = trainer.progress_bar_metrics.get("train/loss") if is_logged else None
+        if loss is not None:  # before the first logged step of an accumulating run there is no loss
+            self.progress.update(self.tasks["Training"], text=f"loss {loss:.3f}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
