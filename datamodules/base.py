@@ -53,7 +53,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (that of the instance where a setting decides),
     `num_documents` an example, `image_side` (0 for tasks without images), `first_id` (the id of the stored token 0),
     `class_names`, `citation`, `licence`, `published_dev_size` (how much of the dev set the published numbers saw),
-    `views` (of an example, which keep its label; see `images.symmetries`).
+    `views` (of an example, which keep its label; see `image_batches.symmetries`).
 
     Attributes:
         drop_black: whether black pixels are left out; False for tasks without images.

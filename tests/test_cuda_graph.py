@@ -4,6 +4,11 @@ import csv
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from skyformer.attention import PerformerAttention, SoftmaxAttention
+from skyformer.model.classifier import SequenceClassifier
+from skyformer.model.cuda_graph import unchanged_state
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -53,3 +58,24 @@ def test_graphed_run_is_the_run_without(compiled, precision, tmp_path, main, tin
         runs.append(losses(folder))
     assert len(runs[0]) == 9
     assert runs[0] == runs[1]
+
+
+def test_warm_up_leaves_buffers_and_random_numbers_alone():
+    """Performer counts its calls and draws its features again."""
+    backend = PerformerAttention(2, 8, 16, redraw_every=1).train()
+    inputs = [torch.randn(1, 2, 16, 8) for _ in range(3)]
+    before, generator = [buffer.clone() for buffer in backend.buffers()], torch.get_rng_state()
+    with unchanged_state(backend):
+        for _ in range(3):
+            backend(*inputs, None)
+            torch.rand(1)
+        assert int(backend.calls) == 3
+    assert all(torch.equal(buffer, former) for buffer, former in zip(backend.buffers(), before, strict=True))
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_term_that_the_graph_lacks_is_refused():
+    model = SequenceClassifier(SoftmaxAttention, torch.optim.AdamW, max_length=16)
+    model._graphed_step = object()
+    with pytest.raises(MisconfigurationException, match="adds a term to the loss"):
+        model.backward(torch.ones((), requires_grad=True))

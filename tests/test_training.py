@@ -159,6 +159,14 @@ def test_progress_bar_in_a_terminal(tmp_path, main, tiny_arguments, monkeypatch)
     assert "step       9   dev loss" in text
 
 
+def test_progress_bar_before_the_first_logged_loss(tmp_path, main, tiny_arguments, monkeypatch):
+    """The first batches of an accumulating step end at step 0, a multiple of the interval without a loss."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr("skyformer.training.callbacks.progress.Console", lambda: console)
+    settings = ["--trainer.accumulate_grad_batches=2", "--trainer.log_every_n_steps=3"]
+    assert main(["fit", *tiny_arguments("listops", tmp_path), *settings]).trainer.global_step == 9
+
+
 def test_spectral_norm():
     matrix = torch.randn(3, 40, 30, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(spectral_norm(matrix, 200), torch.linalg.matrix_norm(matrix, ord=2), rtol=1e-3)

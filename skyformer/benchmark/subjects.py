@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from skyformer.attention import Attention
 from skyformer.benchmark.cases import Case
@@ -69,7 +69,7 @@ def _make_step(case: Case) -> tuple[Work, Work]:
         return (F.cross_entropy(scores().float(), label),)
 
     if case.form == "graphed":
-        graph = GraphedStep(loss, parameters)
+        graph = GraphedStep(loss, nn.ModuleList([encoder, head]))
 
         def step() -> None:
             graph()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -19,7 +20,13 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from skyformer.exceptions import RunError
-from skyformer.model.cuda_graph import CaptureError, GraphedStep, reason_against_graph
+from skyformer.model.cuda_graph import (
+    CaptureError,
+    GraphedStep,
+    reason_against_graph,
+    scales_loss,
+    unchanged_state,
+)
 from skyformer.model.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, PositionInit
 from skyformer.model.head import ClassificationHead, Pooling
 from skyformer.model.initial_weights import load_initial_weights
@@ -156,10 +163,11 @@ class SequenceClassifier(LightningModule):
     def on_train_start(self) -> None:
         if self.init_from is not None and self.trainer.global_step == 0:  # a resume has restored its own weights
             load_initial_weights(self, Path(self.init_from).expanduser())
+        self._graphed_step = None  # that of an earlier fit
         if self.cuda_graph:
             reason = reason_against_graph(self.trainer)
             if reason is None:
-                self._graphed_step = GraphedStep(self._loss_and_accuracy, self.parameters())
+                self._graphed_step = GraphedStep(self._loss_and_accuracy, self)
             else:
                 rank_zero_info(f"model.cuda_graph=true has no effect: {reason}. Training runs without CUDA graphs.")
 
@@ -233,7 +241,7 @@ class SequenceClassifier(LightningModule):
             length = max(1, self.encoder.max_length // part)
             shape = (COMPILED_BATCH // part, *tokens.shape[1:-1], length)
             example, places = tokens.new_zeros(shape), torch.arange(shape[-1], device=tokens.device)
-            with torch.random.fork_rng([tokens.device]):
+            with unchanged_state(self):
                 loss, _ = self._loss_and_accuracy(
                     example,
                     None if mask is None else torch.ones_like(example, dtype=torch.bool),
@@ -255,14 +263,19 @@ class SequenceClassifier(LightningModule):
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if self._graphed_step is None:
             super().backward(loss, *args, **kwargs)
-        else:
-            self._graphed_step.set_gradients()  # the graph has computed them
+            return
+        if loss.requires_grad:
+            raise MisconfigurationException(
+                "model.cuda_graph=true: training_step adds a term to the loss that the graph does not compute. Fix: "
+                "set model.cuda_graph to false"
+            )
+        self._graphed_step.set_gradients()  # the graph has computed them
 
     @property
     def _is_logged_step(self) -> bool:
         """Whether Lightning writes the curves after the step under way, which it has not counted yet."""
         interval = self.trainer.log_every_n_steps
-        return interval > 0 and (self.trainer.global_step + 1) % interval == 0
+        return interval > 0 and ((self.trainer.global_step + 1) % interval == 0 or self.trainer.should_stop)
 
     def validation_step(self, batch: Any, batch_index: int) -> Tensor:
         return self._evaluate(batch, "val")
@@ -308,7 +321,7 @@ class SequenceClassifier(LightningModule):
         steps = None if self.trainer.fast_dev_run else self.trainer.max_steps
         optimizer, scheduler = self.make_optimizer_and_scheduler(steps)
         scales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
-        if scales_itself and self.trainer.gradient_clip_val and self._scales_loss:
+        if scales_itself and self.trainer.gradient_clip_val and scales_loss(self.trainer):
             raise MisconfigurationException(
                 "model.optimizer: Lightning does not clip the gradients of a fused optimiser in float16 (got "
                 f"trainer.gradient_clip_val={self.trainer.gradient_clip_val}, trainer.precision="
@@ -320,18 +333,15 @@ class SequenceClassifier(LightningModule):
         schedule = {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    @property
-    def _scales_loss(self) -> bool:
-        """Whether gradients are those of a multiple of the loss, as in float16."""
-        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
-
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if not gradient_clip_val or self._scales_loss:
+        is_fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        mixed = type(self.trainer.precision_plugin) is MixedPrecision and not scales_loss(self.trainer)
+        if not (gradient_clip_val and is_fused and mixed):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         # Lightning refuses a fused optimiser in bfloat16 too, whose gradients are as they are.
@@ -380,7 +390,7 @@ class SequenceClassifier(LightningModule):
             optimizer = self.optimizer_factory(self._parameter_groups())
             if isinstance(optimizer, SparseAdam):
                 raise ValueError("SparseAdam takes sparse gradients only. Fix: set torch.optim.Adam")
-            if self.device.type == "cuda" and not self._scales_loss:
+            if self.device.type == "cuda" and not scales_loss(self.trainer):
                 optimizer = fused(optimizer)
             if self.positions_lr_factor != 1:
                 optimizer.param_groups[-1]["lr"] *= self.positions_lr_factor

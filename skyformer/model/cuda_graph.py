@@ -5,7 +5,8 @@ them. A graph launches them all at once.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,20 +24,23 @@ class GraphedStep:
     """Computes `function(*inputs)` and the gradients of its first result by replaying a CUDA graph.
 
     Random numbers come from the default generator of the device, as without a graph, and depend on its state when the
-    graph is replayed. Graphs of all shapes share their memory, so one runs at a time.
+    graph is replayed. Graphs of all shapes share their memory, so one runs at a time. What a module is set to when a
+    shape first comes, such as a dropout rate or which parameters are frozen, stays so in its graph.
 
     Args:
         function: tensors, or None in place of one → a tuple of tensors, the first a scalar loss. It must not wait for
             the device.
-        parameters: whose gradients are taken. They stay where they are.
+        module: whose gradients are taken. Its parameters stay where they are.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], module: nn.Module) -> None:
         self.function = function
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.module = module
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.gradients: list[Tensor | None] | None = None
         self.graphs: dict[Any, tuple[Any, list[Tensor | None], tuple[Tensor, ...]]] = {}
         self.pool: Any = None
+        self.warm_up_stream = torch.cuda.Stream()  # one, since each keeps a workspace for products
 
     def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         """What `function` returns, without a graph of gradients. The next call overwrites it.
@@ -46,11 +50,8 @@ class GraphedStep:
         """
         shapes = tuple(None if value is None else (value.shape, value.dtype) for value in inputs)
         if shapes not in self.graphs:
-            generator_state = torch.cuda.get_rng_state()
-            try:
+            with unchanged_state(self.module):
                 self.graphs[shapes] = self._capture(inputs)
-            finally:
-                torch.cuda.set_rng_state(generator_state)
         graph, places, results = self.graphs[shapes]
         for place, value in zip(places, inputs, strict=True):
             if place is not None and value is not None:
@@ -65,7 +66,7 @@ class GraphedStep:
 
     def _capture(self, inputs: tuple[Tensor | None, ...]) -> tuple[Any, list[Tensor | None], tuple[Tensor, ...]]:
         places = [None if value is None else value.clone() for value in inputs]
-        stream = torch.cuda.Stream()
+        stream = self.warm_up_stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
@@ -102,6 +103,25 @@ class GraphedStep:
         return tuple(result.detach() for result in results)
 
 
+@contextmanager
+def unchanged_state(module: nn.Module) -> Iterator[None]:
+    """Leave buffers and random numbers as they were, so that runs inside do not count as training."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    devices = {buffer.device for buffer in (*module.parameters(), *module.buffers()) if buffer.is_cuda}
+    try:
+        with torch.random.fork_rng(sorted(devices, key=str)):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, former in buffers:
+                buffer.copy_(former)
+
+
+def scales_loss(trainer: Trainer) -> bool:
+    """Return whether gradients are those of a multiple of the loss, as in float16."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
 def reason_against_graph(trainer: Trainer) -> str | None:
     """What stands against CUDA graphs in this run; None where they work."""
     needs = {
@@ -109,9 +129,7 @@ def reason_against_graph(trainer: Trainer) -> str | None:
         f"trainer.accumulate_grad_batches=1 (got {trainer.accumulate_grad_batches})": (
             trainer.accumulate_grad_batches == 1
         ),
-        f"a precision without loss scaling (got trainer.precision={trainer.precision})": (
-            getattr(trainer.precision_plugin, "scaler", None) is None
-        ),
+        f"a precision without loss scaling (got trainer.precision={trainer.precision})": not scales_loss(trainer),
         f"a CUDA device (got {trainer.strategy.root_device.type})": trainer.strategy.root_device.type == "cuda",
     }
     return next((f"it needs {need}" for need, is_met in needs.items() if not is_met), None)

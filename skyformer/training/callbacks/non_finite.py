@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from skyformer.attention import Attention
 from skyformer.files import write_atomically
+from skyformer.model.cuda_graph import scales_loss
 from skyformer.training.callbacks.seeds import batches_taken, seed_step
 
 STEPS_UNREAD = 32  # whose batches a GPU holds
@@ -67,7 +68,7 @@ class NonFiniteLoss(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         seen, self._seen = self._seen, []
         total = torch.stack([entry.loss for entry in seen]).sum()
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
+        if not scales_loss(trainer):
             groups = optimizer.param_groups
             gradients = [weight.grad for group in groups for weight in group["params"] if weight.grad is not None]
             total = total + torch.nn.utils.get_total_norm(gradients)
