@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from skyformer.ops.triton_kernels import _base, _load, _power_of_two, _store, _with_strides
+from skyformer.ops.triton_kernels import power_of_two, with_strides
+from skyformer.ops.triton_programs import load_tile, matrix_pointer, store_tile
 
 
 @torch.library.custom_op("skyformer::landmark_solution", mutates_args=(), tags=(torch.Tag.flexible_layout,))
@@ -31,8 +32,8 @@ def landmark_solution(landmarks: Tensor, right: Tensor, mask: Tensor | None, rid
         options["maxnreg"] = 128  # two programs on a processor
     with torch.cuda.device_of(landmarks):
         _solve[(batch * heads,)](
-            *_with_strides(landmarks, right, mask, solution),
-            heads, n, width, ridge, SIZE=size, SIZE_BLOCK=_power_of_two(size), **options,
+            *with_strides(landmarks, right, mask, solution),
+            heads, n, width, ridge, SIZE=size, SIZE_BLOCK=power_of_two(size), **options,
         )  # fmt: skip
     return solution
 
@@ -49,7 +50,7 @@ def landmark_gradient(landmarks: Tensor, solution: Tensor, grad_right: Tensor, m
     grad = landmarks.new_empty(landmarks.shape)
     with torch.cuda.device_of(landmarks):
         _gradient[(batch * heads,)](
-            *_with_strides(landmarks, solution, grad_right, mask, grad),
+            *with_strides(landmarks, solution, grad_right, mask, grad),
             heads, n, width, size, **_options(n, mask),
         )  # fmt: skip
     return grad
@@ -89,7 +90,7 @@ def _operations_of_gradient(landmarks: torch.Size, solution: torch.Size, *args: 
 
 
 def _options(n: int, mask: Tensor | None) -> dict[str, Any]:
-    block = _power_of_two(n)
+    block = power_of_two(n)
     return {"BLOCK": block, "HAS_MASK": mask is not None, "num_warps": 8 if block > 64 else 4, "num_stages": 1}
 
 
@@ -142,9 +143,9 @@ def _solve(
     b, h = matrix // heads, matrix % heads
     i = tl.arange(0, BLOCK)
     kept = _taking_part(MASK, mask_strides, b, i, n, HAS_MASK)
-    system = _gram(_base(W, w_strides, b, h), w_strides, i, kept, width, BLOCK)
+    system = _gram(matrix_pointer(W, w_strides, b, h), w_strides, i, kept, width, BLOCK)
     system = tl.where(i[:, None] == i[None, :], 1.0 + ridge, system)
-    right = _load(_base(R, r_strides, b, h), r_strides, i, kept, SIZE, SIZE_BLOCK, tl.float32)
+    right = load_tile(matrix_pointer(R, r_strides, b, h), r_strides, i, kept, SIZE, SIZE_BLOCK, tl.float32)
     for k in range(n):
         row = tl.sum(tl.where(i[:, None] == k, system, 0.0), 0)
         pivot = tl.sum(tl.where(i == k, row, 0.0), 0)
@@ -152,7 +153,7 @@ def _solve(
         factors = row / pivot
         right -= factors[:, None] * tl.sum(tl.where(i[:, None] == k, right, 0.0), 0)[None, :]
         system -= factors[:, None] * row[None, :]
-    _store(right, _base(Z, z_strides, b, h), z_strides, i, i < n, SIZE, SIZE_BLOCK)
+    store_tile(right, matrix_pointer(Z, z_strides, b, h), z_strides, i, i < n, SIZE, SIZE_BLOCK)
 
 
 @triton.jit(do_not_specialize=["heads", "n", "width", "size"])
@@ -164,12 +165,12 @@ def _gradient(
     b, h = matrix // heads, matrix % heads
     i = tl.arange(0, BLOCK)
     kept = _taking_part(MASK, mask_strides, b, i, n, HAS_MASK)
-    z_base, dr_base = _base(Z, z_strides, b, h), _base(DR, dr_strides, b, h)
+    z_base, dr_base = matrix_pointer(Z, z_strides, b, h), matrix_pointer(DR, dr_strides, b, h)
     products = _zeros(BLOCK)
     for p in range(size):
         z, dr = _column(z_base, z_strides, i, p, kept), _column(dr_base, dr_strides, i, p, kept)
         products += dr[:, None] * z[None, :] + z[:, None] * dr[None, :]
-    w_base, dw_base = _base(W, w_strides, b, h), _base(DW, dw_strides, b, h)
+    w_base, dw_base = matrix_pointer(W, w_strides, b, h), matrix_pointer(DW, dw_strides, b, h)
     weights = -products * _gram(w_base, w_strides, i, kept, width, BLOCK)
     for p in range(width):
         column = _column(w_base, w_strides, i, p, kept)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from skyformer.ops.kernel import product_dtype
+from skyformer.ops.triton_programs import add_parts, both_gradients, one_gradient, weighted_sum
 
 SHORT = 256  # rows of a side with sums that several programs may share
 PROGRAMS = 264  # two for each processor of an H100
@@ -86,9 +87,9 @@ def kernel_sum(
     out = _empty(x, (batch, heads, n, size), dtype)
     parts = _parts(out, splits)
     with torch.cuda.device_of(x):
-        _sum[(batch * heads * blocks * splits,)](
-            *_with_strides(x, y, value, parts),
-            *_with_strides(mask, keys),
+        weighted_sum[(batch * heads * blocks * splits,)](
+            *with_strides(x, y, value, parts),
+            *with_strides(mask, keys),
             heads, n, m, blocks, splits, share, x_scale, y_scale, round(dropout_p * LEVELS),
             **_sizes(width, size, block, step, dtype), HAS_MASK=mask is not None, DROPS=keys is not None, **options,
         )  # fmt: skip
@@ -146,9 +147,9 @@ def kernel_sum_gradients(
             splits, share = _splits(batch * heads * blocks, n, m, step)
             parts = [_parts(out, splits) for out in outs]
             scales = (x_scale, y_scale) if is_x else (y_scale, x_scale)
-            _gradient[(batch * heads * blocks * splits,)](
-                *_with_strides(own, other, left, right, parts[0], parts[-1]),
-                *_with_strides(mask, keys),
+            one_gradient[(batch * heads * blocks * splits,)](
+                *with_strides(own, other, left, right, parts[0], parts[-1]),
+                *with_strides(mask, keys),
                 heads, n, m, blocks, splits, share, *scales, round(dropout_p * LEVELS),
                 **_sizes(width, size, block, step, dtype), IS_X=is_x,
                 HAS_MASK=mask is not None, DROPS=keys is not None, **options,
@@ -199,10 +200,10 @@ def _short_and_long(
     parts = _parts(grad_short, splits)
     value_parts = grads[2] if is_x else _parts(grads[2], splits)
     with torch.cuda.device_of(x):
-        _both_gradients[(batch * heads * splits,)](
-            *_with_strides(short, long, left, right, parts, grad_long, value_parts, mask),
+        both_gradients[(batch * heads * splits,)](
+            *with_strides(short, long, left, right, parts, grad_long, value_parts, mask),
             heads, n, m, splits, share, *scales,
-            **_sizes(width, size, _power_of_two(n), step, dtype), LONG_VALUE=is_x, HAS_MASK=mask is not None, **options,
+            **_sizes(width, size, power_of_two(n), step, dtype), LONG_VALUE=is_x, HAS_MASK=mask is not None, **options,
         )  # fmt: skip
         _add_parts(parts, grad_short, splits)
         if not is_x:
@@ -256,7 +257,7 @@ def _parts(out: Tensor, splits: int) -> Tensor:
 
 def _add_parts(parts: Tensor, out: Tensor, splits: int) -> None:
     if splits > 1:
-        _add[(triton.cdiv(out.numel(), 1024),)](parts, out, out.numel(), splits, BLOCK=1024)
+        add_parts[(triton.cdiv(out.numel(), 1024),)](parts, out, out.numel(), splits, BLOCK=1024)
 
 
 def _splits(programs: int, rows: int, others: int, step: int) -> tuple[int, int]:
@@ -267,7 +268,7 @@ def _splits(programs: int, rows: int, others: int, step: int) -> tuple[int, int]
     return triton.cdiv(steps, share), share * step
 
 
-def _with_strides(*tensors: Tensor | None) -> list[Any]:
+def with_strides(*tensors: Tensor | None) -> list[Any]:
     arguments: list[Any] = []
     for tensor in tensors:
         arguments += [tensor, tensor.stride()] if tensor is not None else [None, (0, 0, 0)]
@@ -280,8 +281,8 @@ def _sizes(width: int, size: int, block: int, step: int, dtype: torch.dtype) -> 
     return {
         "WIDTH": width,
         "SIZE": size,
-        "WIDTH_BLOCK": _power_of_two(width),
-        "SIZE_BLOCK": _power_of_two(size),
+        "WIDTH_BLOCK": power_of_two(width),
+        "SIZE_BLOCK": power_of_two(size),
         "BLOCK": block,
         "STEP": step,
         "DTYPE": _TYPES[dtype],
@@ -289,12 +290,12 @@ def _sizes(width: int, size: int, block: int, step: int, dtype: torch.dtype) -> 
     }
 
 
-def _power_of_two(count: int) -> int:
+def power_of_two(count: int) -> int:
     return max(16, triton.next_power_of_2(count))  # a product's sides are at least 16
 
 
 def _blocks(n: int, m: int, block: int, step: int) -> tuple[int, int]:
-    return min(block, _power_of_two(n)), min(step, _power_of_two(m))
+    return min(block, power_of_two(n)), min(step, power_of_two(m))
 
 
 def _forward_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[int, int, dict[str, int]]:
@@ -319,7 +320,7 @@ def _is_held(short: int, width: int, dtype: torch.dtype) -> bool:
     """Return whether a program can hold all rows of the short side, and sums for them, in 100 KB of shared memory."""
     if dtype == torch.float32:
         return short <= 128 and width <= 32
-    return short <= SHORT and width <= 64 and _power_of_two(short) * _power_of_two(width) <= 128 * 64
+    return short <= SHORT and width <= 64 and power_of_two(short) * power_of_two(width) <= 128 * 64
 
 
 def _held_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[int, dict[str, int]]:
@@ -329,244 +330,4 @@ def _held_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[int, d
     options = {"num_warps": 8 if n > 64 else 4, "num_stages": 2}
     if 64 < n <= 128 and width <= 32:
         options["maxnreg"] = 128  # two programs on a processor
-    return min(64 if n <= 128 else 32, _power_of_two(m)), options
-
-
-@triton.jit
-def _base(pointer, strides, b, h):
-    return pointer + b.to(tl.int64) * strides[0] + h.to(tl.int64) * strides[1]
-
-
-@triton.jit
-def _load(base, strides, rows, kept, SIZE: tl.constexpr, SIZE_BLOCK: tl.constexpr, DTYPE: tl.constexpr):
-    """Rows `(rows, SIZE_BLOCK)` of a matrix, as they go into products; zeros where not `kept`."""
-    columns = tl.arange(0, SIZE_BLOCK)
-    addresses = base + rows[:, None] * strides[2] + columns[None, :] * strides[3]
-    return tl.load(addresses, mask=kept[:, None] & (columns < SIZE)[None, :], other=0.0).to(DTYPE)
-
-
-@triton.jit
-def _store(tile, base, strides, rows, kept, SIZE: tl.constexpr, SIZE_BLOCK: tl.constexpr):
-    columns = tl.arange(0, SIZE_BLOCK)
-    addresses = base + rows[:, None] * strides[2] + columns[None, :] * strides[3]
-    tl.store(addresses, tile.to(base.dtype.element_ty), mask=kept[:, None] & (columns < SIZE)[None, :])
-
-
-@triton.jit
-def _truncated(tile, PRECISION: tl.constexpr):
-    """The numbers that a TF32 product sees, so that norms are those of the same numbers."""
-    if PRECISION == "tf32":
-        tile = (tile.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
-    return tile
-
-
-@triton.jit
-def _half_square(tile, scale):
-    """‖scale row‖² / 2 in units of log 2."""
-    tile = tile.to(tl.float32)
-    return tl.sum(tile * tile, 1) * (0.5 * 1.4426950408889634 * scale * scale)
-
-
-@triton.jit
-def _kernel(rows, others, row_norms, other_norms, factor, PRECISION: tl.constexpr):
-    """κ for a block of rows and one of the other side, float32."""
-    products = tl.dot(rows, tl.trans(others), input_precision=PRECISION)
-    exponent = products * factor - row_norms[:, None] - other_norms[None, :]
-    return tl.exp2(tl.minimum(exponent, 0.0, propagate_nan=tl.PropagateNan.ALL))
-
-
-@triton.jit
-def _dropped(kernel, keys, columns, dropped):
-    """`kernel` with entries dropped: 24 random bits from an entry's row key and column decide.
-
-    `keys` and `columns` broadcast to the entries. The bits are those of a mixing function of 64 bits of key, so both
-    passes find the same ones in any order.
-    """
-    bits = keys.to(tl.uint32) + columns.to(tl.uint32) * 0x9E3779B9
-    bits = (bits ^ (bits >> 16)) * 0x7FEB352D
-    bits = (bits ^ (bits >> 15) ^ (keys >> 32).to(tl.uint32)) * 0x846CA68B
-    return tl.where((bits >> 8).to(tl.int32) < dropped, 0.0, kernel)
-
-
-@triton.jit
-def _kept_scale(dropped):
-    """What makes up for the dropped entries; sums are multiplied by it at their end."""
-    return 16777216.0 / (16777216 - dropped)
-
-
-@triton.jit(do_not_specialize=["heads", "n", "m", "blocks", "splits", "share", "dropped"])
-def _sum(
-    X, x_strides, Y, y_strides, V, v_strides, OUT, out_strides, MASK, mask_strides, KEYS, key_strides,
-    heads, n, m, blocks, splits, share, x_scale, y_scale, dropped,
-    WIDTH: tl.constexpr, SIZE: tl.constexpr, WIDTH_BLOCK: tl.constexpr, SIZE_BLOCK: tl.constexpr,
-    BLOCK: tl.constexpr, STEP: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
-    HAS_MASK: tl.constexpr, DROPS: tl.constexpr,
-):  # fmt: skip
-    """`Σ_j κ(x_i, y_j) v_j` for a block of i, over the program's share of j."""
-    program = tl.program_id(0)
-    block, split, matrix = program % blocks, program // blocks % splits, program // blocks // splits
-    b, h = matrix // heads, matrix % heads
-    batch = tl.num_programs(0) // (blocks * splits * heads)
-    i = block * BLOCK + tl.arange(0, BLOCK)
-    x = _load(_base(X, x_strides, b, h), x_strides, i, i < n, WIDTH, WIDTH_BLOCK, DTYPE)
-    x = _truncated(x, PRECISION)
-    x_norms = _half_square(x, x_scale)
-    y_base, v_base = _base(Y, y_strides, b, h), _base(V, v_strides, b, h)
-    if DROPS:
-        keys = tl.load(_base(KEYS, key_strides, b, h) + i * key_strides[2], mask=i < n, other=0)
-    out = tl.zeros((BLOCK, SIZE_BLOCK), tl.float32)
-    first = split * share
-    for start in range(first, tl.minimum(first + share, m), STEP):
-        j = start + tl.arange(0, STEP)
-        kept = j < m
-        if HAS_MASK:
-            kept = tl.load(MASK + b.to(tl.int64) * mask_strides[0] + j * mask_strides[1], mask=kept, other=0) != 0
-        y = _truncated(_load(y_base, y_strides, j, kept, WIDTH, WIDTH_BLOCK, DTYPE), PRECISION)
-        v = _load(v_base, v_strides, j, kept, SIZE, SIZE_BLOCK, DTYPE)
-        kernel = _kernel(x, y, x_norms, _half_square(y, y_scale), x_scale * y_scale * 1.4426950408889634, PRECISION)
-        if DROPS:
-            kernel = _dropped(kernel, keys[:, None], j[None, :], dropped)
-        out += tl.dot(kernel.to(DTYPE), v, input_precision=PRECISION)
-    if DROPS:
-        out *= _kept_scale(dropped)
-    _store(out, _base(OUT, out_strides, split * batch + b, h), out_strides, i, i < n, SIZE, SIZE_BLOCK)
-
-
-@triton.jit(do_not_specialize=["heads", "n", "m", "blocks", "splits", "share", "dropped"])
-def _gradient(
-    X, x_strides, Y, y_strides, A, a_strides, B, b_strides, DX, dx_strides, DV, dv_strides,
-    MASK, mask_strides, KEYS, key_strides,
-    heads, n, m, blocks, splits, share, x_scale, y_scale, dropped,
-    WIDTH: tl.constexpr, SIZE: tl.constexpr, WIDTH_BLOCK: tl.constexpr, SIZE_BLOCK: tl.constexpr,
-    BLOCK: tl.constexpr, STEP: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, IS_X: tl.constexpr,
-    HAS_MASK: tl.constexpr, DROPS: tl.constexpr,
-):  # fmt: skip
-    """`Σ_j F_ij (y_j − x_i)` for a block of i, with `F_ij = (a_i·b_j) κ(x_i, y_j)`, scales left out.
-
-    If not `IS_X`, the sides have changed places: x stands for y, A for its values, and B for the incoming gradient.
-    Then `DV_i = Σ_j κ(x_i, y_j) b_j` too. Mask and columns of the random bits belong to the true y.
-    """
-    program = tl.program_id(0)
-    block, split, matrix = program % blocks, program // blocks % splits, program // blocks // splits
-    b, h = matrix // heads, matrix % heads
-    batch = tl.num_programs(0) // (blocks * splits * heads)
-    i = block * BLOCK + tl.arange(0, BLOCK)
-    mask_base = MASK
-    if HAS_MASK:
-        mask_base += b.to(tl.int64) * mask_strides[0]
-    kept = i < n
-    if HAS_MASK and not IS_X:
-        kept = tl.load(mask_base + i * mask_strides[1], mask=kept, other=0) != 0
-    x = _load(_base(X, x_strides, b, h), x_strides, i, kept, WIDTH, WIDTH_BLOCK, DTYPE)
-    x = _truncated(x, PRECISION)
-    left = _load(_base(A, a_strides, b, h), a_strides, i, kept, SIZE, SIZE_BLOCK, DTYPE)
-    x_norms = _half_square(x, x_scale)
-    y_base, right_base = _base(Y, y_strides, b, h), _base(B, b_strides, b, h)
-    if DROPS:
-        key_base = _base(KEYS, key_strides, b, h)
-        if IS_X:
-            keys = tl.load(key_base + i * key_strides[2], mask=i < n, other=0)
-    dx = tl.zeros((BLOCK, WIDTH_BLOCK), tl.float32)
-    sums = tl.zeros((BLOCK,), tl.float32)
-    dv = tl.zeros((BLOCK, SIZE_BLOCK), tl.float32)
-    first = split * share
-    for start in range(first, tl.minimum(first + share, m), STEP):
-        j = start + tl.arange(0, STEP)
-        taken = j < m
-        if HAS_MASK and IS_X:
-            taken = tl.load(mask_base + j * mask_strides[1], mask=taken, other=0) != 0
-        y = _truncated(_load(y_base, y_strides, j, taken, WIDTH, WIDTH_BLOCK, DTYPE), PRECISION)
-        right = _load(right_base, b_strides, j, taken, SIZE, SIZE_BLOCK, DTYPE)
-        kernel = _kernel(x, y, x_norms, _half_square(y, y_scale), x_scale * y_scale * 1.4426950408889634, PRECISION)
-        if DROPS:
-            if IS_X:
-                kernel = _dropped(kernel, keys[:, None], j[None, :], dropped)
-            else:
-                other_keys = tl.load(key_base + j * key_strides[2], mask=taken, other=0)
-                kernel = _dropped(kernel, other_keys[None, :], i[:, None], dropped)
-        weights = tl.dot(left, tl.trans(right), input_precision=PRECISION) * kernel
-        weights = _truncated(weights.to(DTYPE), PRECISION)
-        dx += tl.dot(weights, y, input_precision=PRECISION)
-        sums += tl.sum(weights.to(tl.float32), 1)  # of the rounded weights: what they are off by cancels
-        if not IS_X:
-            dv += tl.dot(kernel.to(DTYPE), right, input_precision=PRECISION)
-    if DROPS:
-        dx, sums, dv = dx * _kept_scale(dropped), sums * _kept_scale(dropped), dv * _kept_scale(dropped)
-    dx = dx * (x_scale * y_scale) - x.to(tl.float32) * (sums * (x_scale * x_scale))[:, None]
-    _store(dx, _base(DX, dx_strides, split * batch + b, h), dx_strides, i, i < n, WIDTH, WIDTH_BLOCK)
-    if not IS_X:
-        dv = tl.where(kept[:, None], dv, 0.0)
-        _store(dv, _base(DV, dv_strides, split * batch + b, h), dv_strides, i, i < n, SIZE, SIZE_BLOCK)
-
-
-@triton.jit(do_not_specialize=["heads", "n", "m", "splits", "share"])
-def _both_gradients(
-    S, s_strides, L, l_strides, A, a_strides, B, b_strides, DS, ds_strides, DL, dl_strides, DV, dv_strides,
-    MASK, mask_strides,
-    heads, n, m, splits, share, s_scale, l_scale,
-    WIDTH: tl.constexpr, SIZE: tl.constexpr, WIDTH_BLOCK: tl.constexpr, SIZE_BLOCK: tl.constexpr,
-    BLOCK: tl.constexpr, STEP: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr, LONG_VALUE: tl.constexpr,
-    HAS_MASK: tl.constexpr,
-):  # fmt: skip
-    """The gradients of `_gradient` for a short side, which is one block, and a share of the long one.
-
-    A belongs to the short side and B to the long one. `DV` is `Σ_i κ(s_i, l_j) a_i` if `LONG_VALUE`, else
-    `Σ_j κ(s_i, l_j) b_j`. The mask is one of the long side.
-    """
-    program = tl.program_id(0)
-    split, matrix = program % splits, program // splits
-    b, h = matrix // heads, matrix % heads
-    batch = tl.num_programs(0) // (splits * heads)
-    i = tl.arange(0, BLOCK)
-    short = _load(_base(S, s_strides, b, h), s_strides, i, i < n, WIDTH, WIDTH_BLOCK, DTYPE)
-    short = _truncated(short, PRECISION)
-    left = _load(_base(A, a_strides, b, h), a_strides, i, i < n, SIZE, SIZE_BLOCK, DTYPE)
-    norms = _half_square(short, s_scale)
-    long_base, right_base = _base(L, l_strides, b, h), _base(B, b_strides, b, h)
-    dl_base, dv_base = _base(DL, dl_strides, b, h), _base(DV, dv_strides, b, h)
-    ds = tl.zeros((BLOCK, WIDTH_BLOCK), tl.float32)
-    sums = tl.zeros((BLOCK,), tl.float32)
-    dv = tl.zeros((BLOCK, SIZE_BLOCK), tl.float32)
-    ones = tl.full((BLOCK, 16), 1.0, DTYPE)
-    factor = s_scale * l_scale
-    first = split * share
-    for start in range(first, tl.minimum(first + share, m), STEP):
-        j = start + tl.arange(0, STEP)
-        kept = j < m
-        if HAS_MASK:
-            kept = tl.load(MASK + b.to(tl.int64) * mask_strides[0] + j * mask_strides[1], mask=kept, other=0) != 0
-        long = _truncated(_load(long_base, l_strides, j, kept, WIDTH, WIDTH_BLOCK, DTYPE), PRECISION)
-        right = _load(right_base, b_strides, j, kept, SIZE, SIZE_BLOCK, DTYPE)
-        kernel = _kernel(short, long, norms, _half_square(long, l_scale), factor * 1.4426950408889634, PRECISION)
-        weights = tl.dot(left, tl.trans(right), input_precision=PRECISION) * kernel
-        weights = _truncated(weights.to(DTYPE), PRECISION)
-        kernel = kernel.to(DTYPE)
-        ds += tl.dot(weights, long, input_precision=PRECISION)
-        sums += tl.sum(weights.to(tl.float32), 1)
-        if LONG_VALUE:
-            long_dv = tl.dot(tl.trans(kernel), left, input_precision=PRECISION)
-            if HAS_MASK:
-                long_dv = tl.where(kept[:, None], long_dv, 0.0)
-            _store(long_dv, dv_base, dv_strides, j, j < m, SIZE, SIZE_BLOCK)
-        else:
-            dv += tl.dot(kernel, right, input_precision=PRECISION)
-        weights = tl.trans(weights)
-        dl = tl.dot(weights, short, input_precision=PRECISION) * factor
-        long_sums = tl.sum(tl.dot(weights, ones, input_precision=PRECISION), 1)  # cheaper than a sum across warps
-        dl -= long.to(tl.float32) * (long_sums * (l_scale * l_scale / 16))[:, None]
-        _store(dl, dl_base, dl_strides, j, j < m, WIDTH, WIDTH_BLOCK)
-    ds = ds * factor - short.to(tl.float32) * (sums * (s_scale * s_scale))[:, None]
-    _store(ds, _base(DS, ds_strides, split * batch + b, h), ds_strides, i, i < n, WIDTH, WIDTH_BLOCK)
-    if not LONG_VALUE:
-        _store(dv, _base(DV, dv_strides, split * batch + b, h), dv_strides, i, i < n, SIZE, SIZE_BLOCK)
-
-
-@triton.jit(do_not_specialize=["count", "splits"])
-def _add(PARTS, OUT, count, splits, BLOCK: tl.constexpr):
-    """`OUT = Σ PARTS`, `(splits, count)` → `(count,)`."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for _ in range(splits):
-        total += tl.load(PARTS + i, mask=i < count, other=0.0)
-        PARTS += count
-    tl.store(OUT + i, total.to(OUT.dtype.element_ty), mask=i < count)
+    return min(64 if n <= 128 else 32, power_of_two(m)), options
