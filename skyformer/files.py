@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 # What a file system without locks answers: NFS without its lock daemon, some FUSE and parallel file systems.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -24,9 +24,7 @@ def acquire_lock(path: Path, seconds: float = 0.0) -> FileLock | None:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=seconds)
-    except Timeout:  # an OSError too
-        raise
-    except (NotImplementedError, OSError) as error:
+    except (NotImplementedError, OSError) as error:  # Timeout is one, without a number
         if not (isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS):
             raise
         return None

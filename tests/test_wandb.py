@@ -18,7 +18,7 @@ def train(tmp_path, main, tiny_arguments, monkeypatch):
         main([command, *arguments, *OFFLINE, *extra])
         wandb.finish()
         folders = (tmp_path / "run/wandb").glob("offline-run-*")
-        return [folder.name.rpartition("-")[2] for folder in sorted(folders, key=lambda path: path.stat().st_mtime)]
+        return [folder.name.split("-")[3] for folder in sorted(folders, key=lambda path: path.stat().st_mtime)]
 
     return run
 
