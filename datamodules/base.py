@@ -52,7 +52,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (that of the instance where a setting decides),
     `num_documents` an example, `image_side` (0 for tasks without images), `first_id` (the id of the stored token 0),
-    `class_names`, `citation`, `licence`, `published_dev_size` (how much of the dev set the published numbers saw),
+    `class_names`, `citation`, `licence`, `published_val_size` (validation examples the published numbers used),
     `views` (of an example, which keep its label; see `image_batches.symmetries`).
 
     Attributes:
@@ -84,7 +84,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     class_names: ClassVar[tuple[str, ...]]
     citation: ClassVar[str]
     licence: ClassVar[str]
-    published_dev_size: ClassVar[int | None] = None
+    published_val_size: ClassVar[int | None] = None
     views: ClassVar[tuple[int, ...]] = (0,)
     drop_black: bool = False
 
@@ -214,7 +214,7 @@ class SequenceDataModule(LightningDataModule, ABC):
             arrays, self.new_names = as_split(path, self.new_examples(path))
             self.splits["predict"] = self._batches(arrays)
             return
-        for split in ("train", "dev", "test"):
+        for split in ("train", "val", "test"):
             if split not in self.splits:
                 self.splits[split] = self._load(split)
         if self._trains:
@@ -259,7 +259,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return f"the examples of {self.task}"
 
     def _load(self, split: str) -> SplitBatches:
-        return self._batches(load(self.folder, self.settings, self.dev_split if split == "dev" else split, self.layout))
+        return self._batches(load(self.folder, self.settings, self.val_split if split == "val" else split, self.layout))
 
     def _batches(self, arrays: Split) -> SplitBatches:
         device = self._device_for(arrays)
@@ -279,13 +279,13 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def prepared_splits(self) -> tuple[str, ...]:
-        """Those that the prepared folder holds; the dev set may be the test set."""
-        return ("train", "dev", "test") if self.dev_split == "dev" else ("train", "test")
+        """Those that the prepared folder holds; the validation set may be the test set."""
+        return ("train", "val", "test") if self.val_split == "val" else ("train", "test")
 
     @property
-    def dev_split(self) -> str:
-        """Which of the prepared splits is the dev set."""
-        return "dev"
+    def val_split(self) -> str:
+        """Which of the prepared splits is the validation set."""
+        return "val"
 
     def example_names(self, split: str) -> list[str]:
         """What each example of a split is called, after its place in the source."""
@@ -358,8 +358,8 @@ class SequenceDataModule(LightningDataModule, ABC):
         return max(1, min(limit, batches) if isinstance(limit, int) else int(limit * batches))
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        size = self.published_dev_size if self.protocol.published_dev_size else None
-        return self._eval_loader("dev", size)
+        size = self.published_val_size if self.protocol.published_val_size else None
+        return self._eval_loader("val", size)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         size = len(self.splits["test"]) // self.eval_batch_size * self.eval_batch_size

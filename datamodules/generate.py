@@ -8,7 +8,7 @@ import numpy as np
 from datamodules.examples import Chunk, Example, make_examples_in_processes
 
 # Each split draws from a stream of its own, so that a split's size never changes another split.
-STREAMS = {"train": 0, "dev": 1, "test": 2}
+STREAMS = {"train": 0, "val": 1, "test": 2}
 Draw = Callable[[int, int], tuple[np.ndarray, int]]
 
 
@@ -38,14 +38,14 @@ def _make(draw: Draw, seed: int, index: int) -> Example:
     return Example((tokens.reshape(-1),), label)
 
 
-def check_sizes(train: int, dev: int, test: int) -> dict[str, int]:
+def check_sizes(train: int, val: int, test: int) -> dict[str, int]:
     """The three sizes by split.
 
     Raises:
         ValueError: for one below 1, naming its key.
     """
-    check_at_least_one(train_size=train, dev_size=dev, test_size=test)
-    return {"train": train, "dev": dev, "test": test}
+    check_at_least_one(train_size=train, val_size=val, test_size=test)
+    return {"train": train, "val": val, "test": test}
 
 
 def check_at_least_one(**values: int) -> None:

@@ -15,7 +15,7 @@ from datamodules.generate import check_at_least_one, check_seed
 from datamodules.image_batches import FLIP
 from datamodules.prepared.writing import RawSplits
 from datamodules.protocol import OURS, Protocol
-from datamodules.sources.archives import cut_dev, damaged, reading, sizes_of, source_name, source_path
+from datamodules.sources.archives import cut_val, damaged, reading, sizes_of, source_name, source_path
 from datamodules.sources.download import fetch
 from datamodules.sources.grey import GREY, Grey
 from datamodules.sources.new_inputs import read_pictures
@@ -29,8 +29,8 @@ Item = tuple[Any, int]
 class Image(SequenceDataModule):
     """CIFAR-10 in grey as sequences of 1,024 pixels; ten classes.
 
-    Krizhevsky 2009: 50,000 pictures to train on; 5,000 of them are the dev set here as in Long Range Arena (Tay et
-    al., ICLR 2021; its very sets follow from how TensorFlow Datasets shuffles), and 10,000 to test.
+    Krizhevsky 2009: 50,000 pictures to train on; 5,000 of them are the validation set, as in Long Range Arena (Tay et
+    al., ICLR 2021), whose own split follows from how TensorFlow Datasets shuffles. 10,000 are the test set.
 
     Args:
         data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
@@ -38,8 +38,8 @@ class Image(SequenceDataModule):
             JPEG files, classes by name or number; None to fetch the former.
         grey: luma of `tensorflow`, as in Long Range Arena, or of `pil`, which differs by 1 on a quarter of all colours.
         drop_black: leave black pixels out of the sequence, as padding, which the published code does.
-        dev_size: pictures of the dev set, a tenth of each class.
-        data_seed: names the draw of the dev set; not the seed of training.
+        val_size: pictures of the validation set, a tenth of each class.
+        data_seed: names the draw of the validation set; not the seed of training.
     """
 
     task = "image"
@@ -64,22 +64,22 @@ class Image(SequenceDataModule):
         source: str | None = None,
         grey: Literal["tensorflow", "pil"] = "tensorflow",
         drop_black: bool = True,
-        dev_size: int = 5_000,
+        val_size: int = 5_000,
         data_seed: int = 0,
     ) -> None:
         super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
         if grey not in GREY:
             raise ValueError(f"data.grey={grey!r} is not one of {sorted(GREY)}")
-        check_at_least_one(dev_size=dev_size)
+        check_at_least_one(val_size=val_size)
         self.source = source
         self.grey = grey
         self.drop_black = drop_black
-        self.dev_size = dev_size
+        self.val_size = val_size
         self.data_seed = check_seed(data_seed)
 
     @property
     def settings(self) -> dict[str, Any]:
-        draw = {"dev_size": self.dev_size, "data_seed": self.data_seed}
+        draw = {"val_size": self.val_size, "data_seed": self.data_seed}
         return {"source": source_name(self.source), "grey": self.grey, **draw, "version": 1}
 
     def expected_bytes(self) -> int:
@@ -93,10 +93,10 @@ class Image(SequenceDataModule):
     def raw_splits(self) -> RawSplits:
         train, make_train = self._read("train")
         test, make_test = self._read("test")
-        rest, dev = cut_dev([label for _, label in train], self.dev_size, self.data_seed)
+        rest, val = cut_val([label for _, label in train], self.val_size, self.data_seed)
         parts = {
             "train": (make_train, [train[place] for place in rest]),
-            "dev": (make_train, [train[place] for place in dev]),
+            "val": (make_train, [train[place] for place in val]),
             "test": (make_test, test),
         }
         return {

@@ -26,7 +26,7 @@ from datamodules.sources.archives import (
 from datamodules.sources.new_inputs import read_lines, unusable
 
 HEADER = [b"Source", b"Target"]
-FILES = {"train": "basic_train.tsv", "dev": "basic_val.tsv", "test": "basic_test.tsv"}
+FILES = {"train": "basic_train.tsv", "val": "basic_val.tsv", "test": "basic_test.tsv"}
 _IDS = {token.encode(): number for number, token in enumerate(TOKENS) if number}  # padding is never written
 
 
@@ -47,7 +47,7 @@ class ListOps(SequenceDataModule):
         max_depth: of the tree.
         max_args: of an operator.
         train_size: number of expressions to train on.
-        dev_size: number of expressions of the dev set.
+        val_size: number of expressions of the validation set.
         test_size: number of expressions of the test set.
         data_seed: names the stream of expressions; not the seed of training.
     """
@@ -59,7 +59,7 @@ class ListOps(SequenceDataModule):
     class_names = tuple("0123456789")
     citation = "Nangia and Bowman, NAACL-SRW 2018; Tay et al., Long Range Arena, ICLR 2021"
     licence = "generated here; the release's files: Apache 2.0"
-    published_dev_size = 62 * 32  # batches of the published code
+    published_val_size = 62 * 32  # batches of the published code
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class ListOps(SequenceDataModule):
         max_depth: int = 10,
         max_args: int = 10,
         train_size: int = 96_000,
-        dev_size: int = 2_000,
+        val_size: int = 2_000,
         test_size: int = 2_000,
         data_seed: int = 0,
     ) -> None:
@@ -95,7 +95,7 @@ class ListOps(SequenceDataModule):
                 f"data.min_length={min_length}"
             )
         self.source = source
-        self.sizes = check_sizes(train_size, dev_size, test_size)
+        self.sizes = check_sizes(train_size, val_size, test_size)
         self.data_seed = check_seed(data_seed)
         self.bounds = {"min_length": min_length, "max_length": max_length, "max_depth": max_depth, "max_args": max_args}
         # Batches are padded to a multiple of 32, so more positions are needed; 2,000 gives the customary 2,048.

@@ -11,21 +11,21 @@ class Protocol:
 
     Attributes:
         brackets: False: ListOps without any bracket, which is how its operators' scopes were lost.
-        dev_is_test: Text with all 25,000 reviews to train on, and the test set in place of the dev set.
+        val_is_test: Text with all 25,000 reviews to train on, and the test set in place of the validation set.
         document_bytes: Text and Retrieval cut to this many bytes, where the task's own setting is longer.
         pad_to_max_length: every sequence padded to the task's full length.
         drop_last_test: leave out the last incomplete batch of the test set.
-        published_dev_size: as many examples of the dev set, always the same random ones, as the published code
+        published_val_size: as many examples of the validation set, always the same random ones, as the published code
             evaluated in its fixed number of batches: 62 of 32 on ListOps, 200 of 32 on Text, 300 of 16 on Retrieval,
-            156 of 128 on Pathfinder, the whole dev set on Image.
+            156 of 128 on Pathfinder, the whole validation set on Image.
     """
 
     brackets: bool = True
-    dev_is_test: bool = False
+    val_is_test: bool = False
     document_bytes: int | None = None
     pad_to_max_length: bool = False
     drop_last_test: bool = False
-    published_dev_size: bool = False
+    published_val_size: bool = False
 
     def __post_init__(self) -> None:
         if self.document_bytes is not None and self.document_bytes < 1:

@@ -15,7 +15,7 @@ from datamodules.protocol import OURS, Protocol
 from datamodules.sources.archives import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
 from datamodules.sources.new_inputs import read_lines, unusable
 
-FILES = {split: f"new_aan_pairs.{name}.tsv" for split, name in (("train", "train"), ("dev", "eval"), ("test", "test"))}
+FILES = {split: f"new_aan_pairs.{name}.tsv" for split, name in (("train", "train"), ("val", "eval"), ("test", "test"))}
 NUM_PAIRS = 182_613
 
 
@@ -42,7 +42,7 @@ class Retrieval(SequenceDataModule):
     class_names = ("unrelated", "citing")
     citation = "Radev et al., The ACL Anthology Network Corpus, 2013; Tay et al., Long Range Arena, ICLR 2021"
     licence = "texts of the ACL Anthology: CC BY-NC-SA 3.0 up to 2015, CC BY 4.0 since"
-    published_dev_size = 300 * 16  # batches of the published code
+    published_val_size = 300 * 16  # batches of the published code
 
     def __init__(
         self,

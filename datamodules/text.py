@@ -16,7 +16,7 @@ from datamodules.files import PreparedDataError, open_regular
 from datamodules.generate import check_at_least_one, check_seed
 from datamodules.prepared.writing import RawSplits
 from datamodules.protocol import OURS, Protocol
-from datamodules.sources.archives import cut_dev, damaged, reading, sizes_of, source_name, source_path
+from datamodules.sources.archives import cut_val, damaged, reading, sizes_of, source_name, source_path
 from datamodules.sources.download import fetch
 from datamodules.sources.new_inputs import read_lines
 
@@ -30,16 +30,17 @@ Read = Callable[[str], bytes]
 class Text(SequenceDataModule):
     """IMDb reviews as sequences of bytes; two classes.
 
-    Maas et al., ACL 2011: 25,000 reviews to train on and 25,000 to test, each half positive. 2,500 of the first are the
-    dev set here; the published numbers chose their checkpoint on the test set (`protocol.dev_is_test`). Token ids: 0
-    padding, byte + 1 else; bytes that are not UTF-8 are bytes too. A review has 1,325 bytes on average, at most 13,704.
+    Maas et al., ACL 2011: 25,000 reviews to train on and 25,000 to test, each half positive. 2,500 of the
+    first are the validation set. The published numbers chose their checkpoint on the test set (`protocol.val_is_test`).
+    Token ids: 0 is padding, else byte + 1; bytes that are not UTF-8 are bytes too. A review has 1,325 bytes on
+    average, at most 13,704.
 
     Args:
         data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
         source: the unpacked `aclImdb` or an archive of it (tar, whatever its compression); None to fetch it.
         max_bytes: longer reviews are cut.
-        dev_size: reviews of the dev set, half of each class.
-        data_seed: names the draw of the dev set; not the seed of training.
+        val_size: reviews of the validation set, half of each class.
+        data_seed: names the draw of the validation set; not the seed of training.
     """
 
     task = "text"
@@ -50,7 +51,7 @@ class Text(SequenceDataModule):
     class_names = CLASSES
     citation = "Maas, Daly, Pham, Huang, Ng, Potts, Learning Word Vectors for Sentiment Analysis, ACL 2011"
     licence = "none stated; its authors ask to be cited"
-    published_dev_size = 200 * 32  # batches of the published code
+    published_val_size = 200 * 32  # batches of the published code
 
     def __init__(
         self,
@@ -63,25 +64,25 @@ class Text(SequenceDataModule):
         predict_source: str | None = None,
         source: str | None = None,
         max_bytes: int = 4096,
-        dev_size: int = 2_500,
+        val_size: int = 2_500,
         data_seed: int = 0,
     ) -> None:
         super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
-        check_at_least_one(max_bytes=max_bytes, dev_size=dev_size)
+        check_at_least_one(max_bytes=max_bytes, val_size=val_size)
         self.source = source
         self.max_bytes = self.protocol.cut(max_bytes)
-        self.dev_size = 0 if self.protocol.dev_is_test else dev_size
+        self.val_size = 0 if self.protocol.val_is_test else val_size
         self.data_seed = check_seed(data_seed)
         self.max_length = -(-max_bytes // 64) * 64
 
     @property
     def settings(self) -> dict[str, Any]:
-        cut = {"max_bytes": self.max_bytes, "dev_size": self.dev_size, "data_seed": self.data_seed}
+        cut = {"max_bytes": self.max_bytes, "val_size": self.val_size, "data_seed": self.data_seed}
         return {"source": source_name(self.source), **cut, "version": 1}
 
     @property
-    def dev_split(self) -> str:
-        return "dev" if self.dev_size else "test"
+    def val_split(self) -> str:
+        return "val" if self.val_size else "test"
 
     def expected_bytes(self) -> int:
         return 50_000 * min(self.max_bytes, 1_350)
@@ -100,9 +101,9 @@ class Text(SequenceDataModule):
         make = partial(_make_example, read)
         train = [name for name in names if name.startswith("train/")]
         parts = {"train": train}
-        if self.dev_size:
-            rest, dev = cut_dev([_label(name) for name in train], self.dev_size, self.data_seed)
-            parts = {"train": [train[place] for place in rest], "dev": [train[place] for place in dev]}
+        if self.val_size:
+            rest, val = cut_val([_label(name) for name in train], self.val_size, self.data_seed)
+            parts = {"train": [train[place] for place in rest], "val": [train[place] for place in val]}
         parts["test"] = [name for name in names if name.startswith("test/")]
         return {split: make_examples(make, part, f"Reading IMDb, {split:>5}") for split, part in parts.items()}
 

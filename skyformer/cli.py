@@ -348,7 +348,7 @@ class SkyformerCLI(LightningCLI):
                 return
             if not (folder / BEST).exists():
                 raise RunError(
-                    f"test_after_fit: {folder} has no {BEST}, since no dev evaluation took place; train longer than "
+                    f"test_after_fit: {folder} has no {BEST}, since no validation took place; train longer than "
                     f"trainer.val_check_interval={self.trainer.val_check_interval} batches, or lower it"
                 )
             path = find_checkpoint("best", folder, "test")

@@ -20,12 +20,12 @@ import run  # noqa: E402  the repository's root is not a package
 from skyformer.cli import SkyformerCLI  # noqa: E402
 
 TINY_DATA: dict[str, dict[str, Any]] = {
-    "image": {"dev_size": 20, "batch_size": 4},
-    "listops": {"min_length": 8, "max_length": 64, "train_size": 100, "dev_size": 21, "test_size": 13, "batch_size": 8},
-    "pathfinder": {"train_size": 44, "dev_size": 10, "test_size": 7, "batch_size": 4},
-    "pathx": {"train_size": 4, "dev_size": 1, "test_size": 1, "batch_size": 1},
+    "image": {"val_size": 20, "batch_size": 4},
+    "listops": {"min_length": 8, "max_length": 64, "train_size": 100, "val_size": 21, "test_size": 13, "batch_size": 8},
+    "pathfinder": {"train_size": 44, "val_size": 10, "test_size": 7, "batch_size": 4},
+    "pathx": {"train_size": 4, "val_size": 1, "test_size": 1, "batch_size": 1},
     "retrieval": {"max_bytes": 60, "batch_size": 4},
-    "text": {"max_bytes": 60, "dev_size": 10, "batch_size": 4},
+    "text": {"max_bytes": 60, "val_size": 10, "batch_size": 4},
 }
 TINY_TRAINER = {
     "max_steps": 9,

@@ -64,7 +64,7 @@ KINDS = {
     "Pathfinder, metadata as text": Kind(Pathfinder, "pathfinder", f"source/{LEVEL}/metadata/1.npy", "metadata/1.npy"),
     "Pathfinder, metadata as array": Kind(Pathfinder, "arrays", f"source/{LEVEL}/metadata/1.npy", "metadata/1.npy"),
 }
-SETTINGS: dict[type, dict[str, Any]] = {Image: {"dev_size": 10}, Text: {"dev_size": 10}}
+SETTINGS: dict[type, dict[str, Any]] = {Image: {"val_size": 10}, Text: {"val_size": 10}}
 # The trees that are made by preparing another one.
 PREPARED = {
     "prepared": (ListOps, "listops"),

@@ -26,7 +26,7 @@ FORMS = {
     "graphed": ["--config=configs/trainer/gpu.yaml"],
 }
 TINY = ["--model.embed_dim=16", "--model.hidden_dim=16", "--data.batch_size=4", "--data.init_args.train_size=44"]
-TINY += ["--data.init_args.dev_size=10", "--data.init_args.test_size=7", "--trainer.accelerator=cpu"]
+TINY += ["--data.init_args.val_size=10", "--data.init_args.test_size=7", "--trainer.accelerator=cpu"]
 
 
 class Check:

@@ -56,7 +56,7 @@ WRITERS: dict[type, Callable[[Path], None]] = {
     Retrieval: tiny_sources.write_retrieval,
     Text: tiny_sources.write_text,
 }
-SETTINGS: dict[type, dict[str, Any]] = {Image: {"dev_size": 20}, ListOps: {"min_length": 4}, Text: {"dev_size": 10}}
+SETTINGS: dict[type, dict[str, Any]] = {Image: {"val_size": 20}, ListOps: {"min_length": 4}, Text: {"val_size": 10}}
 
 
 def prepared(task: type, source: Path | str | None, data_dir: Path) -> Any:

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class StopAt(Callback):
-    """Sends the process a signal at the end of a training step, or in the middle of the dev evaluation after it.
+    """Sends the process a signal at the end of a training step, or in the middle of the validation after it.
 
     Args:
         step: number of finished optimiser steps.

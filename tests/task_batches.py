@@ -5,7 +5,7 @@ from PIL import Image as PillowImage
 
 
 def loader_of(data, split):
-    return {"train": data.train_dataloader, "dev": data.val_dataloader, "test": data.test_dataloader}[split]()
+    return {"train": data.train_dataloader, "val": data.val_dataloader, "test": data.test_dataloader}[split]()
 
 
 def read(data, split):

@@ -50,7 +50,7 @@ BAD_TEXT = {
 }
 BAD_LISTOPS = {
     "no folder": (gone(""), r"no basic_train.tsv in .*source.*Long Range Arena release"),
-    "no dev file": (gone("basic_val.tsv"), r"basic_val.tsv"),
+    "no validation file": (gone("basic_val.tsv"), r"basic_val.tsv"),
     "no test file": (gone("basic_test.tsv"), r"basic_test.tsv"),
     "folder for a file": (lambda source: (source / "basic_val.tsv").rename(source / "x"), r"basic_val.tsv"),
     "empty file": (holding("basic_val.tsv", b""), r"basic_val.tsv"),
@@ -88,7 +88,7 @@ BAD_RETRIEVAL = {
     "no label": (pair("\tA\tB\ttext\ttext"), r"new_aan_pairs.train.tsv:3: label '' is not one of 0 ... 1"),
     "all documents empty": (
         holding("new_aan_pairs.eval.tsv", b"1.0\tA\tB\ttext\t\n"),
-        r"'dev' has no example; 1 skipped; .*new_aan_pairs.eval.tsv:1",
+        r"'val' has no example; 1 skipped; .*new_aan_pairs.eval.tsv:1",
     ),
 }
 BAD_IMAGE = {

@@ -64,7 +64,7 @@ def test_run_folder_holds_everything(trained):
 
 def test_without_progress_bar(tmp_path, main, tiny_arguments, capsys):
     main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.enable_progress_bar=false"])
-    assert "dev accuracy" not in capsys.readouterr().out
+    assert "validation accuracy" not in capsys.readouterr().out
 
 
 def test_checkpoint_is_data_only(trained):
@@ -95,13 +95,13 @@ def test_evaluation_prints_and_writes_its_result(bar, trained, main, capsys):
     for command, name in records.items():
         cli = main([command, f"--config={trained}/config.yaml", f"--trainer.enable_progress_bar={bar}"])
         said, result = capsys.readouterr().out, json.loads((trained / name).read_text())
-        split, prefix, examples = ("Test", "test", 13) if command == "test" else ("Dev", "val", 21)
+        split, prefix, examples = ("Test", "test", 13) if command == "test" else ("Validation", "val", 21)
         metrics = {key: round(float(value), 6) for key, value in cli.trainer.callback_metrics.items()}
         assert {key: result[key] for key in (f"{prefix}/accuracy", f"{prefix}/loss")}.items() <= metrics.items()
         assert result[f"{prefix}/examples"] == examples
         assert result["checkpoint"] == str(trained / "checkpoints/best.ckpt")
         assert said.count(f"{split} accuracy {metrics[f'{prefix}/accuracy']:.2%} on {examples} examples") == 1
-        assert "dev accuracy" not in said
+        assert "validation accuracy" not in said
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
@@ -117,7 +117,7 @@ def test_test_after_fit_of_no_batch_is_refused(tmp_path, main, capsys, tiny_argu
 
 
 def test_protocol_that_does_not_touch_the_weights_may_differ(trained, main):
-    changes = ["--data.protocol.drop_last_test=true", "--data.protocol.published_dev_size=true"]
+    changes = ["--data.protocol.drop_last_test=true", "--data.protocol.published_val_size=true"]
     main(["test", f"--config={trained}/config.yaml", *changes])
     assert json.loads((trained / "result.json").read_text())["test/examples"] == 8
 

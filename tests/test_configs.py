@@ -106,9 +106,9 @@ def test_paper_protocol(task, tmp_path, main, tiny_arguments, monkeypatch):
     )
     assert backend.ridge == 0.1
     assert cli.model.head.pooling == "padded_mean"
-    monkeypatch.setattr(type(cli.datamodule), "published_dev_size", 3)
+    monkeypatch.setattr(type(cli.datamodule), "published_val_size", 3)
     assert sum(len(batch.label) for batch in cli.datamodule.val_dataloader()) == min(
-        3, len(cli.datamodule.splits["dev"])
+        3, len(cli.datamodule.splits["val"])
     )
     assert all(len(batch.label) == cli.datamodule.eval_batch_size for batch in cli.datamodule.test_dataloader())
     assert cli.model.encoder.blocks[0].attention.float32_attention
@@ -121,8 +121,8 @@ def test_paper_protocol(task, tmp_path, main, tiny_arguments, monkeypatch):
     if task == "listops":
         assert not (batch.tokens == 15).any(), "brackets are dropped"
     if task == "text":
-        assert len(cli.datamodule.splits["train"]) == 30, "none is cut off for the dev set"
-        assert len(cli.datamodule.splits["dev"]) == len(cli.datamodule.splits["test"]) == 10
+        assert len(cli.datamodule.splits["train"]) == 30, "none is cut off for the validation set"
+        assert len(cli.datamodule.splits["val"]) == len(cli.datamodule.splits["test"]) == 10
 
 
 def test_paper_protocol_then_another_attention(tmp_path, main, tiny_arguments):

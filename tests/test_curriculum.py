@@ -20,7 +20,7 @@ from skyformer.report.comparison import not_as_paper
 from skyformer.report.groups import group_runs
 from skyformer.report.runs import find_runs
 
-SIZES = {"train_size": 44, "dev_size": 10, "test_size": 7}
+SIZES = {"train_size": 44, "val_size": 10, "test_size": 7}
 EASY = '--data.init_args.level_schedule={"easy": 5}'
 
 
@@ -51,7 +51,7 @@ def test_each_step_sees_its_level(data):
     assert len(loader) == 11
     for split in (data.val_dataloader(), data.test_dataloader()):
         for batch in split:
-            seed = 1 if split.dataset is data.splits["dev"] else 2
+            seed = 1 if split.dataset is data.splits["val"] else 2
             drawn = [draw_image(drawing_settings(32, "hard"), seed, place)[0].ravel() for place in batch.example]
             assert np.array_equal(drawn, batch.tokens.numpy()), "evaluation is of the hard level"
 

@@ -158,7 +158,7 @@ def test_names_that_are_legal(name, tmp_path, run, source, capsys):
     run(place, other)
     assert str(place) in capsys.readouterr().out
     write_text(place / "text")
-    run(place, packed(place / "text", f"{place.name[:60]}.tar.gz"), "text", "--data.dev_size=10")
+    run(place, packed(place / "text", f"{place.name[:60]}.tar.gz"), "text", "--data.val_size=10")
 
 
 def make_file(path: Path) -> None:

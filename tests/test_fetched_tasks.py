@@ -45,7 +45,7 @@ def pictures(server, tmp_path, monkeypatch):
 
 
 def prepared(task, data_dir, **settings):
-    data = task(data_dir=str(data_dir), dev_size=10, **settings)
+    data = task(data_dir=str(data_dir), val_size=10, **settings)
     data.prepare_data()
     data.setup("fit")
     return data
@@ -58,7 +58,7 @@ def counts(data):
 def test_text_is_fetched_and_prepared(reviews, tmp_path):
     reviews.cuts = iter([100])
     data = prepared(datamodules.Text, tmp_path / "data")
-    assert counts(data) == {"train": 20, "dev": 10, "test": 10}
+    assert counts(data) == {"train": 20, "val": 10, "test": 10}
     assert data.example_names("test")[0] == "test/neg/0_2.txt"
     prepared(datamodules.Text, tmp_path / "data", max_bytes=10)
     assert reviews.asked == [None, "bytes=100-"], "other settings use the same download"
@@ -67,7 +67,7 @@ def test_text_is_fetched_and_prepared(reviews, tmp_path):
 def test_image_is_fetched_and_prepared(pictures, tmp_path):
     pictures.cuts = iter([100])
     data = prepared(datamodules.Image, tmp_path / "data")
-    assert counts(data) == {"train": 10, "dev": 10, "test": 10}
+    assert counts(data) == {"train": 10, "val": 10, "test": 10}
     assert data.splits["test"].split.labels.tolist() == list(range(10))
     prepared(datamodules.Image, tmp_path / "data", grey="pil")
     assert pictures.asked == [None, "bytes=100-"], "other settings use the same download"

@@ -88,7 +88,7 @@ def test_damaged_batches_are_said(damage, source, prepared_dir, monkeypatch):
     assert_nothing_prepared(prepared_dir)
     shutil.rmtree(source)
     write_batches(source, monkeypatch)
-    monkeypatch.setitem(SETTINGS, Image, {"dev_size": 10})
+    monkeypatch.setitem(SETTINGS, Image, {"val_size": 10})
     prepared(Image, source, prepared_dir)
 
 

@@ -80,7 +80,7 @@ def test_views_are_shared_by_the_ranks():
 
 
 def test_augmented_training_images_are_views_of_the_drawn_ones(tmp_path):
-    sizes = {"train_size": 16, "dev_size": 4, "test_size": 4}
+    sizes = {"train_size": 16, "val_size": 4, "test_size": 4}
     plain, augmented = (
         Pathfinder(str(tmp_path), batch_size=16, drop_black=False, augment=augment, **sizes)
         for augment in (False, True)
@@ -95,8 +95,8 @@ def test_augmented_training_images_are_views_of_the_drawn_ones(tmp_path):
         assert torch.equal(other, image) or torch.equal(other, image.T)
         transposed += torch.equal(other, image.T)
     assert 2 < transposed < 14
-    (dev,) = augmented.val_dataloader()
-    assert torch.equal(dev.tokens, next(iter(plain.val_dataloader())).tokens), "evaluation sees the images as they are"
+    (val,) = augmented.val_dataloader()
+    assert torch.equal(val.tokens, next(iter(plain.val_dataloader())).tokens), "evaluation sees the images as they are"
 
 
 @pytest.mark.parametrize("task", [ListOps, Text, Retrieval])

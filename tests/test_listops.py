@@ -10,7 +10,7 @@ from datamodules.listops_grammar import CLOSE, FIRST_DIGIT, MIN, TOKENS, draw_ex
 
 LRA = {"min_length": 500, "max_length": 2000, "max_depth": 10, "max_args": 10}
 SHORT = {"min_length": 30, "max_length": 90, "max_depth": 5, "max_args": 4}
-SIZES = {"train_size": 60, "dev_size": 50, "test_size": 40}
+SIZES = {"train_size": 60, "val_size": 50, "test_size": 40}
 
 
 def ids(text: str) -> np.ndarray:
@@ -118,8 +118,8 @@ def test_expression_depends_on_seed_and_index_alone(monkeypatch):
     other_seed = [draw_expression(8, index, **SHORT) for index in range(20)]
     assert len({tokens.tobytes() for tokens, _ in forwards + other_seed}) == 40
     monkeypatch.setattr(examples, "CHUNK", 3)
-    chunks = list(generate(lambda seed, index: draw_expression(seed, index, **SHORT), 1, {"dev": 20}, "test")["dev"])
-    forwards = [draw_expression(5, index, **SHORT) for index in range(20)]  # 4 · 1 + 1: the dev stream of seed 1
+    chunks = list(generate(lambda seed, index: draw_expression(seed, index, **SHORT), 1, {"val": 20}, "test")["val"])
+    forwards = [draw_expression(5, index, **SHORT) for index in range(20)]  # 4 · 1 + 1: the validation stream of seed 1
     assert np.array_equal(np.concatenate([chunk.tokens for chunk in chunks]), np.concatenate([t for t, _ in forwards]))
     assert np.concatenate([chunk.labels for chunk in chunks]).tolist() == [value for _, value in forwards]
 
@@ -138,10 +138,10 @@ def sequences(data: ListOps, split: str) -> list[bytes]:
 
 def test_splits_share_no_expression_and_do_not_depend_on_each_other(tmp_path):
     data = prepared(tmp_path)
-    seen = [sequence for split in ("train", "dev", "test") for sequence in sequences(data, split)]
+    seen = [sequence for split in ("train", "val", "test") for sequence in sequences(data, split)]
     assert len(set(seen)) == len(seen) == sum(SIZES.values())
     larger = prepared(tmp_path, train_size=80)
-    assert sequences(larger, "dev") == sequences(data, "dev")
+    assert sequences(larger, "val") == sequences(data, "val")
     assert sequences(larger, "train")[:60] == sequences(data, "train")
     assert not set(sequences(prepared(tmp_path, data_seed=1), "train")) & set(seen)
 
@@ -149,7 +149,7 @@ def test_splits_share_no_expression_and_do_not_depend_on_each_other(tmp_path):
 def test_dropped_brackets_are_all_that_is_dropped(tmp_path):
     data, dropped = prepared(tmp_path), prepared(tmp_path, protocol=Protocol(brackets=False))
     closing = bytes([CLOSE])
-    for split in ("train", "dev", "test"):
+    for split in ("train", "val", "test"):
         assert sequences(dropped, split) == [whole.replace(closing, b"") for whole in sequences(data, split)]
         assert np.array_equal(dropped.splits[split].split.labels, data.splits[split].split.labels)
 
@@ -179,7 +179,7 @@ def test_batches_against_examples_worked_out_by_hand(tmp_path):
         ({"max_depth": 1}, "data.max_depth=1"),
         ({"max_args": 1}, "data.max_args=1"),
         ({"max_depth": 3}, "give at most 122 tokens, none above data.min_length=500"),
-        ({"dev_size": 0}, "data.dev_size=0"),
+        ({"val_size": 0}, "data.val_size=0"),
         ({"data_seed": 2**60}, "data.data_seed="),
         ({"num_workers": -1}, "data.num_workers=-1"),
         ({"eval_batch_size": 0}, "data.eval_batch_size=0"),

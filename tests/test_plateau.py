@@ -12,7 +12,7 @@ from skyformer.training.callbacks.plateau import PAGE
 
 
 def evaluate(notice, caplog, accuracy, step, steps=100, ones=50, plateau=""):
-    """One dev evaluation of 100 examples; what was said."""
+    """One validation of 100 examples; what was said."""
     caplog.clear()
     module = SimpleNamespace(hparams={"num_classes": 2}, device="cpu")
     trainer = SimpleNamespace(
@@ -66,15 +66,15 @@ def test_a_run_that_once_left_chance_is_left_alone_also_after_a_resume(caplog):
 
 def test_a_run_that_cannot_learn_says_so(tmp_path, main, tiny_arguments, caplog):
     main(["fit", *tiny_arguments("pathfinder", tmp_path), "--model.optimizer.init_args.lr=1e-9"])
-    assert caplog.text.count("Dev accuracy is still at chance after 3 of 9 steps") == 1
+    assert caplog.text.count("Validation accuracy is still at chance after 3 of 9 steps") == 1
     assert "Fix: wait, or start with easy images: --data.level_schedule '{easy: 6000}'" in caplog.text
     assert Pathfinder(level_schedule={"easy": 5}).plateau == "Fix: wait, or make data.level_schedule longer."
     assert Pathfinder(level="easy").plateau == ""
 
 
 def test_it_waits_for_the_examples_that_are_evaluated(tmp_path, main, tiny_arguments, caplog):
-    """Dev images are hard; a network of easy ones need not know them."""
+    """Validation images are hard; a network of easy ones need not know them."""
     schedule = '--data.init_args.level_schedule={"easy": 5}'
     main(["fit", *tiny_arguments("pathfinder", tmp_path), "--model.optimizer.init_args.lr=1e-9", schedule])
-    assert "Dev accuracy is still at chance after 6 of 9 steps" in caplog.text
+    assert "Validation accuracy is still at chance after 6 of 9 steps" in caplog.text
     assert "after 3 of 9" not in caplog.text

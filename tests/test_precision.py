@@ -24,7 +24,7 @@ def test_backend_trains(overlay, precision, tmp_path, main, tiny_arguments):
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
 def test_half_precision_run_reports_the_loss_of_all_examples(precision, tmp_path, main, tiny_arguments):
     """The mean of the examples' losses, summed in float32: 300 examples of a loss near 2.3 in float16 or bfloat16."""
-    many = ["--data.init_args.dev_size=300", "--data.init_args.eval_batch_size=1", "--trainer.max_steps=3"]
+    many = ["--data.init_args.val_size=300", "--data.init_args.eval_batch_size=1", "--trainer.max_steps=3"]
     cli = main(["fit", *tiny_arguments("listops", tmp_path), *many, f"--trainer.precision={precision}"])
     model, losses = cli.model.eval(), []
     for batch in cli.datamodule.val_dataloader():

@@ -24,8 +24,8 @@ from datamodules.prepared.split import Split
 from datamodules.prepared.writing import prepare
 
 SETTINGS = {"bounds": {"min_length": 1}, "sizes": [3, 2], "margins": (1, 2)}  # JSON gives the tuple back as a list
-SEQUENCES = {"train": [[1, 2, 3], [255], [4, 0, 6, 7]], "dev": [[8], [9, 9]]}
-LABELS = {"train": [0, 1, 9], "dev": [3, 2]}
+SEQUENCES = {"train": [[1, 2, 3], [255], [4, 0, 6, 7]], "val": [[8], [9, 9]]}
+LABELS = {"train": [0, 1, 9], "val": [3, 2]}
 LAYOUT = Layout(1, 10, 4, fixed_length=False, lowest_token=0, highest_token=255)
 
 
@@ -86,7 +86,7 @@ def test_folder_is_made_once_for_the_same_settings(tmp_path):
     folder = make(tmp_path, made=made)
     again = make(tmp_path, settings=dict(reversed(SETTINGS.items())), made=made, needed=10**18)
     assert again == folder
-    assert made == ["train", "dev"]
+    assert made == ["train", "val"]
 
 
 def test_other_settings_have_another_folder(tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ def test_interrupted_work_leaves_nothing(error, tmp_path):
         raise error("in the middle")
 
     with pytest.raises(error, match="in the middle"):
-        prepare(tmp_path, "task", SETTINGS, lambda: {**splits(), "dev": broken()}, lambda: 1)
+        prepare(tmp_path, "task", SETTINGS, lambda: {**splits(), "val": broken()}, lambda: 1)
     assert visible(tmp_path) == []
     assert_whole(make(tmp_path))
 
@@ -211,7 +211,7 @@ def test_remains_of_a_killed_process_are_not_used(tmp_path):
     (remains / "meta.json").write_text("{}")
     made: list[str] = []
     folder = make(tmp_path, made=made)
-    assert made == ["train", "dev"]
+    assert made == ["train", "val"]
     assert_whole(folder)
     assert visible(tmp_path) == [folder.name]
 
@@ -238,7 +238,7 @@ def test_two_at_once_make_one_folder(tmp_path, monkeypatch):
     assert working.wait(timeout=20)
     results.append(make(tmp_path, made=made))
     thread.join(timeout=20)
-    assert made == ["slow", "dev"], "the second found the folder"
+    assert made == ["slow", "val"], "the second found the folder"
     assert len(results) == 2
     assert len(set(results)) == 1
     assert_whole(results[0])
@@ -254,9 +254,9 @@ def test_root_that_cannot_be_written_is_named(tmp_path):
 def test_verify_names_the_file_that_changed(tmp_path):
     folder = make(tmp_path)
     assert verify(folder) == 6
-    path = folder / "dev/tokens.bin"
+    path = folder / "val/tokens.bin"
     path.write_bytes(bytes([7, *path.read_bytes()[1:]]))
-    with pytest.raises(PreparedDataError, match=r"dev/tokens\.bin has sha256 \w+, it was \w+ when made"):
+    with pytest.raises(PreparedDataError, match=r"val/tokens\.bin has sha256 \w+, it was \w+ when made"):
         verify(folder)
 
 
@@ -269,7 +269,7 @@ def test_names_and_what_was_skipped_are_kept(tmp_path):
     folder = prepare(tmp_path, "task", {}, lambda: {"test": packed(outcomes)}, lambda: 1)
     assert load(folder, {}, "test").names() == ["a b", "d\xff"]
     assert read_meta(folder)["skipped"] == {"test": ["c: empty"]}
-    assert load(make(tmp_path), SETTINGS, "dev").names() == ["0", "1"]
+    assert load(make(tmp_path), SETTINGS, "val").names() == ["0", "1"]
 
 
 def test_split_of_which_much_is_missing_is_refused(tmp_path):

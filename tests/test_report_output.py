@@ -104,7 +104,7 @@ def test_report_writes_everything_and_a_page_that_needs_nothing_else(tmp_path, m
     assert "python run.py fit --a &#x27;b c&#x27;" in text
     with (tmp_path / "out/runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["task"], row["method"], row["test_accuracy"], row["best_dev_accuracy"]) for row in rows] == [
+    assert [(row["task"], row["method"], row["test_accuracy"], row["best_validation_accuracy"]) for row in rows] == [
         ("text", "Skyformer", "", "0.5"),
         ("listops", "Skyformer", "0.5", "0.5"),
         ("listops", "Softmax", "0.5", "0.5"),

@@ -24,7 +24,7 @@ def curves(folder: Path) -> dict[int, dict[str, str]]:
 
 
 def evaluations(folder: Path) -> dict[int, tuple[str, str]]:
-    """Dev loss and accuracy by step; one that was repeated must have come out the same."""
+    """Validation loss and accuracy by step; one that was repeated must have come out the same."""
     with (folder / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val/loss"]]
     found: dict[int, tuple[str, str]] = {}

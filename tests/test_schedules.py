@@ -109,7 +109,7 @@ def test_what_cannot_be_made_is_refused(name, tmp_path, main, capsys, arguments)
     ],
 )
 def test_plateau_schedule_steps_after_evaluations(name, given, tmp_path, main, arguments):
-    """The dev accuracy stays as it is at this rate, so that each evaluation but the first makes the rate smaller."""
+    """The validation accuracy does not change at this rate, so each evaluation but the first lowers the rate."""
     settings = schedule(name, patience=0, factor=0.5, eps=0, **given)
     command = ["fit", *arguments(tmp_path), "--model.optimizer.init_args.lr=1e-9", *settings]
     stop = ["--trainer.callbacks=stop_at.StopAt", "--trainer.callbacks.step=7", "--trainer.callbacks.name=SIGTERM"]

@@ -28,7 +28,7 @@ def test_shared_checkpoint_is_small_and_says_what_it_reached(path):
 def test_shared_checkpoint_reaches_it_on_newly_drawn_examples(path, tmp_path, main, monkeypatch):
     """Within four standard errors, on examples that no training saw."""
     monkeypatch.chdir(tmp_path)
-    sizes = [f"--data.{name}_size={size}" for name, size in (("train", 64), ("dev", 64), ("test", EXAMPLES))]
+    sizes = [f"--data.{name}_size={size}" for name, size in (("train", 64), ("val", 64), ("test", EXAMPLES))]
     main(["test", "--ckpt_path", str(path), *sizes, "--data.data_seed=5", "--trainer.accelerator=cpu"])
     found = json.loads((tmp_path / "runs" / path.stem / "result.json").read_text())
     said = read_checkpoint(path)["result"]["test/accuracy"]

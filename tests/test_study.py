@@ -175,7 +175,7 @@ def test_weights_of_shared_queries_and_keys_go_both_ways(data_dir, tmp_path, mai
 
 def test_example_is_one_where_one_is_long_enough(data_dir):
     setting = Setting.read(make_parser("x", "", [], "x"), tiny(data_dir, "listops"))
-    split = setting.data.splits["dev"]
+    split = setting.data.splits["val"]
     longest = int(split.lengths.max())
     one = split[int(split.lengths.argmax())].tokens[0, :longest]
     assert example_of_length(setting, longest, 0).tokens[0].equal(one)
@@ -189,7 +189,7 @@ def test_example_is_one_where_one_is_long_enough(data_dir):
 
 def test_longer_of_two_documents(data_dir):
     setting = Setting.read(make_parser("x", "", [], "x"), tiny(data_dir, "retrieval"))
-    split = setting.data.splits["dev"]
+    split = setting.data.splits["val"]
     longest = int(split.lengths.max())
     batch = split[int(split.lengths.argmax())]
     document = int(batch.mask[0].sum(dim=1).argmax())
@@ -200,7 +200,7 @@ def test_longer_of_two_documents(data_dir):
 def test_black_pixels_left_out_leave_the_others_in_their_places(data_dir):
     arguments = tiny(data_dir, "pathfinder")
     setting = Setting.read(make_parser("x", "", [], "x"), arguments)
-    batch = setting.data.splits["dev"][0]
+    batch = setting.data.splits["val"][0]
     example = example_of_length(setting, 20, 0)
     assert example.tokens[0].equal(batch.tokens[0, :20])
     assert example.position[0].equal(batch.position[0, :20])

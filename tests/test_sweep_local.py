@@ -163,7 +163,7 @@ def test_run_keeps_its_number_of_threads(write_grid, fake_python, main):
 def test_status_starts_nothing(write_grid, fake_python, main, capsys):
     main(sweep(write_grid(overrides={"d64": {}}), fake_python, "--status=true"))
     said = capsys.readouterr().out.splitlines()
-    assert said[0].split() == ["task", "backend", "override", "seed", "state", "step", "dev", "%", "test", "%", "left"]
+    assert said[0].split() == ["task", "backend", "override", "seed", "state", "step", "val", "%", "test", "%", "left"]
     assert said[1].split() == ["listops", "skyformer", "d64", "0", "waiting", "-", "-", "-", "-"]
     assert said[-1] == "1 run: 1 waiting; time left not known yet."
     assert {path.name for path in fake_python.iterdir()} == {"status"}

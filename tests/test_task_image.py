@@ -75,9 +75,9 @@ def write_pickles(folder, monkeypatch):
 def test_image(layout, grey, tmp_path, prepare, monkeypatch):
     raw = tmp_path / "raw"
     source = write_class_folders(raw) if layout == "folders" else write_pickles(raw, monkeypatch)
-    data = prepare(Image, source, batch_size=20, dev_size=10, grey=grey, drop_black=False)
+    data = prepare(Image, source, batch_size=20, val_size=10, grey=grey, drop_black=False)
     seen = []
-    for split, copies in (("train", 2), ("dev", 1)):
+    for split, copies in (("train", 2), ("val", 1)):
         batch = read(data, split)
         values = [row[0] for row in batch.tokens]
         assert_pictures(batch, [grey_row(value, grey) for value in values], [value // 10 for value in values])
@@ -91,9 +91,9 @@ def test_image(layout, grey, tmp_path, prepare, monkeypatch):
 
 
 def test_image_is_grey_by_tensorflow_unless_told(tmp_path, prepare):
-    data = prepare(Image, write_class_folders(tmp_path / "raw"), batch_size=20, dev_size=10, drop_black=False)
+    data = prepare(Image, write_class_folders(tmp_path / "raw"), batch_size=20, val_size=10, drop_black=False)
     assert read(data, "test").tokens == [grey_row(value) for value in TEST_PICTURES]
-    assert len(set(data.example_names("train") + data.example_names("dev") + data.example_names("test"))) == 40
+    assert len(set(data.example_names("train") + data.example_names("val") + data.example_names("test"))) == 40
 
 
 @pytest.mark.parametrize("grey", ["tensorflow", "pil"])
@@ -102,7 +102,7 @@ def test_image_reads_jpeg_and_grey_files(grey, tmp_path, prepare):
     folder = write_class_folders(tmp_path / "raw")
     save_picture(folder / "test/truck/300.jpg", np.full((32, 32, 3), 128, dtype=np.uint8))
     save_picture(folder / "test/airplane/301.png", np.arange(1024, dtype=np.uint16).astype(np.uint8).reshape(32, 32))
-    data = prepare(Image, folder, batch_size=20, dev_size=10, grey=grey, drop_black=False)
+    data = prepare(Image, folder, batch_size=20, val_size=10, grey=grey, drop_black=False)
     test = read(data, "test")
     rows = list(zip(test.tokens, test.label, strict=True))
     assert len(rows) == 12
@@ -117,7 +117,7 @@ def test_image_without_black_pixels(tmp_path, prepare):
     picture[0, 1], picture[2, 0], picture[31, 31] = (5, 5, 5), (0, 255, 0), (0, 0, 3)
     for name, value in zip(CIFAR_CLASSES, TEST_PICTURES, strict=True):
         save_picture(folder / "test" / name / f"{value}.png", picture)
-    data = prepare(Image, folder, batch_size=20, dev_size=10)
+    data = prepare(Image, folder, batch_size=20, val_size=10)
     test = read(data, "test")
     assert test.tokens == padded([[5, 149]] * 10, 32)
     assert test.position == padded([[1, 64]] * 10, 32)

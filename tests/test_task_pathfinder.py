@@ -63,7 +63,7 @@ def test_pathfinder_of_the_release(folder, kind, tmp_path, prepare):
     data = prepare(Pathfinder, tmp_path / "raw", batch_size=16, split="lra", drop_black=False)
     assert SAMPLES[14:20] == [24, 23, 22, 21, 20, 19]
     train = [6, 5, 4, 3, 2, 1, 0, 13, 12, 11, 10, 9, 8, 7, 24, 23]
-    assert_samples(data, {"train": train, "dev": [22, 21], "test": [20, 19]})
+    assert_samples(data, {"train": train, "val": [22, 21], "test": [20, 19]})
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_pathfinder_split_at_random(tmp_path, prepare):
     write_samples(tmp_path / "raw/curv_contour_length_14", pictures)
     data = prepare(Pathfinder, tmp_path / "raw", batch_size=21, split="s4", drop_black=False)
     parts = random_split(SAMPLES, [21, 2, 2], generator=torch.Generator().manual_seed(42))
-    for split, part in zip(("train", "dev", "test"), parts, strict=True):
+    for split, part in zip(("train", "val", "test"), parts, strict=True):
         assert sorted(data.example_names(split)) == sorted(sample_name(sample) for sample in part)
         rows = {sample_name(sample): (sample_row(sample), sample % 2) for sample in part}
         expected = [rows[name] for name in data.example_names(split)]
@@ -104,8 +104,8 @@ def test_pathfinder_without_black_pixels(tmp_path, prepare):
     assert train.position == padded([[], [5, 1023], list(range(100, 133)), *[[]] * 5], 64)
     assert train.mask == masks([1, 2, 33, 1, 1, 1, 1, 1], 64), "an image of black pixels only keeps its first"
     assert train.label == [0, 1] * 4
-    dev = read(data, "dev")
-    assert (dev.tokens, dev.position, dev.mask, dev.label) == ([[0] * 32], [[0] * 32], masks([1], 32), [0])
+    val = read(data, "val")
+    assert (val.tokens, val.position, val.mask, val.label) == ([[0] * 32], [[0] * 32], masks([1], 32), [0])
     test = read(data, "test")
     assert test.tokens == [list(range(1, 33))]
     assert test.position == [list(range(32, 64))]
@@ -118,12 +118,12 @@ def test_pathx_of_the_release(folder, kind, tmp_path, prepare):
     pictures = {sample: sample_picture(sample, 128) for sample in range(10)}
     write_samples(tmp_path / "raw" / folder / "curv_contour_length_14", pictures, kind)
     data = prepare(PathX, tmp_path / "raw", batch_size=8, split="lra", drop_black=False)
-    assert_samples(data, {"train": list(range(8)), "dev": [8], "test": [9]}, 128)
+    assert_samples(data, {"train": list(range(8)), "val": [8], "test": [9]}, 128)
 
 
 def test_pathx_drawn(prepare):
-    data = prepare(PathX, None, batch_size=4, train_size=4, dev_size=2, test_size=3, drop_black=False)
-    for split, size in (("train", 4), ("dev", 2), ("test", 3)):
+    data = prepare(PathX, None, batch_size=4, train_size=4, val_size=2, test_size=3, drop_black=False)
+    for split, size in (("train", 4), ("val", 2), ("test", 3)):
         batch = read(data, split)
         assert [len(row) for row in batch.tokens] == [16_384] * size
         assert {(min(row), max(row)) for row in batch.tokens} == {(0, 255)}

@@ -45,10 +45,10 @@ def assert_pairs(data, split, rows, names, labels, width):
 
 
 def assert_all_pairs(data):
-    for split, file, width in (("train", "train", 64), ("dev", "eval", 32), ("test", "test", 4000)):
+    for split, file, width in (("train", "train", 64), ("val", "eval", 32), ("test", "test", 4000)):
         rows = [[first, second] for _, _, _, first, _, second in PAIRS[file]]
         names = [pair[1] for pair in PAIRS[file]]
-        labels = {"train": [1, 0, 0, 1], "dev": [1, 0], "test": [0, 1, 1]}[split]
+        labels = {"train": [1, 0, 0, 1], "val": [1, 0], "test": [0, 1, 1]}[split]
         assert_pairs(data, split, rows, names, labels, width)
 
 
@@ -79,4 +79,4 @@ def test_retrieval_padded_to_its_longest(tmp_path, prepare):
     protocol = Protocol(pad_to_max_length=True)
     data = prepare(Retrieval, tmp_path / "raw", batch_size=4, max_bytes=100, protocol=protocol)
     assert data.max_length == 128
-    assert_pairs(data, "dev", [[[66], [91]], [[121] * 32, [127]]], ["3 4", "4 3"], [1, 0], 128)
+    assert_pairs(data, "val", [[[66], [91]], [[121] * 32, [127]]], ["3 4", "4 3"], [1, 0], 128)

@@ -70,22 +70,22 @@ def assert_reviews(data, split):
 
 @pytest.mark.parametrize("kind", ["folder", "parent", "tar", "tar.gz", "tar.xz", "tar.bz2"])
 def test_text(kind, tmp_path, prepare):
-    data = prepare(Text, write_reviews(tmp_path, kind), batch_size=4, dev_size=4)
-    train, dev = data.example_names("train"), data.example_names("dev")
+    data = prepare(Text, write_reviews(tmp_path, kind), batch_size=4, val_size=4)
+    train, val = data.example_names("train"), data.example_names("val")
     assert data.example_names("test") == TEST_REVIEWS
-    for names in (train, dev):
+    for names in (train, val):
         assert names == [name for name in TRAIN_REVIEWS if name in names]
         assert sum("/pos/" in name for name in names) == 2
         assert len(names) == 4
-    assert sorted(train + dev) == sorted(TRAIN_REVIEWS)
-    for split in ("train", "dev", "test"):
+    assert sorted(train + val) == sorted(TRAIN_REVIEWS)
+    for split in ("train", "val", "test"):
         assert_reviews(data, split)
 
 
 def test_text_draws_the_same_dev_set_from_a_folder_and_an_archive(tmp_path, prepare):
-    folder = prepare(Text, write_reviews(tmp_path, "folder"), "data1", batch_size=4, dev_size=4)
-    archive = prepare(Text, write_reviews(tmp_path, "tar.gz"), "data2", batch_size=4, dev_size=4)
-    assert folder.example_names("dev") == archive.example_names("dev")
+    folder = prepare(Text, write_reviews(tmp_path, "folder"), "data1", batch_size=4, val_size=4)
+    archive = prepare(Text, write_reviews(tmp_path, "tar.gz"), "data2", batch_size=4, val_size=4)
+    assert folder.example_names("val") == archive.example_names("val")
 
 
 def test_text_draws_its_dev_set_at_random(tmp_path, prepare):
@@ -93,20 +93,20 @@ def test_text_draws_its_dev_set_at_random(tmp_path, prepare):
     names = [f"{label}/{number}_5.txt" for label in ("neg", "pos") for number in range(60)]
     write_tree(tmp_path / "aclImdb", {f"train/{name}": b"a" for name in names})
     write_tree(tmp_path / "aclImdb", {"test/neg/0_1.txt": b"a", "test/pos/0_9.txt": b"a"})
-    data = prepare(Text, tmp_path / "aclImdb", batch_size=80, dev_size=40)
-    dev = [names.index(name.removeprefix("train/")) for name in data.example_names("dev")]
+    data = prepare(Text, tmp_path / "aclImdb", batch_size=80, val_size=40)
+    val = [names.index(name.removeprefix("train/")) for name in data.example_names("val")]
     for first in (0, 60):
-        drawn = [number - first for number in dev if first <= number < first + 60]
+        drawn = [number - first for number in val if first <= number < first + 60]
         assert len(drawn) == 20
         assert min(drawn) < 20 < 40 <= max(drawn)
 
 
 def test_text_with_the_test_set_as_dev_set(tmp_path, prepare):
     source = write_reviews(tmp_path, "folder")
-    data = prepare(Text, source, batch_size=8, dev_size=4, protocol=Protocol(dev_is_test=True))
+    data = prepare(Text, source, batch_size=8, val_size=4, protocol=Protocol(val_is_test=True))
     assert data.example_names("train") == TRAIN_REVIEWS
-    assert data.example_names("dev") == data.example_names("test") == TEST_REVIEWS
-    for split in ("train", "dev", "test"):
+    assert data.example_names("val") == data.example_names("test") == TEST_REVIEWS
+    for split in ("train", "val", "test"):
         assert_reviews(data, split)
 
 
@@ -130,7 +130,7 @@ def write_long_reviews(tmp_path):
     ],
 )
 def test_text_is_cut(settings, length, width, tmp_path, prepare):
-    data = prepare(Text, write_long_reviews(tmp_path), batch_size=2, dev_size=2, **settings)
+    data = prepare(Text, write_long_reviews(tmp_path), batch_size=2, val_size=2, **settings)
     assert_sequences(read(data, "test"), [[98, 99], [121] * length], [0, 1], width)
     train_width = 128 if width == 128 else 32
     assert_sequences(read(data, "train"), [[98, 99], [98, 99]], [0, 1], train_width)
@@ -144,7 +144,7 @@ def test_longest_text_is_a_multiple_of_64(max_bytes, max_length):
 def test_text_batches(tmp_path, prepare):
     """Small ones: each padded for itself, each review evaluated once, what is left of an epoch left out."""
     source = write_reviews(tmp_path, "folder")
-    data = prepare(Text, source, batch_size=3, eval_batch_size=3, dev_size=4, protocol=Protocol(dev_is_test=True))
+    data = prepare(Text, source, batch_size=3, eval_batch_size=3, val_size=4, protocol=Protocol(val_is_test=True))
     train, test = list(data.train_dataloader()), list(data.test_dataloader())
     assert [len(batch.label) for batch in train] == [3, 3]
     assert len(test) == 2

@@ -69,6 +69,6 @@ def write_expressions(folder):
 def test_listops_of_the_release(folder, brackets, tmp_path, prepare):
     write_expressions(tmp_path / "raw" / folder)
     data = prepare(ListOps, tmp_path / "raw", batch_size=3, protocol=Protocol(brackets=brackets))
-    for split, file, labels in (("train", "train", [4, 0, 5]), ("dev", "val", [2, 8]), ("test", "test", [0, 2])):
+    for split, file, labels in (("train", "train", [4, 0, 5]), ("val", "val", [2, 8]), ("test", "test", [0, 2])):
         rows = [with_them if brackets else without for _, _, with_them, without in EXPRESSIONS[file]]
         assert_sequences(read(data, split), rows, labels, 64 if split == "test" else 32)

@@ -49,8 +49,8 @@ def test_tensorboard_has_every_curve(events):
 
 
 def test_tensorboard_has_the_image_sheet(events):
-    assert [image.step for image in events.Images("images/dev")] == [2, 5]
-    assert events.Images("images/dev")[0].width == 8 * 104
+    assert [image.step for image in events.Images("images/val")] == [2, 5]
+    assert events.Images("images/val")[0].width == 8 * 104
 
 
 def test_tensorboard_has_hyper_parameters_with_the_result(events):
@@ -156,7 +156,7 @@ def test_progress_bar_in_a_terminal(tmp_path, main, tiny_arguments, monkeypatch)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
     assert re.search(r"Training .* 9/9 .*loss \d\.\d{3}", text)
     assert re.search(r"Testing .* 2/2", text)
-    assert "step       9   dev loss" in text
+    assert "step       9   validation loss" in text
 
 
 def test_progress_bar_before_the_first_logged_loss(tmp_path, main, tiny_arguments, monkeypatch):

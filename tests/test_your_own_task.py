@@ -78,7 +78,7 @@ def test_csv_of_text_and_label(folder, main, capsys):
     (folder / "new_reviews.txt").write_text("good, fun\nworse, bad, bad\n")
     prepare, fit, other, predict = commands(blocks("bash")[0])
     data = main(prepare)
-    assert {split: len(arrays) for split, arrays in data.splits.items()} == {"train": 160, "dev": 20, "test": 20}
+    assert {split: len(arrays) for split, arrays in data.splits.items()} == {"train": 160, "val": 20, "test": 20}
     first = next(csv.DictReader((folder / "reviews.csv").open()))
     batch = data.splits["train"][0]
     assert bytes((batch.tokens[0, batch.mask[0]] - 1).tolist()).decode() == first["text"]

@@ -92,7 +92,7 @@ def split_pictures(pictures: list[Listed], rule: SplitRule) -> dict[str, list[Li
             sets; `whole`: no split, every set is all pictures, to evaluate a model that was trained on others.
     """
     if rule == "whole":
-        return {"train": pictures, "dev": pictures, "test": pictures}
+        return {"train": pictures, "val": pictures, "test": pictures}
     count = len(pictures)
     first, second = round(count * 0.8), round(count * 0.9)
     if rule == "s4":
@@ -100,4 +100,4 @@ def split_pictures(pictures: list[Listed], rule: SplitRule) -> dict[str, list[Li
         order = torch.randperm(count, generator=torch.Generator().manual_seed(42)).tolist()
         pictures = [pictures[place] for place in order]
         first, second = count - 2 * (count // 10), count - count // 10
-    return {"train": pictures[:first], "dev": pictures[first:second], "test": pictures[second:]}
+    return {"train": pictures[:first], "val": pictures[first:second], "test": pictures[second:]}

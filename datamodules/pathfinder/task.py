@@ -31,7 +31,7 @@ class Pathfinder(SequenceDataModule):
 
     Args:
         data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
-        source: folder of the LRA release, or of its `pathfinder<resolution>`; None to draw. `train_size`, `dev_size`,
+        source: folder of the LRA release, or of its `pathfinder<resolution>`; None to draw. `train_size`, `val_size`,
             `test_size` and `data_seed` are those of drawing.
         split: of the release: `lra` (its first 80 %, the next 10 %, the last 10 %), `s4` (`random_split`, seed 42), or
             `whole`: every set is all images, to test a model that was trained on others.
@@ -42,7 +42,7 @@ class Pathfinder(SequenceDataModule):
             benchmark has.
         drop_black: leave black pixels out of the sequence, as padding; False: they are tokens like others.
         train_size: number of images to train on.
-        dev_size: number of images of the dev set.
+        val_size: number of images of the validation set.
         test_size: number of images of the test set.
         data_seed: names the stream of images; not the seed of training.
     """
@@ -55,7 +55,7 @@ class Pathfinder(SequenceDataModule):
     class_names = ("two snakes", "one snake")
     citation = "Linsley et al. 2018; Kim*, Linsley* et al., ICLR 2020; Tay et al., Long Range Arena, ICLR 2021"
     licence = "drawn here; the release's images: Apache 2.0"
-    published_dev_size = 156 * 128  # batches of the published code
+    published_val_size = 156 * 128  # batches of the published code
     # The generator starts snakes up and to the left (docs/pathfinder.md), so its only symmetry is to change rows and
     # columns: other views keep the label, but not the distribution of images.
     views = (0, TRANSPOSE)
@@ -76,7 +76,7 @@ class Pathfinder(SequenceDataModule):
         level_schedule: dict[str, int] | None = None,
         drop_black: bool = True,
         train_size: int = 160_000,
-        dev_size: int = 20_000,
+        val_size: int = 20_000,
         test_size: int = 20_000,
         data_seed: int = 0,
     ) -> None:
@@ -86,7 +86,7 @@ class Pathfinder(SequenceDataModule):
         self.source = source
         self.split = split
         self.level: str = level
-        self.sizes = check_sizes(train_size, dev_size, test_size)
+        self.sizes = check_sizes(train_size, val_size, test_size)
         self.drawing = drawing_settings(resolution, level)
         self.data_seed = check_seed(data_seed)
         self.image_side = resolution

@@ -10,7 +10,7 @@ from datamodules.files import printable
 
 DTYPES = {"tokens": "uint8", "offsets": "int64", "labels": "uint8"}
 FILES = (*DTYPES, "names")
-SPLITS = ("train", "dev", "test")
+SPLITS = ("train", "val", "test")
 FIELDS = ("format", "task", "settings", "source", "splits", "skipped")
 _SHA256 = re.compile("[0-9a-f]{64}")
 

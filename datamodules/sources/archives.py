@@ -1,4 +1,4 @@
-"""What the readers of raw files share: where they lie, how they fail, how a dev set is cut."""
+"""What the readers of raw files share: where they lie, how they fail, how a validation set is cut."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -122,24 +122,24 @@ def read_label(where: str, text: str | bytes, num_classes: int) -> int:
     return int(found[1])
 
 
-def cut_dev(labels: Sequence[int], dev_size: int, seed: int) -> tuple[list[int], list[int]]:
-    """Places of the train and of the dev examples: dev is drawn at random, each class by its share.
+def cut_val(labels: Sequence[int], val_size: int, seed: int) -> tuple[list[int], list[int]]:
+    """Places of the train and of the validation examples: validation is drawn at random, each class by its share.
 
     Args:
         labels: of all examples.
-        dev_size: examples to draw, less than there are.
+        val_size: examples to draw, less than there are.
         seed: names the draw.
 
     Raises:
         PreparedDataError: when nothing would be left to train on.
     """
-    if dev_size >= len(labels):
-        raise PreparedDataError(f"data.dev_size={dev_size} leaves none of {len(labels)} examples to train on")
+    if val_size >= len(labels):
+        raise PreparedDataError(f"data.val_size={val_size} leaves none of {len(labels)} examples to train on")
     order = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
-    # Sorted by class, every k-th is dev: the classes have their shares, to within one example.
+    # Sorted by class, every k-th is validation: the classes have their shares, to within one example.
     order = order[np.argsort(np.asarray(labels)[order], kind="stable")]
     chosen = np.zeros(len(labels), dtype=bool)
-    chosen[order[np.linspace(0, len(labels), dev_size, endpoint=False).astype(int)]] = True
+    chosen[order[np.linspace(0, len(labels), val_size, endpoint=False).astype(int)]] = True
     return np.flatnonzero(~chosen).tolist(), np.flatnonzero(chosen).tolist()
 
 

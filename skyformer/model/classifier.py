@@ -66,14 +66,14 @@ class SequenceClassifier(LightningModule):
         attention: makes one backend a layer, from (num_heads, head_dim, max_length). In YAML a class path.
         optimizer: makes the optimiser from the parameters.
         lr_scheduler: makes the schedule from the optimiser; stepped after every training step, or, where it goes by a
-            metric (`ReduceLROnPlateau`), after every dev evaluation. A `total_steps`, `T_max` or `total_iters` that is
+            metric (`ReduceLROnPlateau`), after every validation. A `total_steps`, `T_max` or `total_iters` that is
             left out is the length of the run (`schedule.make_schedule`). None for a constant rate.
         vocab_size, num_classes, max_length, num_documents, image_side: sizes of the task; linked from the data.
         num_layers, embed_dim, hidden_dim, num_heads, dropout, gradient_checkpointing: see `Encoder`.
         float32_attention, position_init, query_key_gain: see `Encoder`.
         pooling: see `ClassificationHead`.
         class_weights: one number above 0 a class; the training loss is then the weighted mean of the examples' losses,
-            as in `torch.nn.CrossEntropyLoss`. The dev and the test loss stay plain, so that runs compare.
+            as in `torch.nn.CrossEntropyLoss`. The validation and the test loss stay plain, so that runs compare.
         label_smoothing: share of a label that is spread over all classes, in [0, 1); in the training loss only.
         positions_lr_factor: learning rate of the position embedding as a multiple of the optimiser's. Adam moves each
             position by the full rate, however little its gradients agree: at a rate of 1e-3 that is mostly noise.

@@ -17,12 +17,14 @@ from skyformer.report.runs import find_runs
 from skyformer.report.table import Table, markdown_table, print_table, to_latex, to_markdown
 from skyformer.report.tables import accuracy_rows, accuracy_table, cost_rows, cost_table, run_rows
 
-_LOSSES = f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps. Dev: accuracy."
+_LOSSES = (
+    f"Losses: means of what was logged in the first {BEGINNING} and the last {WINDOW} steps. Validation: accuracy."
+)
 _PROGRESS: dict[str, tuple[str, Axis]] = {
-    "Dev accuracy against training time": ("accuracy", "time"),
-    "Dev accuracy against steps": ("accuracy", "steps"),
-    "Dev loss against training time": ("loss", "time"),
-    "Dev loss against steps": ("loss", "steps"),
+    "Validation accuracy against training time": ("accuracy", "time"),
+    "Validation accuracy against steps": ("accuracy", "steps"),
+    "Validation loss against training time": ("loss", "time"),
+    "Validation loss against steps": ("loss", "steps"),
 }
 
 

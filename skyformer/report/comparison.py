@@ -21,10 +21,10 @@ _SEVERAL = "seeds of several data sets"
 _NO_COST = (
     *_TUNED,
     "best_checkpoint",
-    "data.init_args.dev_size",
-    "data.init_args.protocol.dev_is_test",
+    "data.init_args.val_size",
+    "data.init_args.protocol.val_is_test",
     "data.init_args.protocol.drop_last_test",
-    "data.init_args.protocol.published_dev_size",
+    "data.init_args.protocol.published_val_size",
     "data.init_args.test_size",
     "data.init_args.train_size",
     "model.attention.init_args.eval_landmarks",

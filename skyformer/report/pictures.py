@@ -92,7 +92,7 @@ def running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> np.ndarr
 
 
 def training_table(groups: Sequence[Group], task: str) -> list[dict[str, str]]:
-    """A row a run of a task: losses at both ends, dev accuracy, seconds a step, peak memory."""
+    """A row a run of a task: losses at both ends, validation accuracy, seconds a step, peak memory."""
     return [_training_row(group, run) for group in groups if group.task == task for run in group.runs]
 
 
@@ -106,8 +106,8 @@ def _training_row(group: Group, run: Run) -> dict[str, str]:
         "steps": f"{run.steps:,}",
         "first loss": _mean(loss.value[loss.step < BEGINNING]),
         "last loss": _mean(loss.value[loss.step > loss.step.max(initial=0) - WINDOW]),
-        "best dev": f"{accuracy.value.max():.1%}" if len(accuracy.value) else "-",
-        "last dev": f"{accuracy.value[-1]:.1%}" if len(accuracy.value) else "-",
+        "best val": f"{accuracy.value.max():.1%}" if len(accuracy.value) else "-",
+        "last val": f"{accuracy.value[-1]:.1%}" if len(accuracy.value) else "-",
         "s/step": _mean(run.examples_per_step / rates, ".3g"),
         "peak MB": f"{memory.value.max():,.0f}" if len(memory.value) else "-",
     }
@@ -119,8 +119,8 @@ def _mean(values: np.ndarray, form: str = ".3f") -> str:
 
 Axis = Literal["steps", "time"]
 QUANTITIES = {  # curve, factor, label
-    "accuracy": ("val/accuracy", 100.0, "dev accuracy (%)"),
-    "loss": ("val/loss", 1.0, "dev loss (nats)"),
+    "accuracy": ("val/accuracy", 100.0, "validation accuracy (%)"),
+    "loss": ("val/loss", 1.0, "validation loss (nats)"),
 }
 # Points of a line that has many would hide it; some of them still tell the lines apart in grey.
 _MARKERS = 8

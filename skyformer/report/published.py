@@ -80,7 +80,7 @@ _STARTS_AND_DATA: dict[str, Any] = {
     "data.init_args.augment": False,
 }
 _TASK: dict[str, dict[str, Any]] = {
-    "text": {"batch": 16, _LR: 1e-4, _WARMUP: 80, _DATA + "dev_is_test": True, _DATA + "document_bytes": 4000},
+    "text": {"batch": 16, _LR: 1e-4, _WARMUP: 80, _DATA + "val_is_test": True, _DATA + "document_bytes": 4000},
     "listops": {"batch": 32, _LR: 1e-4, _WARMUP: 1000, _DATA + "brackets": False},
     "retrieval": {"batch": 16, _LR: 2e-4, _WARMUP: 800, _DATA + "document_bytes": 4000},
     "pathfinder": {"batch": 128, _LR: 2e-4, _WARMUP: 312, _DROP_BLACK: True},
@@ -94,7 +94,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "listops": {"min_length": 500, "max_length": 2000, "train_size": 96_000, "test_size": 2000},
     "pathfinder": {"resolution": 32, "level": "hard", "train_size": 160_000, "test_size": 20_000},
 }
-_CHOSEN_ON_A_PART = ("text", "listops", "retrieval", "pathfinder")  # Image's dev set was evaluated whole
+_CHOSEN_ON_A_PART = ("text", "listops", "retrieval", "pathfinder")  # Image's validation set was evaluated whole
 _ATTENTION = "model.attention.init_args."
 _METHOD: dict[str, dict[str, Any]] = {
     "skyformer": {"num_landmarks": 128, "solver": "newton_schulz", "landmark_draw": "half_and_half"}
@@ -132,8 +132,8 @@ def conditions(backend: str, task: str) -> dict[str, Any]:
     if accuracy(backend, task) is None:
         return {}
     method = {_ATTENTION + name: value for name, value in _METHOD.get(backend, {}).items()}
-    dev_size = {_DATA + "published_dev_size": True} if task in _CHOSEN_ON_A_PART else {}
-    return {**_EVERY_TASK, **_TASK[task], **dev_size, **_MODEL, **method}
+    val_size = {_DATA + "published_val_size": True} if task in _CHOSEN_ON_A_PART else {}
+    return {**_EVERY_TASK, **_TASK[task], **val_size, **_MODEL, **method}
 
 
 def departures(backend: str, task: str, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -16,7 +16,7 @@ from skyformer.report.settings import format_value
 from skyformer.report.table import EMPTY, Cell, Table
 
 _ACCURACY_RULES = (
-    "Test accuracy of the best dev checkpoint in %: mean ± sample standard deviation (n − 1) over n seeds.",
+    "Test accuracy of the best validation checkpoint in %: mean ± sample standard deviation (n − 1) over n seeds.",
     "Bold: the best mean of a column, among cells that are as most of the column: seeds, steps, data, tested examples, "
     "batch size, protocol, sizes of the model. The cell notes what differs; only the optimiser's settings may.",
     "Paper: Chen et al., NeurIPS 2021, Table 1, three seeds; after it ours less the paper's, in points.",
@@ -270,12 +270,12 @@ def _row(group: Group, run: Run) -> dict[str, Any]:
 
 def _result(run: Run) -> dict[str, Any]:
     """What it reached, and what that took."""
-    dev, clock, result = run.curve("val/accuracy"), training_seconds(run), run.result or {}
+    val, clock, result = run.curve("val/accuracy"), training_seconds(run), run.result or {}
     return {
         "test_accuracy": result.get("test/accuracy", ""),
         "test_loss": result.get("test/loss", ""),
         "test_examples": result.get("test/examples", ""),
-        "best_dev_accuracy": _round(np.nanmax(dev.value)) if np.isfinite(dev.value).any() else "",
+        "best_validation_accuracy": _round(np.nanmax(val.value)) if np.isfinite(val.value).any() else "",
         "hours": _round(clock.value[-1] / 3600) if len(clock.value) else "",
         "peak_gb": _round(peak_memory_gb(run)),
     }

@@ -336,7 +336,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     )
     add("--num_landmarks", type=list[int], default=[16, 32, 64, 128, 256], help="d.")
     add("--layer", type=int, default=-1, help="Whose query, key and value; -1 is the last.")
-    add("--example", type=int, default=0, help="Which of the dev set's examples that are long enough.")
+    add("--example", type=int, default=0, help="Which of the validation set's examples that are long enough.")
     add("--draws", type=int, default=3, help="Repeats with other random numbers.")
 
 

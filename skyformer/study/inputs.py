@@ -52,24 +52,26 @@ def layer_inputs(model: SequenceClassifier, example: Example, number: int) -> tu
 
 
 def example_of_length(setting: Setting, length: int, number: int) -> Example:
-    """The `number`-th example of the dev set that has n tokens, cut to these; where none is long enough, the
+    """The `number`-th example of the validation set that has n tokens, cut to these; where none is long enough, the
     `number`-th n tokens of all examples one after the other. Of two documents, the longer one.
 
     Raises:
         RunError: where there are fewer.
     """
-    split = setting.data.splits["dev"]
+    split = setting.data.splits["val"]
     long_enough = (split.lengths >= length).nonzero()[0]
     if number < len(long_enough):
         tokens, position = _real(split[int(long_enough[number])])
         return Example(tokens[None, :length], None if position is None else position[None, :length])
     if len(long_enough):
-        raise RunError(f"the dev set has {len(long_enough)} examples of {length:,} tokens, not {number + 1}")
+        raise RunError(f"the validation set has {len(long_enough)} examples of {length:,} tokens, not {number + 1}")
     ends = split.lengths.cumsum()
     first, last = (int((ends <= place).sum()) for place in (number * length, (number + 1) * length - 1))
     pieces = [_real(split[index]) for index in range(first, min(last + 1, len(split)))]
     if last == len(split) or pieces[0][1] is not None:
-        raise RunError(f"the dev set has no example of {length:,} tokens, and too few to be joined; ask for fewer")
+        raise RunError(
+            f"the validation set has no example of {length:,} tokens, and too few to be joined; ask for fewer"
+        )
     start = number * length - int(ends[first] - split.lengths[first])
     return Example(torch.cat([tokens for tokens, _ in pieces])[None, start : start + length], None)
 

@@ -17,12 +17,12 @@ _LINES = 5  # of a log
 
 
 def print_table(seen: Seen, at_once: int | None) -> None:
-    """All runs: state, steps, the best dev accuracy and the test accuracy in %, and the time left."""
+    """All runs: state, steps, the best validation accuracy and the test accuracy in %, and the time left."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     names = [*("task", "backend"), *(["override"] if any(cell.override for cell in seen) else [])]
     for name in names:
         table.add_column(name, overflow="fold")
-    for name in ("seed", "state", "step", "dev %", "test %", "left"):
+    for name in ("seed", "state", "step", "val %", "test %", "left"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     times = time_left(seen)
     for cell, progress in seen.items():
@@ -37,7 +37,13 @@ def _cells(progress: Progress, left: float | None) -> tuple[str, ...]:
     name = f"{progress.state} early" if progress.stopped_early else str(progress.state)
     state = f"[{color}]{name}[/]" if color else name
     left = None if progress.state in (State.FINISHED, State.FAILED) else left
-    return state, _steps(progress), _percent(progress.dev_accuracy), _percent(progress.test_accuracy), duration(left)
+    return (
+        state,
+        _steps(progress),
+        _percent(progress.validation_accuracy),
+        _percent(progress.test_accuracy),
+        duration(left),
+    )
 
 
 def _steps(progress: Progress) -> str:

@@ -39,7 +39,7 @@ class Progress:
     Attributes:
         state: where it stands.
         step, max_steps: optimiser steps done as far as they were logged, and to do; step is None where none was.
-        dev_accuracy: the best so far, 0 to 1; None where there was no evaluation.
+        validation_accuracy: the best so far, 0 to 1; None where there was no evaluation.
         test_accuracy: of the best checkpoint; None before.
         seconds: that its jobs have taken.
         left: seconds to its end by its own pace; None where that is not known, or nobody trains.
@@ -50,7 +50,7 @@ class Progress:
     state: State
     step: int | None
     max_steps: int
-    dev_accuracy: float | None
+    validation_accuracy: float | None
     test_accuracy: float | None
     seconds: float
     left: float | None
@@ -105,7 +105,7 @@ def progress_of(cell: Cell, config: Mapping[str, Any], queue: Mapping[str, str])
         state=state,
         step=(max_steps if end is None else end) if finished else step,
         max_steps=max_steps,
-        dev_accuracy=max(accuracies, default=None),
+        validation_accuracy=max(accuracies, default=None),
         test_accuracy=read_test_accuracy(cell.folder) if finished else None,
         seconds=sum(max(0.0, end - attempt.started) for attempt, end in zip(attempts, ends, strict=True)),
         left=left,
@@ -133,7 +133,7 @@ def _left(folder: Path, started: float, points: Sequence[ScalarEvent], max_steps
 
 
 def _curves(folder: Path) -> tuple[list[ScalarEvent], list[float]]:
-    """What was logged of training and evaluations, by step, and the dev accuracies."""
+    """What was logged of training and evaluations, by step, and the validation accuracies."""
     if not any(folder.glob("events.out.tfevents.*")):
         return [], []
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all points

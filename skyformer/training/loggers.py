@@ -52,7 +52,7 @@ class CSVLogger(loggers.CSVLogger):
 
         Args:
             step: optimiser steps that are done.
-            evaluates_first: whether the dev evaluation after the last of them is repeated.
+            evaluates_first: whether the validation after the last of them is repeated.
         """
         path = Path(self.log_dir, "metrics.csv")
         self._experiment = None  # it remembers the columns

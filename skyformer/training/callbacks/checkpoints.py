@@ -23,7 +23,7 @@ from skyformer.training.loggers import CSVLogger
 class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` in the run's folder, to resume from.
 
-    It is written at intervals of steps, before each dev evaluation, at the end of training, and after the step
+    It is written at intervals of steps, before each validation, at the end of training, and after the step
     during which Ctrl-C or SIGTERM came; the program then exits with 130 or 143, the codes by which a scheduler knows. A
     second Ctrl-C stops at once, without a checkpoint. In a SLURM job, SIGUSR1 does the same and queues the job again. A
     run that stopped before an evaluation was over resumes with it.
@@ -235,7 +235,7 @@ def _is_of_step(path: Path, most: int) -> bool:
 
 
 class BestCheckpoint(_InRunFolder):
-    """Keeps `checkpoints/best.ckpt` in the run's folder: the one with the best metric on the dev set.
+    """Keeps `checkpoints/best.ckpt` in the run's folder: the one with the best metric on the validation set.
 
     Args:
         monitor: `val/accuracy` or `val/loss`.
@@ -249,7 +249,7 @@ class BestCheckpoint(_InRunFolder):
 
 
 class TopCheckpoints(_InRunFolder):
-    """Keeps `checkpoints/top-step<n>.ckpt` of the dev evaluations with the best metric, in addition to `best.ckpt`.
+    """Keeps `checkpoints/top-step<n>.ckpt` of the validations with the best metric, in addition to `best.ckpt`.
 
     Args:
         save_top_k: how many, at least 1.

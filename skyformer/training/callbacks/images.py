@@ -1,4 +1,4 @@
-"""A sheet of dev images with label and prediction, for tasks whose sequences are images."""
+"""A sheet of validation images with label and prediction, for tasks whose sequences are images."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ RIGHT, WRONG = (0, 114, 178), (213, 94, 0)  # blue and vermilion: distinct for c
 
 
 class ImageSheet(Callback):
-    """Adds `images/dev` to TensorBoard at each dev evaluation: the first images, captioned `label -> prediction`."""
+    """Adds `images/val` to TensorBoard at each validation: the first images, captioned `label -> prediction`."""
 
     def on_validation_batch_end(
         self,
@@ -35,7 +35,7 @@ class ImageSheet(Callback):
         sheet = draw_sheet(pictures, batch.label.cpu(), outputs.argmax(dim=-1).cpu())
         step = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning gives the metrics of this step
         for logger in loggers:
-            logger.experiment.add_image("images/dev", sheet, step, dataformats="HWC")
+            logger.experiment.add_image("images/val", sheet, step, dataformats="HWC")
 
 
 def _pixels(batch: Any, side: int) -> Tensor:

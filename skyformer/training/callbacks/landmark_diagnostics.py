@@ -16,7 +16,7 @@ MAX_TOKENS = 1024
 
 
 class LandmarkDiagnostics(Callback):
-    """On the first batch of each dev evaluation, for each layer with `SkyformerAttention`, logs
+    """On the first batch of each validation, for each layer with `SkyformerAttention`, logs
 
     - `condition_number/layer<i>` of κ(W, W) + γI, the largest over heads;
     - `spectral_error/layer<i>`, ‖C̃ − C‖₂ / ‖C‖₂ against exact kernelized attention, the mean over heads.

@@ -26,7 +26,7 @@ class LabelCounts:
 
 
 class PlateauNotice(Callback):
-    """Says once, after a tenth of the steps, that the dev accuracy has not left the most frequent label's share.
+    """Says once, after a tenth of the steps, that the validation accuracy has not left the most frequent label's share.
 
     Leaving it means two standard errors above it, in any evaluation so far.
     """
@@ -67,8 +67,8 @@ class PlateauNotice(Callback):
         self.is_said = True
         hint = getattr(trainer.datamodule, "plateau", "")
         rank_zero_info(
-            f"Dev accuracy is still at chance after {step:,} of {steps:,} steps ({accuracy:.2%}; always guessing the "
-            f"most frequent label gives {chance:.2%}). {hint + ' ' if hint else ''}See {PAGE}."
+            f"Validation accuracy is still at chance after {step:,} of {steps:,} steps ({accuracy:.2%}; always "
+            f"guessing the most frequent label gives {chance:.2%}). {hint + ' ' if hint else ''}See {PAGE}."
         )
 
 

@@ -17,7 +17,7 @@ from rich.progress import (
 
 
 class StepProgressBar(ProgressBar):
-    """Steps done and to do, time gone and left, the loss; after each dev evaluation of `fit` a line that stays.
+    """Steps done and to do, time gone and left, the loss; after each validation of `fit` a line that stays.
 
     In a file or a pipe only those lines appear.
     """
@@ -64,7 +64,9 @@ class StepProgressBar(ProgressBar):
         loss, accuracy = float(metrics["val/loss"]), float(metrics["val/accuracy"])
         if self.enabled and trainer.state.fn == "fit":
             step = f"step {trainer.global_step:>7,}"
-            self.console.print(f"{step}   dev loss {loss:.4f}   dev accuracy {accuracy:.2%}", highlight=False)
+            self.console.print(
+                f"{step}   validation loss {loss:.4f}   validation accuracy {accuracy:.2%}", highlight=False
+            )
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Testing", int(sum(trainer.num_test_batches)))

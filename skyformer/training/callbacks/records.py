@@ -174,7 +174,7 @@ class EvaluationResult(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
-            self._report(trainer, "val", "Dev", "validation.json")
+            self._report(trainer, "val", "Validation", "validation.json")
 
     def _report(self, trainer: Trainer, prefix: str, split: str, file_name: str) -> None:
         examples, chance = self.labels.examples_and_chance(trainer)
