@@ -1,40 +1,22 @@
 """Tiny versions of the tasks, prepared once for all tests, and the command line that users type."""
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_sources
 import torch
 from download_server import Server
+from filelock import FileLock
+from tiny_runs import build_arguments
 from torch.utils.data import DataLoader
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import run  # noqa: E402  the repository's root is not a package
-from skyformer.cli import SkyformerCLI  # noqa: E402
-
-TINY_DATA: dict[str, dict[str, Any]] = {
-    "image": {"val_size": 20, "batch_size": 4},
-    "listops": {"min_length": 8, "max_length": 64, "train_size": 100, "val_size": 21, "test_size": 13, "batch_size": 8},
-    "pathfinder": {"train_size": 44, "val_size": 10, "test_size": 7, "batch_size": 4},
-    "pathx": {"train_size": 4, "val_size": 1, "test_size": 1, "batch_size": 1},
-    "retrieval": {"max_bytes": 60, "batch_size": 4},
-    "text": {"max_bytes": 60, "val_size": 10, "batch_size": 4},
-}
-TINY_TRAINER = {
-    "max_steps": 9,
-    "val_check_interval": 3,
-    "log_every_n_steps": 1,
-    "accelerator": "cpu",
-    "logger": "skyformer.training.loggers.CSVLogger",
-}
-TINY_MODEL = {"embed_dim": 16, "hidden_dim": 16, "lr_scheduler.init_args.warmup_steps": 2}
+import run
+from skyformer.cli import SkyformerCLI
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,24 +28,13 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data of the whole test run, and in `sources` the raw data of the tasks that are not generated."""
-    folder = tmp_path_factory.mktemp("data")
-    for task, write in tiny_sources.WRITERS.items():
-        write(folder / "sources" / task)
+    shared = tmp_path_factory.getbasetemp()
+    folder = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "data"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            for task, write in tiny_sources.WRITERS.items():
+                write(folder / "sources" / task)
     return folder
-
-
-def build_arguments(data_dir: Path, task: str, folder: Path, *overlays: str) -> list[str]:
-    """Arguments of a shipped task's configuration, with overlays such as `trainer/bf16`, made tiny."""
-    data = {**TINY_DATA[task], "data_dir": data_dir}
-    if task in tiny_sources.WRITERS:
-        data["source"] = data_dir / "sources" / task
-    return [
-        *(f"--config={ROOT}/configs/{name}.yaml" for name in (task, *overlays)),
-        *(f"--data.init_args.{key}={value}" for key, value in data.items()),
-        *(f"--model.{key}={value}" for key, value in TINY_MODEL.items()),
-        *(f"--trainer.{key}={value}" for key, value in TINY_TRAINER.items()),
-        f"--trainer.default_root_dir={folder}",
-    ]
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ class Check:
         return folder, time.monotonic() - begin
 
     def tests(self) -> dict[str, Any]:
-        files = ["tests/test_cuda.py", "tests/test_cuda_graph.py", "tests/test_triton_kernels.py"]
+        files = ["tests/ops/test_cuda.py", "tests/model/test_cuda_graph.py", "tests/ops/test_triton_kernels.py"]
         try:
             text = self.call("tests", "-m", "pytest", "-q", "-n6", "-p", "no:warnings", *files)
         except subprocess.SubprocessError as error:
@@ -150,7 +150,7 @@ if __name__ == "__main__":
     parser.add_argument("--parts", type=list[str], default=["tests", "step_table", "speed", "repeats"])
     given = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")])
+        filter(None, [str(ROOT), str(ROOT / "tests/helpers"), os.environ.get("PYTHONPATH")])
     )
     check = Check(Path(given.output).resolve(), Path(given.data_dir).resolve(), given.dry, given.steps)
     raise SystemExit(0 if check.run(given.parts) else 1)

@@ -1,0 +1,120 @@
+"""How positions, queries and keys start: values by the formulas, and every backend with them."""
+
+import math
+
+import pytest
+import torch
+from tiny_runs import ROOT, TINY_DATA
+
+from skyformer.attention import ReformerAttention, SkyformerAttention, SoftmaxAttention
+from skyformer.model.encoder import Encoder, sinusoidal_positions_2d
+
+ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.yaml"))
+
+
+def test_sinusoidal_positions_2d_by_the_formula():
+    positions = sinusoidal_positions_2d(side=5, embed_dim=8, amplitude=0.5)
+    assert positions.shape == (25, 8)
+    for row in range(5):
+        for column in range(5):
+            expected = []
+            for place in (row, column):
+                for k in range(2):
+                    angle = place * 2 * math.pi / 8 * 10_000 ** (-k / 2)
+                    expected += [0.5 * math.sin(angle), 0.5 * math.cos(angle)]
+            assert positions[row * 5 + column].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_products_of_sinusoidal_positions_depend_on_the_offset_alone():
+    positions = sinusoidal_positions_2d(32, 64).double().reshape(32, 32, 64)
+    near = (positions[3, 4] * positions[4, 6]).sum()
+    assert (positions[20, 9] * positions[21, 11]).sum() == pytest.approx(float(near), abs=1e-6)
+    distance = (positions[10, 10] - positions).square().sum(dim=-1)
+    assert distance[10, 10] == 0
+    assert distance[10, 11] < distance[10, 12] < distance[10, 13]
+
+
+def test_encoder_starts_with_them():
+    encoder = Encoder(256, 1024, SoftmaxAttention, position_init="sinusoidal_2d", image_side=32)
+    assert torch.equal(encoder.positions.weight, sinusoidal_positions_2d(32, 64))
+    assert encoder.positions.weight.requires_grad
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.5])
+def test_queries_and_keys_start_equal(gain):
+    torch.manual_seed(0)
+    usual = Encoder(16, 9, SoftmaxAttention, embed_dim=8, hidden_dim=8)
+    torch.manual_seed(0)
+    equal = Encoder(16, 9, SoftmaxAttention, embed_dim=8, hidden_dim=8, query_key_gain=gain)
+    for before, after in zip(usual.blocks, equal.blocks, strict=True):
+        was, now = before.attention.query_key_value, after.attention.query_key_value
+        for name in ("weight", "bias"):
+            old, new = getattr(was, name), getattr(now, name)
+            assert torch.equal(new[:8], gain * old[:8])
+            assert torch.equal(new[8:16], gain * old[:8])
+            assert torch.equal(new[16:], old[16:]), "values start as usual"
+    others = [name for name, _ in usual.named_parameters() if "query_key_value" not in name]
+    assert all(torch.equal(usual.get_parameter(name), equal.get_parameter(name)) for name in others)
+
+
+def test_shared_query_and_key_projection_takes_the_gain():
+    torch.manual_seed(0)
+    usual = Encoder(16, 9, ReformerAttention, embed_dim=8, hidden_dim=8).blocks[0].attention.query_key_value
+    torch.manual_seed(0)
+    gained = Encoder(16, 9, ReformerAttention, embed_dim=8, hidden_dim=8, query_key_gain=3.0).blocks[0].attention
+    assert torch.equal(gained.query_key_value.weight[:8], 3 * usual.weight[:8])
+    assert torch.equal(gained.query_key_value.weight[8:], usual.weight[8:])
+
+
+def test_equal_starts_attend_to_the_neighbourhood():
+    """κ of a pixel with itself is 1; it falls with the distance, the faster the larger the gain."""
+    kernels = []
+    for gain in (1.0, 2.0):
+        torch.manual_seed(0)
+        encoder = Encoder(
+            256, 1024, SkyformerAttention, position_init="sinusoidal_2d", query_key_gain=gain, image_side=32
+        )
+        block = encoder.blocks[0]
+        x = block.attention_norm(encoder.tokens(torch.full((1, 1024), 7)) + encoder.positions.weight)
+        query, key, _ = block.attention._heads(block.attention.query_key_value(x))
+        distance = (query[0, 0, 528] - key[0, 0]).square().sum(dim=-1) / math.sqrt(32)
+        kernels.append(torch.exp(-distance / 2).reshape(32, 32))
+    for kernel in kernels:
+        assert kernel[16, 16] == 1
+        assert kernel[16, 17] > kernel[16, 18] > kernel[16, 19]
+    assert (kernels[1][16, 17:20] < kernels[0][16, 17:20]).all()
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_every_backend_trains_with_both(attention, tmp_path, main, tiny_arguments):
+    arguments = tiny_arguments("pathfinder", tmp_path, f"attention/{attention}")
+    starts = ["--model.position_init=sinusoidal_2d", "--model.query_key_gain=2"]
+    cli = main(["fit", *arguments, *starts, "--trainer.max_steps=1", "--model.lr_scheduler.init_args.warmup_steps=0"])
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
+
+
+@pytest.mark.parametrize("task", sorted(TINY_DATA))
+def test_two_dimensional_start_is_for_images(task, tmp_path, main, tiny_arguments, capsys):
+    """Text of 4,096 bytes has a square's length and no plane."""
+    arguments = [*tiny_arguments(task, tmp_path), "--model.position_init=sinusoidal_2d", "--trainer.max_steps=3"]
+    if task in ("image", "pathfinder", "pathx"):
+        assert main(["fit", *arguments]).model.encoder.positions.weight.shape[0] in (1024, 16_384)
+        return
+    with pytest.raises(SystemExit):
+        main(["fit", *arguments])
+    assert "position_init=sinusoidal_2d needs square images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"position_init": "sinusoidal"}, r"position_init='sinusoidal' is not one of \['normal', 'sinusoidal_2d'\]"),
+        ({"position_init": "sinusoidal_2d", "image_side": 8}, r"sequences of 9 tokens and image_side=8\). Fix: "),
+        ({"position_init": "sinusoidal_2d", "image_side": 3, "embed_dim": 6}, "embed_dim=6 must be a multiple of 4"),
+        ({"query_key_gain": 0.0}, "query_key_gain=0.0 must be a number above 0"),
+        ({"query_key_gain": math.inf}, "query_key_gain=inf must be a number above 0"),
+    ],
+)
+def test_what_cannot_work_is_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        Encoder(16, 9, SoftmaxAttention, **{"embed_dim": 8, "hidden_dim": 8, **settings})
