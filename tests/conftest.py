@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import setuptools  # noqa: F401, before a test imports distutils, which setuptools then refuses
 import tiny_sources
 import torch
 from download_server import Server

@@ -18,7 +18,7 @@ class Attention(nn.Module, ABC):
 
     A backend keeps to four rules. Padding never changes a real token's output. An example's output never depends on
     the other examples of its batch. In `eval()` the same input gives the same output, also where the method samples.
-    Under autocast and in half precision it computes in float32 by itself what needs it.
+    Under autocast and in half precision the backend itself computes in float32 where it must.
 
     Args:
         num_heads: H, positive.

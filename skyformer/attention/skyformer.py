@@ -13,10 +13,9 @@ from skyformer.ops.nystrom import nystrom_gaussian_attention
 class SkyformerAttention(Attention):
     """`κ(Q, W) (κ(W, W) + γI)⁻¹ κ(W, K) V` (Skyformer, Eq. 4–6), O(N d p) time and O(N d) memory.
 
-    W are d rows drawn from [Q; K]: each example has a draw of its own, shared by its heads, new in every training
-    step. In training the draw comes from torch's generator, as dropout does; in `eval()` it comes from numbers that
-    are drawn once from `seed` and saved with the weights, one for each real token in turn, so that an example's
-    landmarks depend on the number of its tokens alone.
+    W are d rows sampled from [Q; K]. Each example has its own sample, which its heads share, and a new one in every
+    training step, from torch's generator. In `eval()` the sample comes from numbers that are drawn once from `seed` and
+    saved with the weights, one for each real token. So an example's landmarks depend on its number of tokens alone.
 
     Args:
         num_heads, head_dim, max_length: see `Attention`.

@@ -128,7 +128,7 @@ def test_the_command_says_a_bad_source_in_one_line(source, prepared_dir, prepare
 def test_the_command_verifies(source, prepared_dir, prepare_listops, capsys):
     write_listops(source)
     prepare_listops("--verify")
-    (tokens,) = prepared_dir.glob("listops-*/dev/tokens.bin")
+    (tokens,) = prepared_dir.glob("listops-*/val/tokens.bin")
     content = bytearray(tokens.read_bytes())
     content[3] ^= 1
     tokens.write_bytes(content)

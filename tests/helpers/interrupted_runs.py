@@ -2,12 +2,10 @@
 
 import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
-from tiny_runs import HELPERS, ROOT
+from processes import run_to_its_end
 
 STOP = "--trainer.callbacks=stop_at.StopAt"
 
@@ -49,9 +47,5 @@ def assert_same_training(ours: Path, theirs: Path, from_step: int) -> None:
 
 
 def run_process(arguments: list[str]) -> int:
-    """The command in a process of its own; its exit status."""
-    environment = {**os.environ, "PYTHONPATH": str(HELPERS), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "run.py"), "fit", *arguments]
-    return subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, check=False, start_new_session=True
-    ).returncode
+    """`fit` in a process of its own; its exit status, negative for a signal."""
+    return run_to_its_end(["fit", *arguments], Path(os.devnull))

@@ -10,7 +10,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def start(arguments: list[str], log: Path) -> multiprocessing.process.BaseProcess:
-    """Start `python run.py <arguments>` with what it says in `log`; has `join`, `exitcode`, `kill`."""
+    """Start `python run.py <arguments>` in a session of its own, with its output in `log`."""
     _CONTEXT.set_forkserver_preload(["run", "skyformer.cli", "lightning.pytorch.callbacks"])
     former = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{Path(__file__).parent}{os.pathsep}{ROOT}"  # the server looks there for what to import
@@ -37,6 +37,7 @@ def _main(arguments: list[str], log: Path) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    os.setsid()
     torch.set_num_threads(1)
     sys.argv = ["run.py", *arguments]
     import run
