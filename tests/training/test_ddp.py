@@ -57,8 +57,8 @@ def run_processes(
 
 @pytest.mark.parametrize(
     ("task", "processes", "torchrun", "variables"),
-    [("listops", 2, False, {}), ("retrieval", 2, True, SLURM_JOB), ("listops", 4, True, {}),
-     pytest.param("retrieval", 4, False, {}, marks=pytest.mark.long)],
+    [("listops", 2, False, {}), *(pytest.param(*case, marks=pytest.mark.long) for case in (
+        ("retrieval", 2, True, SLURM_JOB), ("listops", 4, True, {}), ("retrieval", 4, False, {})))],
 )  # fmt: skip
 def test_processes_train_as_one_with_the_whole_batch(
     task, processes, torchrun, variables, tmp_path, main, tiny_arguments
@@ -102,6 +102,7 @@ def test_error_in_the_first_process_alone_ends_all(tmp_path, tiny_arguments):
     assert f"error: {tmp_path}/nothing" in done.stderr
 
 
+@pytest.mark.long
 def test_sampler_of_lightning_is_refused(tmp_path, tiny_arguments):
     done = run_processes("listops", 2, tmp_path / "run", tiny_arguments, "--trainer.use_distributed_sampler=true")
     assert done.returncode == 1
@@ -109,7 +110,7 @@ def test_sampler_of_lightning_is_refused(tmp_path, tiny_arguments):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_infinite_loss_in_one_process_stops_all(rank, tmp_path, tiny_arguments):
     poisoned = [
         "--trainer.callbacks+=poison.PoisonStep",
@@ -125,6 +126,7 @@ def test_infinite_loss_in_one_process_stops_all(rank, tmp_path, tiny_arguments):
     assert records[1 - rank]["loss"] == "finite on this process"
 
 
+@pytest.mark.long
 def test_signal_to_the_first_process_stops_all_with_a_checkpoint(tmp_path, tiny_arguments):
     stop = ["--trainer.callbacks+=stop_at.StopAt", "--trainer.callbacks.step=4", "--trainer.callbacks.name=SIGTERM"]
     done = run_processes("listops", 2, tmp_path / "run", tiny_arguments, *stop, "--trainer.callbacks.rank=0")
@@ -148,6 +150,7 @@ def test_resume_with_another_number_of_processes_is_refused(tmp_path, main, caps
     assert "a run of 2 process(es), this one has 1" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_two_nodes_as_the_page_says(tmp_path, main, tiny_arguments):
     """Two torchrun agents on this machine, with the command of `docs/gpus.md` and a tiny task."""
     (line,) = re.findall(r"^torchrun --nnodes.*\\\n.*$", (ROOT / "docs/gpus.md").read_text(), flags=re.MULTILINE)
@@ -183,6 +186,7 @@ def test_two_nodes_as_the_page_says(tmp_path, main, tiny_arguments):
     assert json.loads((tmp_path / "run/record.json").read_text())[0]["num_processes"] == 4
 
 
+@pytest.mark.long
 def test_port_that_is_in_use_ends_all_processes(tmp_path, tiny_arguments):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

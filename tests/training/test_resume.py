@@ -44,7 +44,7 @@ def test_run_that_was_killed_after_its_last_step(in_evaluation, tmp_path, main, 
     assert list(evaluations(tmp_path / "killed")) == [2, 5, 8]
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.long)])
 def test_signal_that_reaches_the_loader_too(name, code, tmp_path, main, tiny_arguments):
     """Two loader processes, and the signal to the whole group, as from a terminal or a scheduler."""
     arguments = [*tiny_arguments("listops", tmp_path), "--data.init_args.num_workers=2"]
