@@ -25,7 +25,7 @@ assert "skyformer" not in sys.modules
 @pytest.fixture
 def checkpoint(tmp_path, main, tiny_arguments):
     def train(task: str, attention: str):
-        main(["fit", *tiny_arguments(task, tmp_path / "run", f"attention/{attention}"), "--trainer.max_steps=3"])
+        main(["fit", *tiny_arguments(task, tmp_path / "run", f"attention/{attention}"), "--model.num_layers=1"])
         return tmp_path / "run/checkpoints/last.ckpt"
 
     return train
@@ -43,6 +43,7 @@ def test_program_gives_the_model_s_scores(attention, checkpoint, tmp_path, main)
             assert torch.allclose(program(tokens, mask), model(tokens, mask), atol=1e-5), (batch, length)
 
 
+@long
 def test_two_documents_and_a_process_without_the_project(checkpoint, tmp_path, main):
     path = checkpoint("retrieval", "skyformer")
     main(["export", f"--ckpt_path={path}", f"--output={tmp_path}/model.pt2"])

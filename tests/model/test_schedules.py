@@ -79,7 +79,12 @@ def test_every_schedule_of_torch_is_tried():
     assert found == {*WORK, *CANNOT, *BY_METRIC}
 
 
-@pytest.mark.parametrize("name", WORK)
+RESUMED = ("LinearOneCycle", "OneCycleLR", "ExponentialLR")  # a length of one's own, torch's, and none
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in RESUMED else pytest.mark.long) for name in WORK]
+)
 def test_rates_are_those_of_torch_over_a_resume(name, tmp_path, main, arguments):
     given, added = WORK[name]
     command = ["fit", *arguments(tmp_path), *schedule(name, **given)]

@@ -111,7 +111,12 @@ def test_csv_with_a_wrong_label_or_no_file(folder, main, capsys):
     refuse(main, capsys, prepare, 1, "reviews.csv: row 200: no such label (got 'Positive')")
 
 
-@pytest.mark.parametrize("attention", BACKENDS)
+SHOWN = ("skyformer", "bigbird")  # on the page
+
+
+@pytest.mark.parametrize(
+    "attention", [pytest.param(name, marks=() if name in SHOWN else pytest.mark.long) for name in BACKENDS]
+)
 def test_numpy_array_with_each_attention(attention, folder, main):
     write_arrays(folder)
     plain, other = commands(blocks("bash")[1])

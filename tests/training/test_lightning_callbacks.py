@@ -30,7 +30,13 @@ def test_another_progress_bar(tmp_path, main, tiny_arguments):
 OPTIMIZERS = {name: made for name, made in vars(torch.optim).items() if isinstance(made, type)}
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - {"Optimizer"}))
+USUAL = {"AdamW", "SGD", "LBFGS", "Muon", "SparseAdam"}  # the last three are the ones that differ
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in USUAL else pytest.mark.long) for n in sorted(OPTIMIZERS.keys() - {"Optimizer"})],
+)
 def test_optimizers_of_torch(name, tmp_path, main, capsys, tiny_arguments):
     arguments = [*tiny_arguments("listops", tmp_path), f"--model.optimizer={name}", "--trainer.max_steps=3"]
     if name in ("Muon", "SparseAdam"):
