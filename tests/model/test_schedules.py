@@ -79,7 +79,7 @@ def test_every_schedule_of_torch_is_tried():
     assert found == {*WORK, *CANNOT, *BY_METRIC}
 
 
-RESUMED = ("LinearOneCycle", "OneCycleLR", "ExponentialLR")  # a length of one's own, torch's, and none
+RESUMED = ("OneCycleLR", "ExponentialLR", "LambdaLR")  # with a length, without one, with a function
 
 
 @pytest.mark.parametrize(
