@@ -25,7 +25,7 @@ from datamodules.prepared.format import data_hash, folder_name, load, verify
 from datamodules.prepared.layout import Layout
 from datamodules.prepared.split import Split
 from datamodules.prepared.writing import RawSplits, prepare
-from datamodules.protocol import Protocol
+from datamodules.protocol import OURS, Protocol
 from datamodules.sources.new_inputs import as_split
 
 BATCH_TIMEOUT = 600  # seconds; a worker without shared memory never delivers, and the main process would wait for ever
@@ -90,11 +90,11 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     def __init__(
         self,
-        data_dir: str,
-        batch_size: int,
-        eval_batch_size: int | None,
-        num_workers: int,
-        protocol: Protocol,
+        data_dir: str = "data",
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        protocol: Protocol = OURS,
         augment: bool = False,
         predict_source: str | None = None,
     ) -> None:

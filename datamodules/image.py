@@ -14,7 +14,6 @@ from datamodules.files import PreparedDataError, waiting_lock
 from datamodules.generate import check_at_least_one, check_seed
 from datamodules.image_batches import FLIP
 from datamodules.prepared.writing import RawSplits
-from datamodules.protocol import OURS, Protocol
 from datamodules.sources.archives import cut_val, damaged, reading, sizes_of, source_name, source_path
 from datamodules.sources.download import fetch
 from datamodules.sources.grey import GREY, Grey
@@ -33,7 +32,7 @@ class Image(SequenceDataModule):
     al., ICLR 2021), whose own split follows from how TensorFlow Datasets shuffles. 10,000 are the test set.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
+        batch_size, common: see `SequenceDataModule`.
         source: folder with torchvision's `cifar-10-batches-py`, or with `train/<class>/` and `test/<class>/` of PNG or
             JPEG files, classes by name or number; None to fetch the former.
         grey: luma of `tensorflow`, as in Long Range Arena, or of `pil`, which differs by 1 on a quarter of all colours.
@@ -54,20 +53,15 @@ class Image(SequenceDataModule):
 
     def __init__(
         self,
-        data_dir: str = "data",
         batch_size: int = 256,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        protocol: Protocol = OURS,
-        augment: bool = False,
-        predict_source: str | None = None,
         source: str | None = None,
         grey: Literal["tensorflow", "pil"] = "tensorflow",
         drop_black: bool = True,
         val_size: int = 5_000,
         data_seed: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
+        super().__init__(batch_size=batch_size, **common)
         if grey not in GREY:
             raise ValueError(f"data.grey={grey!r} is not one of {sorted(GREY)}")
         check_at_least_one(val_size=val_size)

@@ -13,7 +13,6 @@ from datamodules.files import PreparedDataError
 from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression, evaluate, longest_expression
 from datamodules.prepared.writing import RawSplits
-from datamodules.protocol import OURS, Protocol
 from datamodules.sources.archives import (
     damaged,
     find_in_release,
@@ -39,7 +38,7 @@ class ListOps(SequenceDataModule):
     chance means here.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
+        batch_size, common: see `SequenceDataModule`.
         source: folder of the LRA release, or of its `basic_{train,val,test}.tsv`; None to generate. The settings
             below, `max_length` aside, are those of generation.
         min_length: exclusive lower bound of the number of tokens.
@@ -63,13 +62,7 @@ class ListOps(SequenceDataModule):
 
     def __init__(
         self,
-        data_dir: str = "data",
         batch_size: int = 32,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        protocol: Protocol = OURS,
-        augment: bool = False,
-        predict_source: str | None = None,
         source: str | None = None,
         min_length: int = 500,
         max_length: int = 2000,
@@ -79,8 +72,9 @@ class ListOps(SequenceDataModule):
         val_size: int = 2_000,
         test_size: int = 2_000,
         data_seed: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
+        super().__init__(batch_size=batch_size, **common)
         if not 0 <= min_length < max_length - 1:
             raise ValueError(f"data.min_length={min_length} must be at least 0 and below max_length={max_length} - 1")
         if not (2 <= max_depth <= max_length and 2 <= max_args <= max_length):

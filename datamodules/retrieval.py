@@ -11,7 +11,6 @@ from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, Skipped, packed
 from datamodules.generate import check_at_least_one
 from datamodules.prepared.writing import RawSplits
-from datamodules.protocol import OURS, Protocol
 from datamodules.sources.archives import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
 from datamodules.sources.new_inputs import read_lines, unusable
 
@@ -27,7 +26,7 @@ class Retrieval(SequenceDataModule):
     padding, byte + 1 else; bytes that are not UTF-8 are bytes too.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
+        batch_size, common: see `SequenceDataModule`.
         source: folder of the LRA release, or of its `new_aan_pairs.{train,eval,test}.tsv`; None for `lra_release` in
             `data_dir`.
         max_bytes: longer documents are cut.
@@ -44,19 +43,8 @@ class Retrieval(SequenceDataModule):
     licence = "texts of the ACL Anthology: CC BY-NC-SA 3.0 up to 2015, CC BY 4.0 since"
     published_val_size = 300 * 16  # batches of the published code
 
-    def __init__(
-        self,
-        data_dir: str = "data",
-        batch_size: int = 16,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        protocol: Protocol = OURS,
-        augment: bool = False,
-        predict_source: str | None = None,
-        source: str | None = None,
-        max_bytes: int = 4000,
-    ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
+    def __init__(self, batch_size: int = 16, source: str | None = None, max_bytes: int = 4000, **common: Any) -> None:
+        super().__init__(batch_size=batch_size, **common)
         check_at_least_one(max_bytes=max_bytes)
         self.source = source
         self.max_bytes = self.protocol.cut(max_bytes)

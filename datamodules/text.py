@@ -15,7 +15,6 @@ from datamodules.examples import Example, Skipped, make_examples, progress_bar
 from datamodules.files import PreparedDataError, open_regular
 from datamodules.generate import check_at_least_one, check_seed
 from datamodules.prepared.writing import RawSplits
-from datamodules.protocol import OURS, Protocol
 from datamodules.sources.archives import cut_val, damaged, reading, sizes_of, source_name, source_path
 from datamodules.sources.download import fetch
 from datamodules.sources.new_inputs import read_lines
@@ -36,7 +35,7 @@ class Text(SequenceDataModule):
     average, at most 13,704.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
+        batch_size, common: see `SequenceDataModule`.
         source: the unpacked `aclImdb` or an archive of it (tar, whatever its compression); None to fetch it.
         max_bytes: longer reviews are cut.
         val_size: reviews of the validation set, half of each class.
@@ -55,19 +54,14 @@ class Text(SequenceDataModule):
 
     def __init__(
         self,
-        data_dir: str = "data",
         batch_size: int = 16,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        protocol: Protocol = OURS,
-        augment: bool = False,
-        predict_source: str | None = None,
         source: str | None = None,
         max_bytes: int = 4096,
         val_size: int = 2_500,
         data_seed: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
+        super().__init__(batch_size=batch_size, **common)
         check_at_least_one(max_bytes=max_bytes, val_size=val_size)
         self.source = source
         self.max_bytes = self.protocol.cut(max_bytes)

@@ -17,7 +17,6 @@ from datamodules.pathfinder.drawing import draw_image
 from datamodules.pathfinder.release import FOLDER, SplitRule, list_pictures, read_listed, split_pictures
 from datamodules.pathfinder.settings import CONTOUR_LENGTH, Level, Resolution, drawing_settings
 from datamodules.prepared.writing import RawSplits
-from datamodules.protocol import OURS, Protocol
 from datamodules.sources.archives import find_in_release, sizes_of, source_name, source_path
 from datamodules.sources.new_inputs import read_pictures
 
@@ -30,7 +29,7 @@ class Pathfinder(SequenceDataModule):
     Counts: 160,000 / 20,000 / 20,000, in the release and by default here.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
+        batch_size, common: see `SequenceDataModule`.
         source: folder of the LRA release, or of its `pathfinder<resolution>`; None to draw. `train_size`, `val_size`,
             `test_size` and `data_seed` are those of drawing.
         split: of the release: `lra` (its first 80 %, the next 10 %, the last 10 %), `s4` (`random_split`, seed 42), or
@@ -62,13 +61,7 @@ class Pathfinder(SequenceDataModule):
 
     def __init__(
         self,
-        data_dir: str = "data",
         batch_size: int = 128,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        protocol: Protocol = OURS,
-        augment: bool = False,
-        predict_source: str | None = None,
         source: str | None = None,
         split: SplitRule = "lra",
         resolution: Resolution = 32,
@@ -79,8 +72,9 @@ class Pathfinder(SequenceDataModule):
         val_size: int = 20_000,
         test_size: int = 20_000,
         data_seed: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source)
+        super().__init__(batch_size=batch_size, **common)
         if split not in get_args(SplitRule):
             raise ValueError(f"data.split={split!r} is not one of {list(get_args(SplitRule))}")
         self.source = source
@@ -193,13 +187,13 @@ class PathX(Pathfinder):
     """Pathfinder at 128 × 128: sequences of 16,384 pixels.
 
     Args:
-        data_dir, batch_size, eval_batch_size, num_workers, protocol, augment, predict_source: see `SequenceDataModule`.
-        kwargs: see `Pathfinder`.
+        batch_size: see `SequenceDataModule`.
+        common: see `Pathfinder`.
     """
 
     task = "pathx"
     max_length = 16_384
     image_side = 128
 
-    def __init__(self, data_dir: str = "data", batch_size: int = 32, **kwargs: Any) -> None:
-        super().__init__(data_dir, batch_size, resolution=128, **kwargs)
+    def __init__(self, batch_size: int = 32, **common: Any) -> None:
+        super().__init__(batch_size=batch_size, resolution=128, **common)

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from skyformer.ops.checks import check_mask
+from skyformer.ops.checks import check_at_least_one, check_mask
 
 
 class Attention(nn.Module, ABC):
@@ -33,16 +33,20 @@ class Attention(nn.Module, ABC):
     needs_absolute_positions = False
     # Whether keys are the queries: then the encoder makes no others, and `forward` leaves `key` unread.
     shares_query_and_key = False
+    dropout = 0.0  # rate on the attention weights, for a method that has weights to drop
 
     def __init__(self, num_heads: int, head_dim: int, max_length: int) -> None:
         super().__init__()
-        for name, value in (("num_heads", num_heads), ("head_dim", head_dim), ("max_length", max_length)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        check_at_least_one(num_heads=num_heads, head_dim=head_dim, max_length=max_length)
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.max_length = max_length
         self._draws: list[str] = []
+
+    @property
+    def dropout_p(self) -> float:
+        """The rate on the attention weights at this moment: 0 in `eval()`."""
+        return self.dropout if self.training else 0.0
 
     def register_draw(self, name: str, draw: Tensor) -> None:
         """Register a buffer of random numbers `(…)`, floating, that stays float32 in a half-precision model.

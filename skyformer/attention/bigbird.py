@@ -108,5 +108,4 @@ class BigBirdAttention(Attention):
         return out.scatter(2, index, rows.to(out.dtype))
 
     def _softmax(self, query: Tensor, key: Tensor, value: Tensor, tokens: Tensor) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        return softmax_attention(query, key, value, attendable(tokens), dropout_p=dropout)
+        return softmax_attention(query, key, value, attendable(tokens), dropout_p=self.dropout_p)

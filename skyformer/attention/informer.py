@@ -75,9 +75,8 @@ class InformerAttention(Attention):
         return mean.expand_as(value).scatter(2, index, rows)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, chosen: Tensor) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
         active = query.gather(2, chosen[..., None].expand(-1, -1, -1, query.shape[-1]))
-        return softmax_attention(active, key, value, attendable(mask), dropout_p=dropout)
+        return softmax_attention(active, key, value, attendable(mask), dropout_p=self.dropout_p)
 
     def _measure(self, query: Tensor, key: Tensor, tokens: Tensor, sampled: Tensor) -> Tensor:
         """M, `(B, H, N)`; −∞ for padding. One sampled key of every query at a time, so that memory stays O(N P)."""

@@ -24,5 +24,4 @@ class KernelizedAttention(Attention):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         self.check_inputs(query, key, value, mask)
-        dropout = self.dropout if self.training else 0.0
-        return gaussian_attention(query, key, value, mask, dropout_p=dropout)
+        return gaussian_attention(query, key, value, mask, dropout_p=self.dropout_p)

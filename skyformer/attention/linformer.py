@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from skyformer.attention.base import Attention
+from skyformer.ops.checks import check_at_least_one
 from skyformer.ops.dropout import check_probability
 from skyformer.ops.softmax import softmax_attention
 
@@ -39,8 +40,7 @@ class LinformerAttention(Attention):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(num_heads, head_dim, max_length)
-        if projected_length < 1:
-            raise ValueError(f"projected_length={projected_length} must be at least 1")
+        check_at_least_one(projected_length=projected_length)
         self.dropout = check_probability("dropout", dropout)
         self.sharing = sharing
         shape = (num_heads if sharing == "none" else 1, max_length, projected_length)
@@ -60,5 +60,4 @@ class LinformerAttention(Attention):
             key, value = (x.masked_fill(~mask[:, None, :, None], 0) for x in (key, value))
         short_key = self.key_projection[:, : key.shape[2]].mT @ key
         short_value = self.value_projection[:, : key.shape[2]].mT @ value
-        dropout = self.dropout if self.training else 0.0
-        return softmax_attention(query, short_key, short_value, dropout_p=dropout)
+        return softmax_attention(query, short_key, short_value, dropout_p=self.dropout_p)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skyformer.attention.base import Attention, attendable
+from skyformer.ops.checks import check_at_least_one
 from skyformer.ops.landmarks import segment_means
 from skyformer.ops.linalg import newton_schulz_inverse
 
@@ -39,8 +40,7 @@ class NystromformerAttention(Attention):
         conv_kernel: int = 33,
     ) -> None:
         super().__init__(num_heads, head_dim, max_length)
-        if num_landmarks < 1:
-            raise ValueError(f"num_landmarks={num_landmarks} must be at least 1")
+        check_at_least_one(num_landmarks=num_landmarks)
         if conv_kernel < 0 or (conv_kernel and conv_kernel % 2 == 0):
             raise ValueError(f"conv_kernel={conv_kernel} must be odd, or 0 for none")
         self.num_landmarks = num_landmarks

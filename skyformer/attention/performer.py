@@ -7,6 +7,7 @@ from torch import Tensor
 
 from skyformer.attention.base import Attention
 from skyformer.ops.blocks import is_recomputing
+from skyformer.ops.checks import check_above_zero, check_at_least_one
 from skyformer.ops.random_features import key_features, query_features
 
 
@@ -45,10 +46,8 @@ class PerformerAttention(Attention):
         seed: int = 0,
     ) -> None:
         super().__init__(num_heads, head_dim, max_length)
-        if num_features < 1:
-            raise ValueError(f"num_features={num_features} must be at least 1")
-        if not eps > 0:
-            raise ValueError(f"eps={eps} must be greater than 0")
+        check_at_least_one(num_features=num_features)
+        check_above_zero(eps=eps)
         if redraw_every is not None and redraw_every < 1:
             raise ValueError(f"redraw_every={redraw_every} must be at least 1, or null for never")
         self.num_features = num_features

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skyformer.attention.base import Attention
+from skyformer.ops.checks import check_at_least_one
 
 ITSELF = 1e5  # taken off a token's logit for itself: it attends to itself only where it has no other
 
@@ -49,9 +50,7 @@ class ReformerAttention(Attention):
         super().__init__(num_heads, head_dim, max_length)
         if num_buckets < 2 or num_buckets % 2:
             raise ValueError(f"num_buckets={num_buckets} must be even and at least 2")
-        for name, size in (("num_rounds", num_rounds), ("chunk_length", chunk_length)):
-            if size < 1:
-                raise ValueError(f"{name}={size} must be at least 1")
+        check_at_least_one(num_rounds=num_rounds, chunk_length=chunk_length)
         self.num_buckets = num_buckets
         self.num_rounds = num_rounds
         self.chunk_length = chunk_length

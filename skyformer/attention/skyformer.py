@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention
+from skyformer.ops.checks import check_above_zero, check_at_least_one
 from skyformer.ops.landmarks import gather_rows, half_and_half_rows, noise_by_rank, uniform_rows
 from skyformer.ops.nystrom import nystrom_gaussian_attention
 
@@ -46,12 +47,10 @@ class SkyformerAttention(Attention):
         seed: int = 0,
     ) -> None:
         super().__init__(num_heads, head_dim, max_length)
-        if num_landmarks < 1:
-            raise ValueError(f"num_landmarks={num_landmarks} must be at least 1")
+        check_at_least_one(num_landmarks=num_landmarks)
         if landmark_draw == "half_and_half" and num_landmarks % 2:
             raise ValueError(f"num_landmarks={num_landmarks} must be even for landmark_draw='half_and_half'")
-        if not ridge > 0:
-            raise ValueError(f"ridge={ridge} must be greater than 0")
+        check_above_zero(ridge=ridge)
         self.num_landmarks = num_landmarks
         self.ridge = ridge
         self.solver = solver

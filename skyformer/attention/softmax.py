@@ -22,5 +22,4 @@ class SoftmaxAttention(Attention):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         self.check_inputs(query, key, value, mask)
-        dropout = self.dropout if self.training else 0.0
-        return softmax_attention(query, key, value, attendable(mask), dropout_p=dropout)
+        return softmax_attention(query, key, value, attendable(mask), dropout_p=self.dropout_p)

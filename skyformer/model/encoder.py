@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skyformer.attention import BACKENDS, Attention
 from skyformer.ops.blocks import recomputed_in_backward
+from skyformer.ops.checks import check_at_least_one
 from skyformer.ops.dropout import Dropout, check_probability
 from skyformer.ops.kernel import at_least_float32
 
@@ -62,10 +63,13 @@ class Encoder(nn.Module):
         image_side: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"vocab_size": vocab_size, "num_layers": num_layers, "embed_dim": embed_dim}
-        for name, value in {**sizes, "hidden_dim": hidden_dim, "num_heads": num_heads}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        check_at_least_one(
+            vocab_size=vocab_size,
+            num_layers=num_layers,
+            embed_dim=embed_dim,
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+        )
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
         check_probability("dropout", dropout)

@@ -1,7 +1,29 @@
-"""Checks of shapes and types that the attention functions share."""
+"""Checks of sizes, shapes and types that the attention functions share."""
 
 import torch
 from torch import Tensor
+
+
+def check_at_least_one(**sizes: int) -> None:
+    """Refuse a size below 1.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} must be at least 1")
+
+
+def check_above_zero(**values: float) -> None:
+    """Refuse a value that is not greater than 0, NaN too.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be greater than 0")
 
 
 def check_inputs(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:

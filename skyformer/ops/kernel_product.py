@@ -14,12 +14,7 @@ ENTRIES_IN_CACHE = 1 << 19  # 2 MB in float32
 
 
 def gaussian_product(
-    x: Tensor,
-    y: Tensor,
-    value: Tensor,
-    x_scale: float = 1.0,
-    y_scale: float = 1.0,
-    mask: Tensor | None = None,
+    x: Tensor, y: Tensor, value: Tensor, x_scale: float = 1.0, y_scale: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
     """`κ(x_scale x, y_scale y) value`, `(…, N, P)`, `(…, M, P)`, `(…, M, V)` → `(…, N, V)`, in the precision of
     `gaussian_kernel`. With `mask`, `(B, M)` bool for `(B, H, M, P)`, rows of y where it is False take no part.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from skyformer.ops.triton_kernels import power_of_two, with_strides
-from skyformer.ops.triton_programs import load_tile, matrix_pointer, store_tile
+from skyformer.ops.triton_programs import load_tile, matrix_pointer, store_tile, taking_part
 
 
 @torch.library.custom_op("skyformer::landmark_solution", mutates_args=(), tags=(torch.Tag.flexible_layout,))
@@ -95,14 +95,6 @@ def _options(n: int, mask: Tensor | None) -> dict[str, Any]:
 
 
 @triton.jit
-def _taking_part(MASK, mask_strides, b, i, n, HAS_MASK: tl.constexpr):
-    kept = i < n
-    if HAS_MASK:
-        kept = tl.load(MASK + b.to(tl.int64) * mask_strides[0] + i * mask_strides[1], mask=kept, other=0) != 0
-    return kept
-
-
-@triton.jit
 def _column(base, strides, i, p, kept):
     return tl.load(base + i * strides[2] + p * strides[3], mask=kept, other=0.0).to(tl.float32)
 
@@ -142,7 +134,7 @@ def _solve(
     matrix = tl.program_id(0)
     b, h = matrix // heads, matrix % heads
     i = tl.arange(0, BLOCK)
-    kept = _taking_part(MASK, mask_strides, b, i, n, HAS_MASK)
+    kept = taking_part(MASK, mask_strides, b, i, n, HAS_MASK)
     system = _gram(matrix_pointer(W, w_strides, b, h), w_strides, i, kept, width, BLOCK)
     system = tl.where(i[:, None] == i[None, :], 1.0 + ridge, system)
     right = load_tile(matrix_pointer(R, r_strides, b, h), r_strides, i, kept, SIZE, SIZE_BLOCK, tl.float32)
@@ -164,7 +156,7 @@ def _gradient(
     matrix = tl.program_id(0)
     b, h = matrix // heads, matrix % heads
     i = tl.arange(0, BLOCK)
-    kept = _taking_part(MASK, mask_strides, b, i, n, HAS_MASK)
+    kept = taking_part(MASK, mask_strides, b, i, n, HAS_MASK)
     z_base, dr_base = matrix_pointer(Z, z_strides, b, h), matrix_pointer(DR, dr_strides, b, h)
     products = _zeros(BLOCK)
     for p in range(size):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from skyformer.ops import triton_dispatch
-from skyformer.ops.checks import check_inputs, check_mask
+from skyformer.ops.checks import check_above_zero, check_inputs, check_mask
 from skyformer.ops.kernel import gaussian_gram
 from skyformer.ops.kernel_product import gaussian_product
 from skyformer.ops.linalg import newton_schulz_inverse, solve_positive_definite
@@ -109,8 +109,7 @@ def _check_landmarks(query: Tensor, landmarks: Tensor, landmark_mask: Tensor | N
         raise ValueError(f"landmarks must have shape {expected}, got {tuple(landmarks.shape)}")
     if landmarks.shape[2] < 1:
         raise ValueError("landmarks must hold at least one row")
-    if not ridge > 0:
-        raise ValueError(f"ridge={ridge!r} must be greater than 0")
+    check_above_zero(ridge=ridge)
     if solver not in ("cholesky", "newton_schulz"):
         raise ValueError(f"solver={solver!r} is not one of 'cholesky', 'newton_schulz'")
     check_mask("landmark_mask", landmark_mask, (landmarks.shape[0], landmarks.shape[2]))

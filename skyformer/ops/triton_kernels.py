@@ -29,12 +29,7 @@ _TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: 
 
 
 def gaussian_product(
-    x: Tensor,
-    y: Tensor,
-    value: Tensor,
-    x_scale: float = 1.0,
-    y_scale: float = 1.0,
-    mask: Tensor | None = None,
+    x: Tensor, y: Tensor, value: Tensor, x_scale: float = 1.0, y_scale: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
     """`κ(x_scale x, y_scale y) value`, `(…, N, P)`, `(…, M, P)`, `(…, M, V)` → `(…, N, V)`.
 
@@ -98,18 +93,8 @@ def kernel_sum(
 
 
 @kernel_sum.register_fake
-def _(
-    x: Tensor,
-    y: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    keys: Tensor | None,
-    x_scale: float,
-    y_scale: float,
-    dropout_p: float,
-    dtype: torch.dtype,
-) -> Tensor:
-    return _empty(x, (*x.shape[:3], value.shape[-1]), dtype)
+def _(x: Tensor, y: Tensor, value: Tensor, *settings: Any) -> Tensor:
+    return _empty(x, (*x.shape[:3], value.shape[-1]), settings[-1])
 
 
 @torch.library.custom_op("skyformer::kernel_sum_gradients", mutates_args=(), tags=(torch.Tag.flexible_layout,))
@@ -160,18 +145,7 @@ def kernel_sum_gradients(
 
 
 @kernel_sum_gradients.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    y: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    keys: Tensor | None,
-    x_scale: float,
-    y_scale: float,
-    dropout_p: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(grad: Tensor, x: Tensor, y: Tensor, value: Tensor, *settings: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _empty_gradients(x, y, value)
 
 

@@ -13,6 +13,15 @@ def matrix_pointer(pointer, strides, b, h):
 
 
 @triton.jit
+def taking_part(MASK, mask_strides, b, rows, n, HAS_MASK: tl.constexpr):
+    """Which of these rows there are, and are not masked."""
+    kept = rows < n
+    if HAS_MASK:
+        kept = tl.load(MASK + b.to(tl.int64) * mask_strides[0] + rows * mask_strides[1], mask=kept, other=0) != 0
+    return kept
+
+
+@triton.jit
 def load_tile(base, strides, rows, kept, SIZE: tl.constexpr, SIZE_BLOCK: tl.constexpr, DTYPE: tl.constexpr):
     """Rows `(rows, SIZE_BLOCK)` of a matrix, as they go into products; zeros where not `kept`."""
     columns = tl.arange(0, SIZE_BLOCK)
@@ -93,9 +102,7 @@ def weighted_sum(
     first = split * share
     for start in range(first, tl.minimum(first + share, m), STEP):
         j = start + tl.arange(0, STEP)
-        kept = j < m
-        if HAS_MASK:
-            kept = tl.load(MASK + b.to(tl.int64) * mask_strides[0] + j * mask_strides[1], mask=kept, other=0) != 0
+        kept = taking_part(MASK, mask_strides, b, j, m, HAS_MASK)
         y = truncated(load_tile(y_base, y_strides, j, kept, WIDTH, WIDTH_BLOCK, DTYPE), PRECISION)
         v = load_tile(v_base, v_strides, j, kept, SIZE, SIZE_BLOCK, DTYPE)
         kernel = kernel_block(x, y, x_norms, half_square(y, y_scale), x_scale * y_scale * 1.4426950408889634, PRECISION)
@@ -207,9 +214,7 @@ def both_gradients(
     first = split * share
     for start in range(first, tl.minimum(first + share, m), STEP):
         j = start + tl.arange(0, STEP)
-        kept = j < m
-        if HAS_MASK:
-            kept = tl.load(MASK + b.to(tl.int64) * mask_strides[0] + j * mask_strides[1], mask=kept, other=0) != 0
+        kept = taking_part(MASK, mask_strides, b, j, m, HAS_MASK)
         long = truncated(load_tile(long_base, l_strides, j, kept, WIDTH, WIDTH_BLOCK, DTYPE), PRECISION)
         right = load_tile(right_base, b_strides, j, kept, SIZE, SIZE_BLOCK, DTYPE)
         kernel = kernel_block(short, long, norms, half_square(long, l_scale), factor * 1.4426950408889634, PRECISION)

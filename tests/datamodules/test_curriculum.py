@@ -29,7 +29,7 @@ def data(tmp_path_factory):
     """Three steps of easy images, two of intermediate ones, then hard ones."""
     schedule = {"easy": 3, "intermediate": 2}
     folder = str(tmp_path_factory.mktemp("data"))
-    data = Pathfinder(folder, batch_size=4, level_schedule=schedule, drop_black=False, **SIZES)
+    data = Pathfinder(data_dir=folder, batch_size=4, level_schedule=schedule, drop_black=False, **SIZES)
     data.prepare_data()
     data.setup("fit")
     return data

@@ -82,7 +82,7 @@ def test_views_are_shared_by_the_ranks():
 def test_augmented_training_images_are_views_of_the_drawn_ones(tmp_path):
     sizes = {"train_size": 16, "val_size": 4, "test_size": 4}
     plain, augmented = (
-        Pathfinder(str(tmp_path), batch_size=16, drop_black=False, augment=augment, **sizes)
+        Pathfinder(data_dir=str(tmp_path), batch_size=16, drop_black=False, augment=augment, **sizes)
         for augment in (False, True)
     )
     for data in (plain, augmented):

@@ -125,7 +125,7 @@ def test_expression_depends_on_seed_and_index_alone(monkeypatch):
 
 
 def prepared(folder, **settings) -> ListOps:
-    data = ListOps(str(folder), **{**SHORT, **SIZES, **settings})
+    data = ListOps(data_dir=str(folder), **{**SHORT, **SIZES, **settings})
     data.prepare_data()
     data.setup("fit")
     return data

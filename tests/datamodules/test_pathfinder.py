@@ -146,7 +146,7 @@ def test_prepared_data_does_not_depend_on_the_number_of_cores(task, settings, tm
     for cores in (1, 2):
         monkeypatch.setattr(examples, "available_cores", lambda cores=cores: cores)
         folder = str(tmp_path / str(cores))
-        data = task(folder, train_size=95, val_size=21, test_size=7, data_seed=2, **settings)
+        data = task(data_dir=folder, train_size=95, val_size=21, test_size=7, data_seed=2, **settings)
         data.prepare_data()
         hashes.add(data.data_hash)
     assert len(hashes) == 1
@@ -207,7 +207,7 @@ def test_nonsense_is_refused_by_name(change, message):
 
 def test_batches_are_the_drawn_images(tmp_path):
     sizes = {"train_size": 10, "val_size": 5, "test_size": 3}
-    data = Pathfinder(str(tmp_path), batch_size=4, data_seed=6, drop_black=False, **sizes)
+    data = Pathfinder(data_dir=str(tmp_path), batch_size=4, data_seed=6, drop_black=False, **sizes)
     data.prepare_data()
     data.setup("fit")
     assert (data.vocab_size, data.num_classes, data.max_length, data.image_side) == (256, 2, 1024, 32)
@@ -225,7 +225,9 @@ def test_batches_are_the_drawn_images(tmp_path):
 
 @pytest.mark.parametrize("drop_black", [True, False])
 def test_black_pixels_are_left_out_unless_they_are_tokens(drop_black, tmp_path):
-    data = Pathfinder(str(tmp_path), batch_size=4, train_size=8, val_size=1, test_size=1, drop_black=drop_black)
+    data = Pathfinder(
+        data_dir=str(tmp_path), batch_size=4, train_size=8, val_size=1, test_size=1, drop_black=drop_black
+    )
     data.prepare_data()
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))

@@ -71,7 +71,7 @@ def test_wrong_arguments_are_named(argument, code, message, tmp_path, data_dir, 
 
 def test_share_of_padding(tmp_path, data_dir):
     """Lengths of two batches by hand: padded to 32 each, in place of 64."""
-    data = datamodules.Text(str(tmp_path), source=str(data_dir / "sources/text"), max_bytes=60, val_size=10)
+    data = datamodules.Text(data_dir=str(tmp_path), source=str(data_dir / "sources/text"), max_bytes=60, val_size=10)
     data.prepare_data()
     data.setup("fit")
     split = data.splits["val"]

@@ -110,15 +110,7 @@ class LastCheckpoint(Checkpoint):
         if stop:
             self._exit(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._former and not trainer.sanity_checking and self._must_stop(trainer):
             self._exit(trainer)
 

@@ -19,13 +19,7 @@ class ImageSheet(Callback):
     """Adds `images/val` to TensorBoard at each validation: the first images, captioned `label -> prediction`."""
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         side = getattr(trainer.datamodule, "image_side", 0)
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

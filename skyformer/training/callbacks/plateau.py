@@ -25,7 +25,21 @@ class LabelCounts:
         return examples, int(counts.max()) / examples
 
 
-class PlateauNotice(Callback):
+class LabelCounter(Callback):
+    """Counts the labels of each evaluation."""
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.labels = LabelCounts(pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.labels.add(batch)
+
+    on_test_start, on_test_batch_end = on_validation_start, on_validation_batch_end
+
+
+class PlateauNotice(LabelCounter):
     """Says once, after a tenth of the steps, that the validation accuracy has not left the most frequent label's share.
 
     Leaving it means two standard errors above it, in any evaluation so far.
@@ -40,20 +54,6 @@ class PlateauNotice(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.has_left, self.is_said = state_dict["has_left"], state_dict["is_said"]
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.labels = LabelCounts(pl_module)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.labels.add(batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trial = trainer.sanity_checking or trainer.fast_dev_run

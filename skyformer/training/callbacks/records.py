@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import SaveConfigCallback
 
@@ -15,7 +15,7 @@ from skyformer.exceptions import RunError
 from skyformer.files import next_free_path, write_atomically
 from skyformer.model.checkpoint_io import LAST, PREVIOUS
 from skyformer.training.callbacks.ending import early_end
-from skyformer.training.callbacks.plateau import LabelCounts
+from skyformer.training.callbacks.plateau import LabelCounter
 from skyformer.training.callbacks.settings import check_callback_settings
 from skyformer.training.loggers import TensorBoardLogger
 from skyformer.training.record import make_record
@@ -133,41 +133,12 @@ def _note_early_end(path: Path, end: dict[str, Any]) -> None:
         write_atomically(path, json.dumps(records, indent=2) + "\n")
 
 
-class EvaluationResult(Callback):
+class EvaluationResult(LabelCounter):
     """Prints the result of `test` and `validate` next to that of always guessing the commonest label, and writes it as
     `result.json` and `validation.json`.
 
     Both over the examples that were evaluated, on all processes.
     """
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.labels = LabelCounts(pl_module)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.labels = LabelCounts(pl_module)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.labels.add(batch)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if trainer.state.fn == "validate":
-            self.labels.add(batch)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer, "test", "Test", "result.json")
