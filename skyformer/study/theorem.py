@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from skyformer.ops.kernel import gaussian_kernel
-from skyformer.ops.landmarks import segment_means
+from skyformer.ops.landmarks import half_and_half_rows, segment_means, uniform_rows
 from skyformer.study.inputs import Heads
 from skyformer.study.matrices import leverage_scores, operator_norm
 
@@ -24,16 +24,16 @@ LLOYD_STEPS = 10
 
 def uniform(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
     """Rows drawn uniformly, without replacement (Skyformer, §4.2)."""
-    return rows[torch.randperm(len(rows), generator=generator)[:num_landmarks]]
+    noise = torch.rand((1, 2, len(rows) // 2), generator=generator)
+    chosen, _ = uniform_rows(noise, None, num_landmarks)
+    return rows[chosen[0]]
 
 
 def half_and_half(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
     """Half of them queries, half of them keys, with replacement, as in Skyformer's published code."""
-    length = len(rows) // 2
-    half = num_landmarks // 2
-    queries = torch.randint(length, (half,), generator=generator)
-    keys = torch.randint(length, (num_landmarks - half,), generator=generator)
-    return rows[torch.cat([queries, length + keys])]
+    noise = torch.rand((1, num_landmarks), generator=generator)
+    chosen, _ = half_and_half_rows(noise, torch.ones((1, len(rows) // 2), dtype=torch.bool))
+    return rows[chosen[0]]
 
 
 def means_of_segments(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:

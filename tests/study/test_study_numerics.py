@@ -81,6 +81,15 @@ def test_half_of_the_landmarks_are_queries():
     assert CHOICES["half and half"](rows, 7, Generator().manual_seed(0))[:, 0].tolist() == [0] * 3 + [1] * 4
 
 
+@pytest.mark.parametrize("landmark_draw", ["uniform", "half_and_half"])
+def test_a_draw_is_the_one_of_the_attention(landmark_draw):
+    rows = draw(40, 4)
+    layer = SkyformerAttention(1, 4, 20, num_landmarks=8, landmark_draw=landmark_draw, seed=3).eval()
+    expected, _ = layer.landmarks(*(rows * 4**0.25).view(2, 1, 1, 20, 4), None)
+    chosen = CHOICES[landmark_draw.replace("_", " ")](rows, 8, Generator().manual_seed(3))
+    torch.testing.assert_close(chosen, expected[0, 0])
+
+
 def test_means_of_segments_by_hand():
     rows = torch.arange(16, dtype=torch.float64)[:, None]
     assert means_of_segments(rows, 4, Generator())[:, 0].tolist() == [1.5, 5.5, 9.5, 13.5]
