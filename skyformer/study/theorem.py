@@ -15,8 +15,9 @@ from torch import Generator, Tensor
 
 from skyformer.ops.kernel import gaussian_kernel
 from skyformer.ops.landmarks import half_and_half_rows, segment_means, uniform_rows
+from skyformer.ops.linalg import matrix_norm, operator_norm
 from skyformer.study.inputs import Heads
-from skyformer.study.matrices import leverage_scores, operator_norm
+from skyformer.study.matrices import leverage_scores
 
 LandmarkChoice = Callable[[Tensor, int, Generator], Tensor]
 LLOYD_STEPS = 10
@@ -196,8 +197,3 @@ def nystrom_error(query: Tensor, key: Tensor, kernel: Tensor, landmarks: Tensor,
     return operator_norm(
         lambda x: left @ (right @ x) - kernel @ x, lambda y: right.mT @ (left.mT @ y) - kernel.mT @ y, kernel
     )
-
-
-def matrix_norm(matrix: Tensor) -> Tensor:
-    """‖A‖₂ of `(…, n, n)`, `(…)`."""
-    return operator_norm(lambda x: matrix @ x, lambda y: matrix.mT @ y, matrix)

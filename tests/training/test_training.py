@@ -17,7 +17,7 @@ from skyformer.model.checkpoint_io import AtomicCheckpointIO
 from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.encoder import Block, Encoder
 from skyformer.model.schedule import LinearOneCycle
-from skyformer.training.callbacks.landmark_diagnostics import measure, spectral_norm
+from skyformer.training.callbacks.landmark_diagnostics import measure
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +165,6 @@ def test_progress_bar_before_the_first_logged_loss(tmp_path, main, tiny_argument
     monkeypatch.setattr("skyformer.training.callbacks.progress.Console", lambda: console)
     settings = ["--trainer.accumulate_grad_batches=2", "--trainer.log_every_n_steps=3"]
     assert main(["fit", *tiny_arguments("listops", tmp_path), *settings]).trainer.global_step == 9
-
-
-def test_spectral_norm():
-    matrix = torch.randn(3, 40, 30, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(spectral_norm(matrix, 200), torch.linalg.matrix_norm(matrix, ord=2), rtol=1e-3)
 
 
 def test_health_of_an_exact_approximation():
