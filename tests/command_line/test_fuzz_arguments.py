@@ -53,7 +53,7 @@ def test_no_function_is_called(command, key, sandbox):
     assert not wrong(sandbox, [Case(tuple(sandbox.base(command)), key, label, change)])
 
 
-@pytest.mark.parametrize("kind", ["junk", "million laughs", "recursion", "utf-16", "section as list", "key twice"])
+@pytest.mark.parametrize("kind", ["junk", "utf-16", "tag of an object", "section as list", "key twice"])
 def test_no_yaml_file_stops_it_short(kind, sandbox):
     assert not wrong(sandbox, [Case(tuple(sandbox.base("fit")), "", kind, fuzz_values.FILES[kind])])
 

@@ -81,8 +81,6 @@ def cases_of(base: Iterable[str], values: Iterable[str], only: str = "", besides
             yield Case(base, key, label, f"--{key}={value}")
             if values is fuzz_values.VALUES and label in fuzz_values.IN_FILES and "--config" in base[1]:
                 yield Case(base, key, f"{label} in a file", fuzz_values.in_a_file(key, value).encode())
-        if "--config" in base[1]:
-            yield Case(base, key, "NUL in a file", fuzz_values.in_a_file(key, fuzz_values.NUL).encode())
         yield Case(base, f"{key}.nonsense", "unknown", f"--{key}.nonsense=1")
 
 
