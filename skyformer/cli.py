@@ -8,8 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import lightning
 import yaml
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, Trainer
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.callbacks import ProgressBar
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import distributed
 from yaml.representer import RepresenterError
 
+from skyformer import internals
 from skyformer.exceptions import CheckpointError, RunError, unwrapping_value_errors
 from skyformer.installation import program_name
 from skyformer.model.checkpoint_io import BEST, AtomicCheckpointIO
@@ -165,20 +167,17 @@ class SkyformerCLI(LightningCLI):
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        parser = super().init_parser(**kwargs)
-        for action in parser._actions:
-            if isinstance(action, ActionConfigFile):
-                action.__class__ = OverlayFile
+        parser = self.parser_class(dump_header=[f"lightning.pytorch=={lightning.__version__}"], **kwargs)
+        parser.add_argument("-c", "--config", action=OverlayFile, help="A YAML file; of several, later ones win.")
         return parser
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        for action in parser._actions:
+        for action in internals.actions_of(parser):
             if action.dest == "ckpt_path":
                 action.help = _RESUME if subcommand == "fit" else _EVALUATE
             action.help = _HELP.get(action.dest, action.help)
-            if getattr(action, "_typehint", None) == _COUNT_OR_SHARE:
-                action._typehint = _COUNT_OR_SHARE
+            internals.replace_type(action, _COUNT_OR_SHARE)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -261,7 +260,7 @@ class SkyformerCLI(LightningCLI):
         except (RunError, CheckpointError):
             raise
         except Exception as error:
-            if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+            if internals.is_compiler_error(error):
                 said = str(error).strip().partition("\n")[0][:500].rstrip(".")
                 raise RunError(
                     f"model.compile: torch.compile failed ({said}). Fix: --model.compile false, or install what is "
@@ -323,9 +322,7 @@ class SkyformerCLI(LightningCLI):
         if self.trainer.is_global_zero:
             lock_run(self.lock, Path(self.trainer.default_root_dir))
         if self.checkpoint and self.trainer.limit_train_batches != 0:
-            # Lightning passes over a run that has all its steps, so that its last evaluation would never be made up.
-            loop = self.trainer.fit_loop
-            loop.__class__ = type("FitLoop", (type(loop),), {"skip": False})
+            internals.train_even_if_done(self.trainer)  # its last evaluation may be missing
         # Wrong values show before any data is made; how many steps epochs have, only the data tells.
         by_steps = self.trainer.max_epochs == -1 and not self.trainer.fast_dev_run
         self.model.make_optimizer_and_scheduler(self.trainer.max_steps if by_steps else None)

@@ -10,6 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from skyformer.ops.flash import GRADIENTS, KERNEL
+
 _aten = torch.ops.aten
 Shape = tuple[int, ...]
 
@@ -70,6 +72,6 @@ def _solve_triangular(factor: Shape, right: Shape, *args: Any, **kwargs: Any) ->
 _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten.linalg_cholesky_ex: _cholesky,
     _aten.linalg_solve_triangular: _solve_triangular,
-    _aten._scaled_dot_product_flash_attention_for_cpu: _flash,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _flash_backward,
+    KERNEL: _flash,
+    GRADIENTS: _flash_backward,
 }

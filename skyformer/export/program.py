@@ -63,7 +63,7 @@ def export_program(source: Path, target: Path) -> int:
                     raise RunError(
                         f"export: scores differ by {worst:.1e} from the model's at {batch} × {length} tokens"
                     )
-    except (AssertionError, RuntimeError, torch._dynamo.exc.UserError) as error:
+    except (AssertionError, RuntimeError) as error:
         if isinstance(error, RunError):
             raise
         name = type(next(module for module in encoder.modules() if isinstance(module, Attention))).__name__

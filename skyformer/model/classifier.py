@@ -20,6 +20,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from skyformer.exceptions import RunError
+from skyformer.internals import is_compiled, scales_itself
 from skyformer.model.cuda_graph import (
     CaptureError,
     GraphedStep,
@@ -183,7 +184,7 @@ class SequenceClassifier(LightningModule):
         # Block by block, since all blocks share one compilation, and since a compiled embedding would add its gradients
         # in an order that differs from run to run on a GPU.
         for part in [*self.encoder.blocks, self.encoder.norm] if self.compile_encoder else []:
-            if part._compiled_call_impl is None:
+            if not is_compiled(part):
                 part.compile(options=COMPILE_OPTIONS)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
@@ -320,8 +321,7 @@ class SequenceClassifier(LightningModule):
         # A trial of a few steps shows the first ones of a schedule, whatever its warm-up.
         steps = None if self.trainer.fast_dev_run else self.trainer.max_steps
         optimizer, scheduler = self.make_optimizer_and_scheduler(steps)
-        scales_itself = getattr(optimizer, "_step_supports_amp_scaling", False)
-        if scales_itself and self.trainer.gradient_clip_val and scales_loss(self.trainer):
+        if scales_itself(optimizer) and self.trainer.gradient_clip_val and scales_loss(self.trainer):
             raise MisconfigurationException(
                 "model.optimizer: Lightning does not clip the gradients of a fused optimiser in float16 (got "
                 f"trainer.gradient_clip_val={self.trainer.gradient_clip_val}, trainer.precision="
@@ -339,9 +339,8 @@ class SequenceClassifier(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        is_fused = getattr(optimizer, "_step_supports_amp_scaling", False)
         mixed = type(self.trainer.precision_plugin) is MixedPrecision and not scales_loss(self.trainer)
-        if not (gradient_clip_val and is_fused and mixed):
+        if not (gradient_clip_val and scales_itself(optimizer) and mixed):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         # Lightning refuses a fused optimiser in bfloat16 too, whose gradients are as they are.

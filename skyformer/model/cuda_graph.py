@@ -13,6 +13,8 @@ import torch
 from lightning import Trainer
 from torch import Tensor, nn
 
+from skyformer.internals import copy_all
+
 WARM_UP_STEPS = 3  # before capture: compile, pick algorithms, allocate what stays allocated
 
 
@@ -99,7 +101,7 @@ class GraphedStep:
         if self.gradients is None:
             self.gradients = [None if gradient is None else torch.zeros_like(gradient) for gradient in gradients]
         kept = [gradient for gradient in self.gradients if gradient is not None]
-        torch._foreach_copy_(kept, [gradient for gradient in gradients if gradient is not None])
+        copy_all(kept, [gradient for gradient in gradients if gradient is not None])
         return tuple(result.detach() for result in results)
 
 

@@ -4,6 +4,7 @@ from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from skyformer.exceptions import RunError
+from skyformer.internals import train_dataloader
 
 
 def set_length(trainer: Trainer) -> None:
@@ -46,7 +47,7 @@ def _batches_an_epoch(trainer: Trainer) -> int:
     """Batches that each epoch takes, before Lightning's loop counts them; 0 where that is not known."""
     try:
         # Lightning's own `estimated_stepping_batches` would begin an epoch, before a resumed run knows its place.
-        batches = len(trainer.fit_loop._data_source.dataloader())
+        batches = len(train_dataloader(trainer))
     except TypeError:
         return 0
     limit = trainer.limit_train_batches

@@ -20,13 +20,13 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     StochasticWeightAveraging,
 )
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from skyformer.attention import Attention
 from skyformer.exceptions import RunError
 from skyformer.installation import program_name
+from skyformer.internals import start_method
 from skyformer.yaml_text import load_yaml
 
 _SECTIONS = (
@@ -171,11 +171,10 @@ def check_trainer(trainer: Trainer) -> None:
         for refused, (why, fix) in _REFUSED.items():
             if isinstance(callback, refused):
                 raise RunError(f"trainer.callbacks: {why} (got {type(callback).__name__}). Fix: remove it and {fix}")
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, _MultiProcessingLauncher):
+    if (method := start_method(trainer)) is not None:
         raise RunError(
             "trainer.strategy: a run cannot be handed to spawned or forked processes (got start method "
-            f"{launcher._start_method}). Fix: --trainer.strategy ddp, in a terminal and not in a notebook"
+            f"{method}). Fix: --trainer.strategy ddp, in a terminal and not in a notebook"
         )
 
 

@@ -8,11 +8,12 @@ from lightning import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from skyformer.exceptions import RunError
+from skyformer.internals import cluster_environment
 
 
 def leave_requeue_to_us(trainer: Trainer) -> None:
     """Turn off Lightning's own requeue: it saves inside the signal handler, and resumes from other runs' files."""
-    environment = trainer._accelerator_connector.cluster_environment
+    environment = cluster_environment(trainer)
     if isinstance(environment, SLURMEnvironment):
         environment.auto_requeue = False
 
@@ -24,7 +25,7 @@ def check_processes(trainer: Trainer) -> None:
         RunError: with both numbers.
         ValueError: by Lightning, when the product is right and a factor is wrong.
     """
-    environment = trainer._accelerator_connector.cluster_environment
+    environment = cluster_environment(trainer)
     devices, nodes, started = trainer.num_devices, trainer.num_nodes, environment.world_size()
     if not environment.creates_processes_externally:
         return

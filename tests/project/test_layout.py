@@ -11,7 +11,7 @@ from tiny_runs import ROOT
 
 # Each layer may import itself, those before it, and the modules that import nothing of this project.
 LAYERS = ("ops", "attention", "model", "training")
-SHARED = {"exceptions", "files", "installation", "yaml_text"}
+SHARED = {"exceptions", "files", "installation", "internals", "yaml_text"}
 
 
 def imported_by(path: Path) -> Iterator[str]:

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from skyformer.exceptions import CheckpointError
 from skyformer.files import write_atomically
+from skyformer.internals import is_accumulating, is_validation_due, metrics_to_log
 from skyformer.model.checkpoint_io import BEST, LAST, read_checkpoint
 from skyformer.training import slurm
 from skyformer.training.loggers import CSVLogger
@@ -93,18 +94,15 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # With accumulation, only a step's last batch leaves nothing behind that a checkpoint does not hold.
-        loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate():
+        if is_accumulating(trainer):
             return
         stop = self._must_stop(trainer)
-        self._evaluation_is_due = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        self._evaluation_is_due = is_validation_due(trainer)
         enough = trainer.global_step - self._saved_step >= self.every_n_train_steps
         enough = enough or trainer.global_step == trainer.max_steps or self._minutes_are_over(trainer)
         if stop or enough or self._evaluation_is_due:
             # The loggers get this step's numbers after the callbacks, so a run that is killed in between has lost them.
-            connector = trainer._logger_connector
-            numbers = connector.metrics["log"] if connector.should_update_logs else {}
-            self._to_log = {name: float(value) for name, value in numbers.items()}
+            self._to_log = metrics_to_log(trainer)
             self._save(trainer)
         self._evaluation_is_due = False
         if stop:

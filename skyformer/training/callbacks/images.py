@@ -7,6 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from skyformer.internals import step_of_metrics
 from skyformer.training.loggers import TensorBoardLogger
 
 COLUMNS, ROWS = 8, 4
@@ -27,7 +28,7 @@ class ImageSheet(Callback):
             return
         pictures = _pixels(batch, side)[: COLUMNS * ROWS].byte().cpu().numpy()
         sheet = draw_sheet(pictures, batch.label.cpu(), outputs.argmax(dim=-1).cpu())
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning gives the metrics of this step
+        step = step_of_metrics(trainer)
         for logger in loggers:
             logger.experiment.add_image("images/val", sheet, step, dataformats="HWC")
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from skyformer.attention import Attention
 from skyformer.files import write_atomically
+from skyformer.internals import scales_itself
 from skyformer.model.cuda_graph import scales_loss
 from skyformer.training.callbacks.seeds import batches_taken, seed_step
 
@@ -148,7 +149,7 @@ class _Seen(NamedTuple):
 def _reads_found_inf(optimizer: Optimizer) -> bool:
     """Whether it leaves weights and moments as they are where its `found_inf` is 1, as torch's fused ones do."""
     fused = all(group.get("fused") for group in optimizer.param_groups)
-    return fused and getattr(optimizer, "_step_supports_amp_scaling", False)
+    return fused and scales_itself(optimizer)
 
 
 def _names(trainer: Trainer, batch: Any) -> list[Any]:

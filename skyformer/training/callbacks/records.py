@@ -13,6 +13,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from skyformer.exceptions import RunError
 from skyformer.files import next_free_path, write_atomically
+from skyformer.internals import average_model
 from skyformer.model.checkpoint_io import LAST, PREVIOUS
 from skyformer.training.callbacks.ending import early_end
 from skyformer.training.callbacks.plateau import LabelCounter
@@ -65,7 +66,7 @@ class RunConfig(SaveConfigCallback):
     ) -> None:
         for callback in trainer.callbacks:
             # Until a moving average starts, Lightning would evaluate and save the initial weights in its place.
-            average = callback._average_model if isinstance(callback, WeightAveraging) else None
+            average = average_model(callback) if isinstance(callback, WeightAveraging) else None
             if average is not None and average.n_averaged == 0:
                 average.module.load_state_dict(pl_module.state_dict())
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from skyformer.internals import is_accumulating
+
 
 class Throughput(Callback):
     """Logs `speed/examples_per_second`, `speed/tokens_per_second` (padding not counted) and `speed/peak_memory_mb`.
@@ -33,7 +35,7 @@ class Throughput(Callback):
         # Kept as a tensor until it is logged: reading it would make a GPU wait.
         self.tokens = self.tokens + (batch.tokens.numel() if batch.mask is None else batch.mask.sum())
         every = trainer.log_every_n_steps  # 0 turns logging off
-        if trainer.fit_loop.epoch_loop._should_accumulate() or not every or trainer.global_step % every:
+        if is_accumulating(trainer) or not every or trainer.global_step % every:
             return
         tokens = float(self.tokens)
         seconds = time.perf_counter() - self.since
