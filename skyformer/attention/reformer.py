@@ -93,9 +93,9 @@ class ReformerAttention(Attention):
         places = torch.arange(order.shape[-1], device=order.device).expand_as(order)
         rank = torch.empty_like(order).scatter_(-1, order, places)
         chunks = order.shape[-1] // self.chunk_length
-        # A step between buckets that no two chunks bridge. Whole numbers, in a type whose arithmetic is fast.
+        # A step between buckets that no two chunks bridge.
         code = bucket * (chunks + 2) + rank // self.chunk_length
-        return order, rank, code[..., None].to(torch.promote_types(query.dtype, torch.float32))
+        return order, rank, code[..., None].int()
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, order: Tensor, codes: Sequence[Tensor]
@@ -122,14 +122,14 @@ class ReformerAttention(Attention):
         """Whether a query and a key of the sorted chunks, `(B, H, N / c, c, 2 c)`, meet in the round of this code."""
         chunks = self._chunks(code, order)
         more = chunks - _with_previous(chunks, fill=-2).mT
-        return more.sub_(0.5).abs_() < 1
+        return (more == 0) | (more == 1)
 
     def _chunks(self, x: Tensor, order: Tensor) -> Tensor:
         """`(B, H, N, E)` in this order, in chunks: `(B, H, N / c, c, E)`."""
         return x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1])).unflatten(2, (-1, self.chunk_length))
 
 
-def _with_previous(chunks: Tensor, fill: float = 0) -> Tensor:
+def _with_previous(chunks: Tensor, fill: int = 0) -> Tensor:
     """Each chunk after the one before it, `(…, C, c, E)` → `(…, C, 2 c, E)`; before the first there is `fill`."""
     previous = F.pad(chunks[:, :, :-1], (0, 0, 0, 0, 1, 0), value=fill)
     return torch.cat([previous, chunks], dim=3)

@@ -88,8 +88,9 @@ def _words(unlike: Sequence[str], facts: Facts, most: Facts) -> list[str]:
     words = [_say(key, names[key], facts.get(key), most[key]) for key in unlike]
     if len(words) > _LONGEST:
         words = [*words[:_LONGEST], f"{len(words) - _LONGEST} more settings differ"]
-    # What all of a column share is no difference, but no mean over one thing either.
-    return words + [_SEVERAL] * (len(facts[_DATA]) > 1 and _DATA not in unlike)
+    if len(facts[_DATA]) > 1 and _DATA not in unlike:
+        words.append(_SEVERAL)  # what all of a column share is no difference, but no mean over one thing either
+    return words
 
 
 def _facts(group: Group) -> Facts:

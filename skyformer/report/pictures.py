@@ -168,14 +168,16 @@ def _text(label: str, drawn: Sequence[tuple[Group, Line]]) -> str:
     counts = [(group, line.num_seeds, len(group.seeds)) for group, line in drawn if group.label == label]
     has_several_tasks = len({group.task for group, _ in drawn}) > 1
     fewer = [
-        f"{count} of {total} seeds{f' on {task_name_of(group.task)}' * has_several_tasks}"
+        f"{count} of {total} seeds" + (f" on {task_name_of(group.task)}" if has_several_tasks else "")
         for group, count, total in counts
         if count < total
     ]
     if fewer:
         return f"{label} ({', '.join(fewer)})"
     low, high = (extreme(count for _, count, _ in counts) for extreme in (min, max))
-    return label if high == 1 else f"{label} ({f'{low} to ' * (low < high)}{high} seeds)"
+    if high == 1:
+        return label
+    return f"{label} ({high} seeds)" if low == high else f"{label} ({low} to {high} seeds)"
 
 
 def _lines(groups: Sequence[Group], task: str, quantity: str, axis: Axis) -> list[tuple[Group, Line]]:
