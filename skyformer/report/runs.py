@@ -2,9 +2,8 @@
 
 import csv
 import json
-import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import yaml
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from skyformer.exceptions import CheckpointError, RunError
 from skyformer.model.checkpoint_io import LAST, read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
+from skyformer.training.events import EVENTS, read_scalars
 from skyformer.training.result import reason_not_counted
 from skyformer.training.run_folder import backend_name, task_name
 from skyformer.yaml_text import load_yaml
 
-EVENTS, TABLE = "events.out.tfevents.*", "metrics.csv"
+TABLE = "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -48,33 +47,12 @@ def read_curves(folder: Path) -> tuple[Curves, list[str]]:
 
 
 def _read_events(folder: Path) -> tuple[Curves, list[str]]:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all points
-    with _hear_of_damage() as heard:
-        events.Reload()
-    curves = {}
-    for name in events.Tags()["scalars"]:
-        points = events.Scalars(name)
-        curves[name] = Curve(np.array([p.step for p in points], dtype=np.int64), np.array([p.value for p in points]))
-    return curves, ["an event file is damaged, or still being written: read up to there"] if heard else []
-
-
-@contextmanager
-def _hear_of_damage() -> Iterator[list[str]]:
-    """TensorBoard leaves out the rest of a damaged file, and says so to its log only, where nobody sees it."""
-    heard: list[str] = []
-    logger = logging.getLogger("tensorboard")
-    former = logger.level, logger.propagate
-    listener = logging.Handler()
-    listener.emit = lambda record: heard.append(str(record.msg)) if "Truncated" in str(record.msg) else None  # type: ignore[method-assign]
-    logger.addHandler(listener)
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    try:
-        yield heard
-    finally:
-        logger.removeHandler(listener)
-        logger.setLevel(former[0])
-        logger.propagate = former[1]
+    scalars, is_damaged = read_scalars(folder)
+    curves = {
+        name: Curve(np.array([p.step for p in points], dtype=np.int64), np.array([p.value for p in points]))
+        for name, points in scalars.items()
+    }
+    return curves, ["an event file is damaged, or still being written: read up to there"] if is_damaged else []
 
 
 def _read_table(path: Path) -> tuple[Curves, list[str]]:

@@ -1,6 +1,5 @@
 """State and progress of a sweep's runs, and the time left."""
 
-import itertools
 import json
 import time
 from collections import defaultdict
@@ -13,11 +12,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
+from tensorboard.backend.event_processing.event_accumulator import ScalarEvent
 
 from skyformer.model.checkpoint_io import LAST, PREVIOUS
 from skyformer.sweep.grid import Cell
 from skyformer.sweep.job import STOPS, Attempt, is_finished, is_running, read_attempts
+from skyformer.training.events import read_scalars
 from skyformer.training.result import read_test_accuracy
 
 
@@ -134,13 +134,9 @@ def _left(folder: Path, started: float, points: Sequence[ScalarEvent], max_steps
 
 def _curves(folder: Path) -> tuple[list[ScalarEvent], list[float]]:
     """What was logged of training and evaluations, by step, and the validation accuracies."""
-    if not any(folder.glob("events.out.tfevents.*")):
-        return [], []
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all points
-    events.Reload()
-    curves = {name: events.Scalars(name) for name in events.Tags()["scalars"] if name in ("train/loss", "val/accuracy")}
-    points = sorted(itertools.chain(*curves.values()), key=lambda point: point.step)
-    return points, [point.value for point in curves.get("val/accuracy", [])]
+    scalars, _ = read_scalars(folder)
+    losses, accuracies = (scalars.get(name, []) for name in ("train/loss", "val/accuracy"))
+    return sorted([*losses, *accuracies], key=lambda point: point.step), [point.value for point in accuracies]
 
 
 def _early_end(folder: Path) -> int | None:

@@ -1,0 +1,42 @@
+"""What TensorBoard's event files hold."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
+
+EVENTS = "events.out.tfevents.*"
+
+
+def read_scalars(folder: Path) -> tuple[dict[str, list[ScalarEvent]], bool]:
+    """All points of the curves in a folder's event files, in the order of writing, by name; empty without such files.
+
+    Also whether a file is damaged, or still being written; it is then read up to there.
+    """
+    if not any(folder.glob(EVENTS)):
+        return {}, False
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all points
+    with _hear_of_damage() as heard:
+        events.Reload()
+    return {name: events.Scalars(name) for name in events.Tags()["scalars"]}, bool(heard)
+
+
+@contextmanager
+def _hear_of_damage() -> Iterator[list[str]]:
+    """TensorBoard leaves out the rest of a damaged file, and says so to its log only, where nobody sees it."""
+    heard: list[str] = []
+    logger = logging.getLogger("tensorboard")
+    former = logger.level, logger.propagate
+    listener = logging.Handler()
+    listener.emit = lambda record: heard.append(str(record.msg)) if "Truncated" in str(record.msg) else None  # type: ignore[method-assign]
+    logger.addHandler(listener)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(former[0])
+        logger.propagate = former[1]
