@@ -12,8 +12,19 @@ from filelock import FileLock, Timeout
 
 REMAKE = "Remove the folder; the next run makes it again."
 PERMIT = "Change its permissions, or set data.data_dir to a folder that you may read."
-
-
+_NO_FOLDER = "a folder; a part of this path is a file, or a link to nothing"
+_FORBIDDEN = "a folder that you may read and write, or change its permissions"
+# What to name in place of a path that failed, by the number of the error.
+BETTER_PLACES = {
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.EROFS: "a folder that can be written to",
+    errno.ENAMETOOLONG: "a shorter path",
+    errno.ELOOP: _NO_FOLDER,
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
+    errno.EISDIR: "a file; this is a folder",
+}
 # What a file system without locks answers: NFS without its lock daemon, some FUSE and parallel file systems.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 

@@ -12,21 +12,12 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from datamodules.files import BETTER_PLACES
 from skyformer.exceptions import CheckpointError, RunError
 from skyformer.training.callbacks.non_finite import NonFiniteLossError
 
 RESUME_HINT = "Resume a run with --ckpt_path last."
-_FIXES = {
-    errno.ENOSPC: "Free some space, or name a folder on another disk",
-    errno.EDQUOT: "Free some space, or name a folder on another disk",
-    errno.EROFS: "Name a folder that can be written to",
-    errno.EACCES: "Name a folder that you may read and write, or change its permissions",
-    errno.EPERM: "Name a folder that you may read and write, or change its permissions",
-    errno.ENAMETOOLONG: "Use a shorter name",
-    errno.ENOTDIR: "Name a folder; a part of this path is a file",
-    errno.EEXIST: "Name a folder; a part of this path is a file",
-    errno.EISDIR: "Name a file; this is a folder",
-}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What gloo and NCCL say when a process cannot be reached, and when it is gone.
 _UNREACHABLE = ("connectFullMesh", "timed out connecting", "Connection refused")
 # What torch says of a loader's processes that cannot hand over a batch.
@@ -77,7 +68,11 @@ def _system_error_message(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.filename is None:
         traceback.print_exc()  # the only way to tell where
-    fix = _FIXES.get(error.errno or 0, "See whether it is there and may be used")
+    fix = "See whether it is there and may be used"
+    if error.errno in _FULL:
+        fix = "Free some space, or name a folder on another disk"
+    elif error.errno in BETTER_PLACES:
+        fix = f"Name {BETTER_PLACES[error.errno]}"
     return f"{where}{error.strerror or error}. {fix}. {RESUME_HINT}"
 
 

@@ -12,24 +12,13 @@ from typing import Any
 import numpy as np
 
 from datamodules.examples import Chunk
-from datamodules.files import REMAKE, PreparedDataError, printable, waiting_lock
+from datamodules.files import BETTER_PLACES, REMAKE, PreparedDataError, printable, waiting_lock
 from datamodules.prepared.format import FORMAT_VERSION, file_name, folder_name, read_meta
 from datamodules.prepared.meta import DTYPES
 
 SHOWN = 5  # names of what was skipped
 FEW = 5  # examples that any split may lack; else one in a hundred
 RawSplits = Mapping[str, Iterable[Chunk]]
-_NO_FOLDER = "a part of this path is a file, or a link to nothing; set data.data_dir to a folder"
-_FORBIDDEN = "set data.data_dir to a folder that you may read and write, or change its permissions"
-_FIXES = {
-    errno.EACCES: _FORBIDDEN,
-    errno.EPERM: _FORBIDDEN,
-    errno.EROFS: "set data.data_dir to a folder that can be written to",
-    errno.ENAMETOOLONG: "set data.data_dir to a shorter path",
-    errno.ELOOP: _NO_FOLDER,
-    errno.EEXIST: _NO_FOLDER,
-    errno.ENOTDIR: _NO_FOLDER,
-}  # of all else that a disk can have, too little room is the likeliest
 
 
 def prepare(
@@ -74,8 +63,8 @@ def prepare(
 
 def _not_prepared(folder: Path, error: OSError, expected_bytes: Callable[[], int]) -> PreparedDataError:
     """Which of the paths failed, why, and what helps."""
-    fix = _FIXES.get(error.errno or 0)
-    if fix is None:
+    fix = f"set data.data_dir to {BETTER_PLACES.get(error.errno or 0)}"
+    if error.errno not in BETTER_PLACES:  # of all else that a disk can have, too little room is the likeliest
         room = f"{expected_bytes() / 1e6:,.0f} MB"
         fix = f"free some space or set data.data_dir to a folder with room for about {room}"
     reason = error.strerror or error

@@ -111,7 +111,7 @@ def test_folder_that_is_a_file(tmp_path, main, capsys, tiny_arguments):
 
 def test_name_that_is_too_long(tmp_path, main, capsys, tiny_arguments):
     arguments = ["fit", *tiny_arguments("listops", tmp_path / ("n" * 300))]
-    stops(main, capsys, arguments, "File name too long", "shorter name")
+    stops(main, capsys, arguments, "File name too long", "shorter path")
 
 
 def test_folder_on_another_disk_with_no_room_for_temporary_files(whole, tmp_path, main, tiny_arguments, monkeypatch):
