@@ -1,8 +1,7 @@
-"""Tables as text, Markdown, LaTeX and HTML."""
+"""Tables as text, Markdown and LaTeX; `page.html.jinja` has their form in HTML."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from rich.console import Console
 from rich.table import Table as ScreenTable
@@ -37,7 +36,7 @@ class Cell:
 
 
 EMPTY = Cell("")
-_WIDEST, _WIDEST_LABEL = 27, 22  # characters of a cell: three columns on 80; longer lines are broken
+WIDEST, WIDEST_LABEL = 27, 22  # characters of a cell: three columns on 80; longer lines are broken
 
 
 @dataclass(frozen=True)
@@ -123,27 +122,6 @@ def _tex(text: str) -> str:
     return "".join(_TEX.get(sign, sign) for sign in text)
 
 
-def to_html(table: Table) -> str:
-    """A `figure` with the table and its notes; wide ones scroll on their own."""
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>{"".join(map(_html_cell, cells))}</tr>\n'
-        for label, cells in table.rows
-    )
-    notes = "".join(f"<p>{escape(note)}</p>\n" for note in table.notes)
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(table.title)}"><table>\n'
-        f"<caption>{escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n"
-        f'</table></div>\n<div class="notes">{notes}</div>\n'
-    )
-
-
-def _html_cell(cell: Cell) -> str:
-    value = f"<strong>{escape(cell.value)}</strong>" if cell.is_best else escape(cell.value)
-    lines = [f"<small{' class=long' * (len(line) > _WIDEST)}>{escape(line)}</small>" for line in cell.lines]
-    return f"<td>{value}{''.join(lines)}</td>"
-
-
 def print_table(table: Table, console: Console) -> None:
     """As many columns side by side as the screen has room for, the rest below."""
     widths = [_width(table, number) + 2 for number in range(len(table.columns))]
@@ -161,17 +139,17 @@ def print_table(table: Table, console: Console) -> None:
 
 def _width(table: Table, column: int) -> int:
     if column == 0:
-        return min(_WIDEST_LABEL, max(len(text) for text in (table.columns[0], *(label for label, _ in table.rows))))
+        return min(WIDEST_LABEL, max(len(text) for text in (table.columns[0], *(label for label, _ in table.rows))))
     cells = [cells[column - 1] for _, cells in table.rows]
     texts = [table.columns[column], *(line for cell in cells for line in (cell.value, *cell.lines))]
-    return min(_WIDEST, max(map(len, texts)))
+    return min(WIDEST, max(map(len, texts)))
 
 
 def _print_columns(table: Table, columns: Sequence[int], console: Console) -> None:
     screen = ScreenTable(title=table.title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    screen.add_column(table.columns[0], max_width=_WIDEST_LABEL)
+    screen.add_column(table.columns[0], max_width=WIDEST_LABEL)
     for column in columns:
-        screen.add_column(table.columns[column], justify="right", max_width=_WIDEST)
+        screen.add_column(table.columns[column], justify="right", max_width=WIDEST)
     for label, cells in table.rows:
         screen.add_row(Text(label, overflow="fold"), *(_screen_cell(cells[column - 1]) for column in columns))
     console.print(screen)

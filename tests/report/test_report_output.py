@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -11,8 +12,9 @@ from report_runs import write_run
 from rich.console import Console
 
 from skyformer.report.groups import group_runs
+from skyformer.report.page import make_page
 from skyformer.report.runs import find_runs
-from skyformer.report.table import Cell, Table, print_table, to_html, to_latex, to_markdown
+from skyformer.report.table import Cell, Table, print_table, to_latex, to_markdown
 
 TABLE = Table(
     "A & B",
@@ -60,7 +62,7 @@ class _Checker(HTMLParser):
 
 
 def test_html_is_closed_and_says_what_heads_what():
-    text = to_html(TABLE)
+    text = make_page([TABLE], {}, [], [], [])
     assert _Checker(text).open == []
     assert '<th scope="row">&lt;c|d&gt;</th>' in text
     assert "<strong>1.00 ± 0.10 (n=2)</strong><small>batch 16, not 32</small>" in text
@@ -101,7 +103,7 @@ def test_report_writes_everything_and_a_page_that_needs_nothing_else(tmp_path, m
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert "script" not in page.met
     text = (tmp_path / "out/report.html").read_text()
-    assert "python run.py fit --a &#x27;b c&#x27;" in text
+    assert "python run.py fit --a 'b c'" in unescape(text)
     with (tmp_path / "out/runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["task"], row["method"], row["test_accuracy"], row["best_validation_accuracy"]) for row in rows] == [
