@@ -8,28 +8,29 @@ import torch
 
 _SIDE = 2048  # of the matrices
 _TOO_LONG = 5.0  # seconds
+_REPEATS = 5  # of a product or a copy; the median counts
 BLOCK = 5  # runs between two waits for a GPU
 _COPY = 1 << 26  # numbers: 256 MB in float32
 
 
-def matmul_rate(dtype: torch.dtype, device: str, repeats: int = 5) -> float:
+def matmul_rate(dtype: torch.dtype, device: str) -> float:
     """Operations a second of a matrix product, two for a multiply-add: of 2,048³, or of 256³ where that is so slow (a
     precision that the processor does not have) that the larger one would take minutes.
     """
-    quick = _product_rate(256, dtype, device, repeats)
-    return quick if 2 * _SIDE**3 / quick > _TOO_LONG else _product_rate(_SIDE, dtype, device, repeats)
+    quick = _product_rate(256, dtype, device)
+    return quick if 2 * _SIDE**3 / quick > _TOO_LONG else _product_rate(_SIDE, dtype, device)
 
 
-def _product_rate(side: int, dtype: torch.dtype, device: str, repeats: int) -> float:
+def _product_rate(side: int, dtype: torch.dtype, device: str) -> float:
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / seconds_of(lambda: left @ right, device, repeats)
+    return 2 * side**3 / seconds_of(lambda: left @ right, device, _REPEATS)
 
 
-def copy_rate(device: str, repeats: int = 5) -> float:
+def copy_rate(device: str) -> float:
     """Bytes a second, read and written, of a copy that no cache holds."""
     source = torch.ones(_COPY, device=device)
     target = torch.empty_like(source)
-    return 2 * source.nbytes / seconds_of(lambda: target.copy_(source), device, repeats)
+    return 2 * source.nbytes / seconds_of(lambda: target.copy_(source), device, _REPEATS)
 
 
 def seconds_of(work: Callable[[], object], device: str, repeats: int, warm_up: int = 1) -> float:

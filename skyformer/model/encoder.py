@@ -20,6 +20,7 @@ PositionInit = Literal["normal", "sinusoidal_2d"]
 AttentionFactory = Callable[[int, int, int], Attention]
 # For torch.compile, which by itself draws landmarks from a generator of its own: another run than the eager one.
 COMPILE_OPTIONS = {"fallback_random": True}
+AMPLITUDE = 0.1  # of `sinusoidal_2d`
 
 
 class Encoder(nn.Module):
@@ -127,7 +128,7 @@ class Encoder(nn.Module):
         return self.norm(x)
 
 
-def sinusoidal_positions_2d(side: int, embed_dim: int, amplitude: float = 0.1) -> Tensor:
+def sinusoidal_positions_2d(side: int, embed_dim: int) -> Tensor:
     """One vector for each pixel of a square image, `(side², embed_dim)` float32, in the order of the rows.
 
     The first half of the features encodes the row, the second half the column, after Vaswani et al. 2017, §3.5:
@@ -147,7 +148,7 @@ def sinusoidal_positions_2d(side: int, embed_dim: int, amplitude: float = 0.1) -
     angle = torch.arange(side)[:, None] * frequency
     axis = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
     row, column = axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)
-    return amplitude * torch.cat([row, column], dim=-1).flatten(0, 1)
+    return AMPLITUDE * torch.cat([row, column], dim=-1).flatten(0, 1)
 
 
 class Block(nn.Module):

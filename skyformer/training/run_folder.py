@@ -272,9 +272,9 @@ class DataWarning(UserWarning):
     """An evaluation on other data than a user may think."""
 
 
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
     """Nested mappings as one: `{"trainer.max_steps": 9}`."""
-    return dict(_walk(config, prefix))
+    return dict(_walk(config, ""))
 
 
 def _walk(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.y
 
 
 def test_sinusoidal_positions_2d_by_the_formula():
-    positions = sinusoidal_positions_2d(side=5, embed_dim=8, amplitude=0.5)
+    positions = sinusoidal_positions_2d(side=5, embed_dim=8)
     assert positions.shape == (25, 8)
     for row in range(5):
         for column in range(5):
@@ -21,7 +21,7 @@ def test_sinusoidal_positions_2d_by_the_formula():
             for place in (row, column):
                 for k in range(2):
                     angle = place * 2 * math.pi / 8 * 10_000 ** (-k / 2)
-                    expected += [0.5 * math.sin(angle), 0.5 * math.cos(angle)]
+                    expected += [0.1 * math.sin(angle), 0.1 * math.cos(angle)]
             assert positions[row * 5 + column].tolist() == pytest.approx(expected, abs=1e-6)
 
 
