@@ -31,14 +31,9 @@ class BigBirdAttention(Attention):
     noise: Tensor
 
     def __init__(
-        self,
-        num_heads: int,
-        head_dim: int,
-        max_length: int,
-        block_size: int = 64,
-        num_random_blocks: int = 3,
-        dropout: float = 0.0,
-    ) -> None:
+        self, num_heads: int, head_dim: int, max_length: int,
+        block_size: int = 64, num_random_blocks: int = 3, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         if not 1 <= block_size <= max_length:
             raise ValueError(f"block_size={block_size} must lie in 1 ... max_length={max_length}")

@@ -35,15 +35,9 @@ class InformerAttention(Attention):
     eval_noise: Tensor
 
     def __init__(
-        self,
-        num_heads: int,
-        head_dim: int,
-        max_length: int,
-        num_queries: int | None = 128,
-        factor: float = 5.0,
-        seed: int = 0,
-        dropout: float = 0.0,
-    ) -> None:
+        self, num_heads: int, head_dim: int, max_length: int,
+        num_queries: int | None = 128, factor: float = 5.0, seed: int = 0, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         if num_queries is not None and num_queries < 1:
             raise ValueError(f"num_queries={num_queries} must be at least 1, or null for ⌈factor · ln n⌉")

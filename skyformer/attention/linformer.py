@@ -31,14 +31,10 @@ class LinformerAttention(Attention):
     needs_absolute_positions = True
 
     def __init__(
-        self,
-        num_heads: int,
-        head_dim: int,
-        max_length: int,
-        projected_length: int = 128,
-        sharing: Literal["none", "heads", "key_value", "layers"] = "heads",
+        self, num_heads: int, head_dim: int, max_length: int,
+        projected_length: int = 128, sharing: Literal["none", "heads", "key_value", "layers"] = "heads",
         dropout: float = 0.0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         check_at_least_one(projected_length=projected_length)
         self.dropout = check_probability("dropout", dropout)

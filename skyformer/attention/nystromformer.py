@@ -31,14 +31,9 @@ class NystromformerAttention(Attention):
     """
 
     def __init__(
-        self,
-        num_heads: int,
-        head_dim: int,
-        max_length: int,
-        num_landmarks: int = 128,
-        pinv: Literal["iterative", "exact"] = "iterative",
-        conv_kernel: int = 33,
-    ) -> None:
+        self, num_heads: int, head_dim: int, max_length: int,
+        num_landmarks: int = 128, pinv: Literal["iterative", "exact"] = "iterative", conv_kernel: int = 33,
+    ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         check_at_least_one(num_landmarks=num_landmarks)
         if conv_kernel < 0 or (conv_kernel and conv_kernel % 2 == 0):

@@ -35,16 +35,10 @@ class PerformerAttention(Attention):
     calls: Tensor
 
     def __init__(
-        self,
-        num_heads: int,
-        head_dim: int,
-        max_length: int,
-        num_features: int = 128,
-        kernel: Literal["softmax", "relu"] = "softmax",
-        eps: float = 1e-4,
-        redraw_every: int | None = None,
-        seed: int = 0,
-    ) -> None:
+        self, num_heads: int, head_dim: int, max_length: int,
+        num_features: int = 128, kernel: Literal["softmax", "relu"] = "softmax", eps: float = 1e-4,
+        redraw_every: int | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         check_at_least_one(num_features=num_features)
         check_above_zero(eps=eps)

@@ -38,15 +38,9 @@ class ReformerAttention(Attention):
     eval_rotations: Tensor
 
     def __init__(
-        self,
-        num_heads: int,
-        head_dim: int,
-        max_length: int,
-        num_buckets: int = 32,
-        num_rounds: int = 2,
-        chunk_length: int = 64,
-        seed: int = 0,
-    ) -> None:
+        self, num_heads: int, head_dim: int, max_length: int,
+        num_buckets: int = 32, num_rounds: int = 2, chunk_length: int = 64, seed: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         if num_buckets < 2 or num_buckets % 2:
             raise ValueError(f"num_buckets={num_buckets} must be even and at least 2")

@@ -35,17 +35,11 @@ class SkyformerAttention(Attention):
     eval_noise: Tensor
 
     def __init__(
-        self,
-        num_heads: int,
-        head_dim: int,
-        max_length: int,
-        num_landmarks: int = 128,
-        ridge: float = 0.1,
-        solver: Literal["cholesky", "newton_schulz"] = "cholesky",
+        self, num_heads: int, head_dim: int, max_length: int,
+        num_landmarks: int = 128, ridge: float = 0.1, solver: Literal["cholesky", "newton_schulz"] = "cholesky",
         landmark_draw: Literal["uniform", "half_and_half"] = "uniform",
-        eval_landmarks: Literal["fixed", "fresh"] = "fixed",
-        seed: int = 0,
-    ) -> None:
+        eval_landmarks: Literal["fixed", "fresh"] = "fixed", seed: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         check_at_least_one(num_landmarks=num_landmarks)
         if landmark_draw == "half_and_half" and num_landmarks % 2:
