@@ -29,7 +29,7 @@ from skyformer.training import callbacks, slurm
 from skyformer.training.callbacks.ending import early_end
 from skyformer.training.config_checks import check_config, check_nulls, check_trainer, trainer_settings
 from skyformer.training.loggers import TensorBoardLogger, WandbLogger
-from skyformer.training.memory import keep_freed_memory
+from skyformer.training.memory import keep_freed_memory, limit_gpu_memory
 from skyformer.training.overlays import OverlayFile
 from skyformer.training.run_folder import (
     check_same_run,
@@ -306,6 +306,7 @@ class SkyformerCLI(LightningCLI):
             slurm.leave_requeue_to_us(trainer)
             slurm.check_processes(trainer)
             check_trainer(trainer)
+            limit_gpu_memory(trainer.strategy.root_device)
         except RunError:
             raise
         except Exception as error:  # Lightning's own checks are of many kinds, and seldom name the key

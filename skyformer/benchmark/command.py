@@ -6,13 +6,15 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jsonargparse import ArgumentParser
 
+from skyformer.attention import BACKENDS
 from skyformer.benchmark.cases import Case, Form, Part, Precision, cases_of
 from skyformer.benchmark.peers import PEER_OF
+from skyformer.benchmark.released import released_rows
 from skyformer.benchmark.results import print_table, write_csv
 from skyformer.benchmark.worker import ERROR, measure
 from skyformer.exceptions import RunError
@@ -37,6 +39,9 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
     config = _parser().parse_args(args)
     if config.repeats < 5:
         raise RunError(f"--repeats {config.repeats} must be at least 5: their median counts")
+    if config.all:
+        config.backends = list(BACKENDS)
+        config.forms = [form for form in get_args(Form) if form != "graphed" or config.device == "cuda"]
     peers = config.peers
     if peers is None:
         peers = dict.fromkeys(peer for backend in config.backends for peer in PEER_OF.get(backend, ()))
@@ -50,13 +55,20 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
     ]
     output = Path(config.output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
-    rows = []
+    # Measured on a GPU: they say nothing about a CPU.
+    compares = config.part == "step" and config.device == "cuda"
+    references = released_rows(config.backends, config.sizes) if compares else []
+    machine = {**hardware(), "torch": torch.__version__}
+    rows: list[dict[str, Any]] = []
     for number, case in enumerate(cases, 1):
         size = f"{case.batch_size}x{case.length}"
         print(f"{number}/{len(cases)} {case.name} {size} {case.precision} {case.form}", file=sys.stderr, flush=True)
         rows.append({**asdict(case), **(_run_here(case) if case.device == "cuda" else _run(case))})
-        _write(rows, output)
-    print_table(rows)
+        content = {"machine": machine, "rows": rows, "references": references}
+        write_atomically(output / "benchmark.json", json.dumps(content, indent=1) + "\n")
+        write_csv([*rows, *references], output / "benchmark.csv")
+    name = torch.cuda.get_device_name() if config.device == "cuda" else machine["processor"]
+    print_table([*rows, *references], name)
     if config.picture:
         from skyformer.benchmark.picture import draw_scaling
 
@@ -93,13 +105,6 @@ def _run(case: Case) -> dict[str, Any]:
     return {"failed": said[0]}
 
 
-def _write(rows: list[dict[str, Any]], output: Path) -> None:
-    machine = {**hardware(), "torch": torch.__version__}
-    text = json.dumps({"machine": machine, "rows": rows}, indent=1)
-    write_atomically(output / "benchmark.json", text + "\n")
-    write_csv(rows, output / "benchmark.csv")
-
-
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"{program_name()} benchmark",
@@ -109,6 +114,7 @@ def _parser() -> ArgumentParser:
     add = parser.add_argument
     add("--part", type=Part, default="step", help="A whole training step, or an attention layer.")
     add("--backends", type=list[str], default=["skyformer"], help="Overlays of configs/attention, or YAML files.")
+    add("--all", action="store_true", help="All nine backends, in every form that the device has.")
     add("--peers", type=list[str] | None, help="Libraries to compare a layer with; default: those of the backends.")
     add("--sizes", type=list[str], default=[IMAGE, TEXT], help="<batch>x<tokens>.")
     add("--precisions", type=list[Precision], default=["float32"], help="float32, bfloat16 (autocast).")

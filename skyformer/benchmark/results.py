@@ -12,8 +12,10 @@ from skyformer.files import write_table
 Row = dict[str, Any]
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """Milliseconds, MB, and how far from the floor."""
+def print_table(rows: Sequence[Row], machine: str = "") -> None:
+    """Milliseconds, MB, and how far from the floor; the rates of the machine of this name, and where other rows are
+    from.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for column in ("size", "type", "form", "ms", "fwd ms", "MB", "Gop", "floor", "ratio"):
@@ -23,15 +25,20 @@ def print_table(rows: Sequence[Row]) -> None:
         table.add_row(row["name"], size, row["precision"].replace("float", "f"), row["form"], *_cells(row))
     console = Console()
     console.print(table)
-    measured = [row for row in rows if "failed" not in row]
+    measured = [row for row in rows if "matmul_per_s" in row]
     if measured:
         products, copies = (max(row[name] for row in measured) / 1e9 for name in ("matmul_per_s", "copy_per_s"))
-        console.print(f"Matrix product {products:,.0f} Gop/s, copy {copies:,.0f} GB/s, at their best.", highlight=False)
+        said = f"Matrix product {products:,.0f} Gop/s, copy {copies:,.0f} GB/s, at their best."
+        console.print(f"{machine}: {said}" if machine else said, highlight=False)
+    for source in dict.fromkeys(row["source"] for row in rows if "source" in row):
+        console.print(f"released: {source}.", highlight=False)
 
 
 def _cells(row: Row) -> list[str]:
     if "failed" in row:
         return ["failed", "", "", "", "", ""]
+    if "source" in row:
+        return [_milliseconds(row["seconds"]), "-", "-", "-", "-", "-"]
     floor = row["floor_s"]
     return [
         _milliseconds(row["seconds"]),

@@ -148,7 +148,9 @@ class SequenceClassifier(LightningModule):
         self.cuda_graph = cuda_graph
         self._graphed_step: GraphedStep | None = None
         self._is_compiled = False
+        self._is_graphed = False  # the batch under way
         self._of_step: list[Tensor] = []  # (loss, accuracy) of each batch of the step under way
+        self._curves: dict[str, Any] = {}  # of the last step
         self.metrics = nn.ModuleDict({split: _metrics(num_classes) for split in ("val", "test")})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SequenceClassifier":
@@ -207,27 +209,38 @@ class SequenceClassifier(LightningModule):
         loss, accuracy = self._step(*self._inputs(batch), batch.label)
         accumulated = self.trainer.accumulate_grad_batches
         first = batch_index - batch_index % accumulated
-        if self._is_logged_step:
-            if batch_index == first:
-                self._of_step = []
-            self._of_step.append(torch.stack([loss.detach(), accuracy]))
-            # Each process and each batch has the same number of examples, so the mean of their means is that of all.
-            mean_loss, mean_accuracy = torch.stack(self._of_step).mean(dim=0)
-            self.log("train/loss", mean_loss, prog_bar=True, sync_dist=True)
-            self.log("train/accuracy", mean_accuracy, sync_dist=True)
+        self._log_loss(loss, accuracy, is_first=batch_index == first)
         # Lightning divides by `accumulated`, but the last step of an epoch may have fewer batches.
         return loss * (accumulated / min(accumulated, self.trainer.num_training_batches - first))
+
+    def _log_loss(self, loss: Tensor, accuracy: Tensor, is_first: bool) -> None:
+        """At every step, since callbacks may read it."""
+        if is_first:
+            self._of_step = []
+        self._of_step.append(torch.stack([loss.detach(), accuracy]))
+        # Each process and each batch has the same number of examples, so the mean of their means is that of all.
+        mean = self.trainer.strategy.reduce(torch.stack(self._of_step).mean(dim=0), reduce_op="mean")
+        # Lightning reads what a bar shows at every step, and a GPU waits.
+        bar = self.trainer.progress_bar_callback
+        shown = bar is not None and not getattr(bar, "reads_callback_metrics", False)
+        self.log("train/loss", mean[0], prog_bar=shown)
+        self.log("train/accuracy", mean[1])
 
     def _step(self, *inputs: Any) -> tuple[Tensor, ...]:
         """`_loss_and_accuracy`, with the gradients where a graph computes them."""
         if self.compile_encoder and self.device.type == "cuda" and not self._is_compiled:
             self._compile_for(*inputs)
+        self._is_graphed = False
         if self._graphed_step is not None:
             try:
-                return self._graphed_step(*inputs)
+                results = self._graphed_step(*inputs)
             except CaptureError as error:
                 self._graphed_step = None
                 rank_zero_info(f"model.cuda_graph=true has no effect: {error}. Training runs without CUDA graphs.")
+            else:
+                if results is not None:
+                    self._is_graphed = True
+                    return results
         return self._loss_and_accuracy(*inputs)
 
     def _compile_for(self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor) -> None:
@@ -262,7 +275,7 @@ class SequenceClassifier(LightningModule):
         return loss, (scores.argmax(dim=-1) == label).float().mean()
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if self._graphed_step is None:
+        if self._graphed_step is None or not self._is_graphed:
             super().backward(loss, *args, **kwargs)
             return
         if loss.requires_grad:
@@ -312,10 +325,17 @@ class SequenceClassifier(LightningModule):
         return scores
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        self._curves = {
+            "train/grad_norm": torch.nn.utils.get_total_norm(gradients),
+            "train/learning_rate": optimizer.param_groups[0]["lr"],
+        }
         if self._is_logged_step:
-            gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
-            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+            self.log_dict(self._curves)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+        if self.trainer.should_stop:  # a callback's wish, after which Lightning writes the curves of this step too
+            self.log_dict(self._curves)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # A trial of a few steps shows the first ones of a schedule, whatever its warm-up.
@@ -426,7 +446,9 @@ def fused(optimizer: Optimizer) -> Optimizer:
     if type(optimizer) not in (Adam, AdamW) or chosen:
         return optimizer
     made: Any = type(optimizer)
-    return made([{**group, "fused": True} for group in optimizer.param_groups], fused=True)
+    with_kernel = made([{**group, "fused": True} for group in optimizer.param_groups], fused=True)
+    with_kernel.defaults = {**optimizer.defaults, "fused": True}  # of groups that are added later
+    return with_kernel
 
 
 def monitored(scheduler: ReduceLROnPlateau) -> str:

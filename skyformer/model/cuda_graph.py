@@ -1,4 +1,4 @@
-"""Forward and backward pass of a training step as CUDA graphs, one for each shape of a batch.
+"""Forward and backward pass of a training step as CUDA graphs, one for each shape of a batch and setting of the model.
 
 A step of a small model launches hundreds of kernels, and the processor needs longer to launch them than the GPU to run
 them. A graph launches them all at once.
@@ -7,15 +7,18 @@ them. A graph launches them all at once.
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from skyformer.internals import copy_all
 
 WARM_UP_STEPS = 3  # before capture: compile, pick algorithms, allocate what stays allocated
+MAX_GRAPHS = 128  # each takes memory and the time of some steps; lengths up to 16,384 have about 70 widths
 
 
 class CaptureError(RuntimeError):
@@ -26,8 +29,8 @@ class GraphedStep:
     """Computes `function(*inputs)` and the gradients of its first result by replaying a CUDA graph.
 
     Random numbers come from the default generator of the device, as without a graph, and depend on its state when the
-    graph is replayed. Graphs of all shapes share their memory, so one runs at a time. What a module is set to when a
-    shape first comes, such as a dropout rate or which parameters are frozen, stays so in its graph.
+    graph is replayed. Graphs share their memory, so one runs at a time. There is one for each combination of shapes and
+    settings: which parameters are frozen, and the numbers that the modules hold, such as dropout rates.
 
     Args:
         function: tensors, or None in place of one → a tuple of tensors, the first a scalar loss. It must not wait for
@@ -38,71 +41,122 @@ class GraphedStep:
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], module: nn.Module) -> None:
         self.function = function
         self.module = module
-        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.gradients: list[Tensor | None] | None = None
-        self.graphs: dict[Any, tuple[Any, list[Tensor | None], tuple[Tensor, ...]]] = {}
+        self.numbers = list(_numbers(module))
+        self.gradients: dict[nn.Parameter, Tensor] = {}
+        self.graphs: dict[Any, _Graph] = {}
+        self.replayed: _Graph | None = None
         self.pool: Any = None
         self.warm_up_stream = torch.cuda.Stream()  # one, since each keeps a workspace for products
+        self.said_full = False
 
-    def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+    def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...] | None:
         """What `function` returns, without a graph of gradients. The next call overwrites it.
+
+        None for a new combination of shapes and settings where there are `MAX_GRAPHS` graphs already.
 
         Raises:
             CaptureError: before anything has been captured, when the function waits for the device.
         """
-        shapes = tuple(None if value is None else (value.shape, value.dtype) for value in inputs)
-        if shapes not in self.graphs:
+        key = (*(None if value is None else (value.shape, value.dtype) for value in inputs), *self._settings())
+        if key not in self.graphs:
+            if len(self.graphs) >= MAX_GRAPHS:
+                self._say_full()
+                return None
             with unchanged_state(self.module):
-                self.graphs[shapes] = self._capture(inputs)
-        graph, places, results = self.graphs[shapes]
-        for place, value in zip(places, inputs, strict=True):
+                self.graphs[key] = self._capture(inputs)
+        self.replayed = graph = self.graphs[key]
+        for place, value in zip(graph.inputs, inputs, strict=True):
             if place is not None and value is not None:
                 place.copy_(value, non_blocking=True)
-        graph.replay()
-        return results
+        graph.graph.replay()
+        return graph.results
 
     def set_gradients(self) -> None:
         """Give each parameter its gradient of the last call; the tensors are the same at each call."""
-        for parameter, gradient in zip(self.parameters, self.gradients or [], strict=True):
-            parameter.grad = gradient
+        assert self.replayed is not None
+        for parameter in self.module.parameters():
+            parameter.grad = self.gradients[parameter] if parameter in self.replayed.trained else None
 
-    def _capture(self, inputs: tuple[Tensor | None, ...]) -> tuple[Any, list[Tensor | None], tuple[Tensor, ...]]:
+    def _settings(self) -> Iterator[Any]:
+        yield from (parameter.requires_grad for parameter in self.module.parameters())
+        yield from (attributes.get(name) for attributes, name in self.numbers)
+
+    def _say_full(self) -> None:
+        if not self.said_full:
+            self.said_full = True
+            rank_zero_info(
+                f"model.cuda_graph=true: training has {MAX_GRAPHS} CUDA graphs, one for each shape of a batch and each "
+                "setting of the model. Batches of other shapes run without one."
+            )
+
+    def _capture(self, inputs: tuple[Tensor | None, ...]) -> "_Graph":
         places = [None if value is None else value.clone() for value in inputs]
+        parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         stream = self.warm_up_stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
-                self._run(places)
-            self._check_waits(places)
+                self._run(places, parameters)
+            self._check_waits(places, parameters)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as one that pins memory, may use the device meanwhile.
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-            results = self._run(places)
+            results, trained = self._run(places, parameters)
         self.pool = self.pool or graph.pool()
-        return graph, places, results
+        return _Graph(graph, places, results, trained)
 
-    def _check_waits(self, places: list[Tensor | None]) -> None:
+    def _check_waits(self, places: list[Tensor | None], parameters: list[nn.Parameter]) -> None:
         # A capture that fails would leave the generator of random numbers unusable.
         mode = torch.cuda.get_sync_debug_mode()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the check does not find every wait
             torch.cuda.set_sync_debug_mode("error")
         try:
-            self._run(places)
+            self._run(places, parameters)
         except RuntimeError as error:
             raise CaptureError(str(error).splitlines()[0]) from error
         finally:
             torch.cuda.set_sync_debug_mode(mode)
 
-    def _run(self, inputs: list[Tensor | None]) -> tuple[Tensor, ...]:
+    def _run(
+        self, inputs: list[Tensor | None], parameters: list[nn.Parameter]
+    ) -> tuple[tuple[Tensor, ...], set[nn.Parameter]]:
+        """The results, and the parameters that got a gradient: one that the shape leaves out gets none."""
         results = self.function(*inputs)
-        gradients = torch.autograd.grad(results[0], self.parameters, allow_unused=True)
-        if self.gradients is None:
-            self.gradients = [None if gradient is None else torch.zeros_like(gradient) for gradient in gradients]
-        kept = [gradient for gradient in self.gradients if gradient is not None]
-        copy_all(kept, [gradient for gradient in gradients if gradient is not None])
-        return tuple(result.detach() for result in results)
+        gradients = torch.autograd.grad(results[0], parameters, allow_unused=True)
+        found = {
+            parameter: gradient
+            for parameter, gradient in zip(parameters, gradients, strict=True)
+            if gradient is not None
+        }
+        for parameter, gradient in found.items():
+            if parameter not in self.gradients:
+                self.gradients[parameter] = torch.zeros_like(gradient)
+        copy_all([self.gradients[parameter] for parameter in found], list(found.values()))
+        return tuple(result.detach() for result in results), set(found)
+
+
+class _Graph(NamedTuple):
+    """A captured step: where its inputs and results are, and the parameters that it computes a gradient for."""
+
+    graph: Any
+    inputs: list[Tensor | None]
+    results: tuple[Tensor, ...]
+    trained: set[nn.Parameter]
+
+
+def _numbers(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where the numbers and switches that a forward pass may depend on are: in which attributes, by which name.
+
+    Whole numbers of the outermost module and of metrics count what has been seen.
+    """
+    for part in module.modules():
+        if not isinstance(part, Metric):
+            kinds = (bool, float) if part is module else (bool, int, float)
+            for name, value in vars(part).items():
+                if isinstance(value, kinds) and not name.startswith("_"):
+                    yield vars(part), name
 
 
 @contextmanager

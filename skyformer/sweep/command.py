@@ -14,7 +14,7 @@ from skyformer.sweep.display import Events, print_failed, print_table, summary
 from skyformer.sweep.grid import Cell, cells_of, read_grid, write_commands
 from skyformer.sweep.plan import check_folders, plan
 from skyformer.sweep.progress import State
-from skyformer.sweep.resources import default_parallel, has_slurm, read_queue, visible_gpus
+from skyformer.sweep.resources import choose_parallel, has_slurm, read_queue, visible_gpus
 
 
 def run_sweep(args: list[str]) -> None:
@@ -34,7 +34,7 @@ def run_sweep(args: list[str]) -> None:
     on_slurm = config.executor == "slurm" or (config.executor == "auto" and has_slurm())
     threads = config.threads or int(config.slurm.get("cpus_per_task", 1))
     gpus = [] if on_slurm else visible_gpus()
-    parallel = 1 if on_slurm else config.parallel or default_parallel(plans, gpus, threads)
+    parallel = 1 if on_slurm else choose_parallel(plans, gpus, threads, config.parallel, config.runs_per_gpu)
     events = Events(plans, None if on_slurm else parallel)
     queue = read_queue() if on_slurm else {}
     events.look(queue)
@@ -55,7 +55,7 @@ def run_sweep(args: list[str]) -> None:
 
 def _parse(args: list[str]) -> Namespace:
     config = _parser().parse_args(args)
-    for name in ("parallel", "threads"):
+    for name in ("parallel", "threads", "runs_per_gpu"):
         if config[name] is not None and config[name] < 1:
             raise RunError(f"--{name} {config[name]} must be at least 1")
     if wrong := re.search(r"\btime\b\W*?((\d+-)?\d+(:\d+)+)", " ".join(args)):  # YAML takes 4:00:00 for 14,400
@@ -82,14 +82,19 @@ def _here(
     if todo or foreign:
         local = _import("local")
         print(f"{parallel} at once, each process with {threads} thread(s)", flush=True)
-        local.LocalSweep(events.plans, runs, parallel, threads, gpus, events, config.retry).run(todo, foreign)
+        settings = {"runs_per_gpu": config.runs_per_gpu or 1, "retry": config.retry}
+        local.LocalSweep(events.plans, runs, parallel, threads, gpus, events, **settings).run(todo, foreign)
     _end(events, {})
 
 
 def _on_cluster(config: Namespace, runs: Path, todo: Sequence[Cell], threads: int, events: Events) -> None:
     if todo:
         cluster, submission = _import("cluster"), _import("submission")
-        jobs = {cell: submission.job_of(cell, events.plans[cell]["trainer"]["max_steps"], threads) for cell in todo}
+        share = config.runs_per_gpu or 1
+        jobs = {
+            cell: submission.job_of(cell, events.plans[cell]["trainer"]["max_steps"], threads, runs_per_gpu=share)
+            for cell in todo
+        }
         array = cluster.submit(jobs, runs, config.parallel, config.slurm)
         print(f"Submitted as job {array}; it continues without this command. Look with --status true.", flush=True)
     if config.wait:
@@ -141,6 +146,7 @@ def _parser() -> ArgumentParser:
     add("--executor", type=Literal["auto", "local", "slurm"], default="auto", help="auto: SLURM where it has sbatch.")
     add("--parallel", type=int | None, help="Runs at once; default: one a GPU, or as many as cores hold.")
     add("--threads", type=int | None, help="Of each process; default: 1, or slurm.cpus_per_task.")
+    add("--runs_per_gpu", type=int | None, help="Runs that share one GPU and its memory; default: one.")
     add("--status", type=bool, default=False, help="Only show how the runs stand.")
     add("--retry", type=bool, default=False, help="Start the failed runs again, and only those.")
     add("--wait", type=bool, default=False, help="On SLURM: stay until all have ended.")

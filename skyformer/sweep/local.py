@@ -35,6 +35,7 @@ class LocalSweep:
         threads: of each process.
         gpus: of this machine, as CUDA_VISIBLE_DEVICES names them.
         events: prints its progress.
+        runs_per_gpu: how many share one, each with its part of the memory.
         retry: whether it is the failed runs that are started, and no others.
     """
 
@@ -46,10 +47,11 @@ class LocalSweep:
         threads: int,
         gpus: Sequence[str],
         events: Events,
+        runs_per_gpu: int = 1,
         retry: bool = False,
     ) -> None:
         self.plans, self.parallel, self.threads, self.gpus = plans, parallel, threads, gpus
-        self.events, self.retry = events, retry
+        self.events, self.runs_per_gpu, self.retry = events, runs_per_gpu, retry
         self.executor = submitit.LocalExecutor(new_folder(runs))
         self.executor.update_parameters(timeout_min=_MINUTES)
         self.jobs: dict[Cell, submitit.Job[None]] = {}
@@ -85,7 +87,7 @@ class LocalSweep:
         in_use = [gpu for gpus in self.used.values() for gpu in gpus]
         count = processes_of(config) if uses_gpu(config, list(self.gpus)) else 0
         self.used[cell] = least_used(self.gpus, in_use, count)
-        job = job_of(cell, config["trainer"]["max_steps"], self.threads, self.used[cell])
+        job = job_of(cell, config["trainer"]["max_steps"], self.threads, self.used[cell], self.runs_per_gpu)
         with inherited():
             self.jobs[cell] = self.executor.submit(run_job, job)
         self.events.started(cell)

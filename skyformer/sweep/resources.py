@@ -27,19 +27,33 @@ def processes_of(config: Mapping[str, Any]) -> int:
     return max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
 
 
-def default_parallel(plans: Mapping[Cell, Mapping[str, Any]], gpus: list[str], threads: int) -> int:
-    """As many runs at once as there are GPUs for, or else cores.
+def choose_parallel(
+    plans: Mapping[Cell, Mapping[str, Any]], gpus: list[str], threads: int, asked: int | None, runs_per_gpu: int | None
+) -> int:
+    """Runs at once: as many as `asked` for, else as there are GPUs for, or else cores.
 
     Raises:
-        RunError: for a run that needs more GPUs than there are.
+        RunError: for a run that needs more GPUs than there are; for `runs_per_gpu` without a run on a GPU, or for more
+            runs than it allows.
     """
+    on_gpus = any(uses_gpu(config, gpus) for config in plans.values())
+    if runs_per_gpu and not on_gpus:
+        raise RunError(f"--runs_per_gpu {runs_per_gpu}: no run trains on a GPU here. Fix: set --parallel instead")
+    if asked and not runs_per_gpu:
+        return asked
     cell, config = max(plans.items(), key=lambda item: processes_of(item[1]))
     most = processes_of(config)
-    if not any(uses_gpu(config, gpus) for config in plans.values()):
+    if not on_gpus:
         return max(1, available_cores() // (most * threads))
     if most > len(gpus):
         raise RunError(f"{cell.name}: trainer.devices={most}, but this machine has {len(gpus)} GPU(s); lower it")
-    return len(gpus) // most
+    places = len(gpus) // most * (runs_per_gpu or 1)
+    if asked and asked > places:
+        raise RunError(
+            f"--runs_per_gpu {runs_per_gpu} allows {places} run(s) at once on {len(gpus)} GPU(s) (got --parallel "
+            f"{asked}). Fix: lower one, or raise the other"
+        )
+    return asked or places
 
 
 def uses_gpu(config: Mapping[str, Any], gpus: list[str]) -> bool:

@@ -11,11 +11,13 @@ from pathlib import Path
 from skyformer.installation import IS_CHECKOUT, ROOT, python_arguments
 from skyformer.sweep.grid import Cell
 from skyformer.sweep.job import Job, threads_of
+from skyformer.training.memory import GPU_SHARE
 
 PYTHON = sys.executable
+_ALLOCATED = 0.9  # of a GPU's memory, where runs share it: each takes some beside what torch allocates
 
 
-def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = ()) -> Job:
+def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = (), runs_per_gpu: int = 1) -> Job:
     """The work of a run.
 
     Args:
@@ -23,11 +25,14 @@ def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = ()) -
         max_steps: that it is to have.
         threads: of each process, for a run that has not begun.
         gpus: those that it sees; empty to leave that as it is.
+        runs_per_gpu: how many runs share the memory of a GPU.
     """
     threads = threads_of(cell.folder, threads)
     environment = {"OMP_NUM_THREADS": str(threads)}
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    if runs_per_gpu > 1:
+        environment[GPU_SHARE] = f"{_ALLOCATED / runs_per_gpu:.4f}"
     command = (PYTHON, *python_arguments())
     return Job(
         folder=str(cell.folder.absolute()),

@@ -1,8 +1,12 @@
-"""Keep the C library from handing large blocks back to the system between steps."""
+"""Memory of a process: what it keeps, and how much of a GPU's it may take."""
 
 import ctypes
+import os
 import sys
 
+import torch
+
+GPU_SHARE = "SKYFORMER_GPU_SHARE"  # `sweep --runs_per_gpu` sets it for its runs
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names of glibc's malloc.h
 
 
@@ -18,3 +22,10 @@ def keep_freed_memory() -> bool:
     if not hasattr(library, "mallopt"):
         return False
     return bool(library.mallopt(_M_MMAP_MAX, 0) and library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def limit_gpu_memory(device: torch.device) -> None:
+    """Let torch allocate no more of a GPU's memory than the share in the environment, a number up to 1."""
+    share = os.environ.get(GPU_SHARE)
+    if share is not None and device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(float(share), device)

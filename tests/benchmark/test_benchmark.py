@@ -138,6 +138,37 @@ def test_table_fits_80_columns(measured, capsys):
     assert "kernelized" in out
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_all_methods_in_all_forms(device, tmp_path, main, monkeypatch, capsys):
+    """On a GPU with the figures of the released code, of which Performer failed."""
+    rates = {
+        "forward_s": None,
+        "peak_mb": 1.0,
+        "operations": 0,
+        "floor_s": 0.0,
+        "matmul_per_s": 5e14,
+        "copy_per_s": 2e12,
+    }
+    for name in ("_run", "_run_here"):
+        monkeypatch.setattr(f"skyformer.benchmark.command.{name}", lambda case: {"seconds": 0.004, **rates})
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: "NVIDIA H100 80GB HBM3")
+    sizes = "--sizes=[128x1024,32x4096,2x64]"
+    rows = main(["benchmark", "--part=step", "--all", f"--device={device}", sizes, f"--output={tmp_path}"])
+    forms = ["eager", "compiled", "graphed"][: 3 if device == "cuda" else 2]
+    assert len({(row["name"], row["form"], row["length"]) for row in rows}) == 9 * 3 * len(forms)
+    references = json.loads((tmp_path / "benchmark.json").read_text())["references"]
+    with (tmp_path / "benchmark.csv").open() as file:
+        assert sum(row["form"] == "released" for row in csv.DictReader(file)) == len(references)
+    if device == "cpu":
+        assert references == []
+        return
+    assert len(references) == 16
+    assert {row["seconds"] for row in references if row["name"] == "softmax"} == {0.0378, 0.126}
+    said = capsys.readouterr().out
+    assert "NVIDIA H100 80GB HBM3: Matrix product 500,000 Gop/s, copy 2,000 GB/s" in said
+    assert "released: the code released with the paper" in said
+
+
 def test_scaling_picture(measured, tmp_path):
     rows = measured[1] + [{**row, "length": 128, "seconds": 4 * row["seconds"]} for row in measured[1]]
     draw_scaling(rows, tmp_path / "scaling.png")

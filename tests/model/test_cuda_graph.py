@@ -4,10 +4,14 @@ import csv
 
 import pytest
 import torch
+from fake_graphs import FakeStep, use_fake_graphs
+from lightning import Callback
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from tiny_backends import BACKENDS
+from torch import nn
 
 from skyformer.attention import PerformerAttention, SoftmaxAttention
-from skyformer.model.classifier import SequenceClassifier
+from skyformer.model.classifier import SequenceClassifier, fused
 from skyformer.model.cuda_graph import unchanged_state
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -77,5 +81,70 @@ def test_warm_up_leaves_buffers_and_random_numbers_alone():
 def test_term_that_the_graph_lacks_is_refused():
     model = SequenceClassifier(SoftmaxAttention, torch.optim.AdamW, max_length=16)
     model._graphed_step = object()
+    model._is_graphed = True
     with pytest.raises(MisconfigurationException, match="adds a term to the loss"):
         model.backward(torch.ones((), requires_grad=True))
+
+
+class Thaw(Callback):
+    """Changes what a graph holds: trains the embedding from step 3 on, and with other dropout from step 6 on."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        pl_module.encoder.tokens.requires_grad_(trainer.global_step >= 3)
+        pl_module.encoder.dropout.p = 0.1 if trainer.global_step < 6 else 0.5
+
+
+@pytest.mark.parametrize("most", [128, 2])
+def test_changed_settings_and_too_many_shapes(most, tmp_path, main, tiny_arguments, monkeypatch, caplog):
+    """Lengths differ by batch. Beyond the bound a batch runs without a graph, and one line says so."""
+    monkeypatch.setattr("skyformer.model.cuda_graph.MAX_GRAPHS", most)
+    runs, weights = [], []
+    for graphed in ("false", "true"):
+        folder = tmp_path / graphed
+        captured = use_fake_graphs(monkeypatch)
+        given = [*tiny_arguments("listops", folder), f"--model.cuda_graph={graphed}"]
+        cli = main(["fit", *given, "--trainer.callbacks+=test_cuda_graph.Thaw"])
+        runs.append(losses(folder))
+        weights.append(cli.model.state_dict())
+        assert (len(captured) > 0) == (graphed == "true")
+    assert len(captured) == 2 if most == 2 else len(captured) >= 3
+    assert runs[0] == runs[1]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    assert caplog.text.count("training has 2 CUDA graphs, one for each shape") == (most == 2)
+
+
+def test_parameter_that_a_shape_leaves_out(monkeypatch):
+    """It has no gradient after that shape, and its own after others, whichever comes first."""
+    use_fake_graphs(monkeypatch)
+    layers = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
+
+    def loss(x):
+        return (sum(layer(x).sum() for layer in layers[: x.shape[0]]),)
+
+    step = FakeStep(loss, layers)
+    for width in (1, 2, 1, 2):
+        step(torch.ones(width, 1))
+        step.set_gradients()
+        assert layers[0].weight.grad.item() == width
+        assert (layers[1].weight.grad is None) == (width == 1)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_steps_leave_the_settings_of_a_graph_alone(name, monkeypatch):
+    use_fake_graphs(monkeypatch)
+    attention = type(BACKENDS[name]())
+    model = SequenceClassifier(attention, torch.optim.AdamW, max_length=64, embed_dim=16).train()
+    step = FakeStep(model._loss_and_accuracy, model)
+    before = list(step._settings())
+    model._loss_and_accuracy(torch.randint(256, (2, 64)), None, None, torch.tensor([0, 1]))
+    assert list(step._settings()) == before
+
+
+def test_fused_optimizer_keeps_its_defaults():
+    """Those of groups that are added later."""
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = fused(torch.optim.AdamW([weight], lr=0.5, weight_decay=0.25))
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    first, second = ({**group, "params": None} for group in optimizer.param_groups)
+    assert first == second
+    assert (first["lr"], first["weight_decay"], first["fused"]) == (0.5, 0.25, True)

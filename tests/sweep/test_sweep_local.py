@@ -10,10 +10,12 @@ from pathlib import Path
 import processes
 import pytest
 import sweep_runs
+import torch
 from slurm_cluster import wait_until
 from sweep_runs import RESULT, stopped_with, sweep, tiny_grid
 
 from skyformer.sweep.job import Attempt, read_attempts, write_attempts
+from skyformer.training.memory import GPU_SHARE, limit_gpu_memory
 
 # Stands for Python where only what a sweep makes of its runs' ends is of interest: `fit` ends as the file `status` in
 # the runs' folder says, after the shell commands DURING; `test` writes a result.
@@ -21,6 +23,7 @@ FAKE = """#!/bin/sh
 for argument; do case $argument in --trainer.default_root_dir=*) folder=${argument#*=};; esac; done
 echo "$OMP_NUM_THREADS $2 $folder" >> RUNS/calls
 echo "$CUDA_VISIBLE_DEVICES" >> RUNS/gpus
+echo "$SKYFORMER_GPU_SHARE" >> RUNS/shares
 shift; echo "$@" >> RUNS/arguments
 if [ $1 = fit ]; then trap 'kill $!; exit 143' TERM; eval "$DURING"; fi
 if [ $1 = fit ]; then echo 'a loss of fit'; exit $(cat RUNS/status); fi
@@ -149,6 +152,42 @@ def test_each_run_sees_a_gpu_of_its_own(write_grid, fake_python, main, monkeypat
     monkeypatch.setattr("skyformer.sweep.command.visible_gpus", lambda: ["3", "MIG-5"])
     main(sweep(write_grid(seeds=[0, 1]), fake_python))
     assert sorted((fake_python / "gpus").read_text().split()) == ["3", "3", "MIG-5", "MIG-5"]
+
+
+def test_runs_share_gpus_and_their_memory(write_grid, fake_python, main, capsys, monkeypatch):
+    """Four runs that wait for each other on two GPUs."""
+    monkeypatch.setattr("skyformer.sweep.command.visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setenv("DURING", f"while [ $(wc -l < {fake_python}/calls) -lt 4 ]; do sleep 0.02; done")
+    main(sweep(write_grid(seeds=[0, 1, 2, 3]), fake_python, "--runs_per_gpu=2"))
+    assert "4 at once" in capsys.readouterr().out
+    assert sorted((fake_python / "gpus").read_text().split()) == [*["0"] * 4, *["1"] * 4]
+    assert set((fake_python / "shares").read_text().split()) == {"0.4500"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "arguments", "words"),
+    [
+        ([], ["--runs_per_gpu=2"], "no run trains on a GPU here. Fix: set --parallel"),
+        (["0"], ["--runs_per_gpu=2", "--parallel=3"], "allows 2 run(s) at once on 1 GPU(s) (got --parallel 3)"),
+        (["0"], ["--runs_per_gpu=0"], "--runs_per_gpu 0 must be at least 1"),
+    ],
+)
+def test_sharing_that_cannot_be_is_refused(gpus, arguments, words, write_grid, fake_python, main, capsys, monkeypatch):
+    monkeypatch.setattr("skyformer.sweep.command.visible_gpus", lambda: gpus)
+    assert stopped_with(main, sweep(write_grid(), fake_python, *arguments)) == 1
+    assert words in capsys.readouterr().err
+    assert calls(fake_python) == []
+
+
+def test_run_takes_its_share_of_a_gpu(monkeypatch):
+    """Whatever its device is called; a run on a CPU, or without a share, sets nothing."""
+    shares = []
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda *given: shares.append(given))
+    limit_gpu_memory(torch.device("cuda", 1))
+    monkeypatch.setenv(GPU_SHARE, "0.4500")
+    limit_gpu_memory(torch.device("cpu"))
+    limit_gpu_memory(torch.device("cuda", 1))
+    assert shares == [(0.45, torch.device("cuda", 1))]
 
 
 def test_run_keeps_its_number_of_threads(write_grid, fake_python, main):

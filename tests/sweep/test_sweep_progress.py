@@ -18,7 +18,7 @@ from skyformer.sweep.display import Events, last_lines, print_table
 from skyformer.sweep.grid import Cell, cells_of, read_grid
 from skyformer.sweep.job import Attempt, read_attempts, write_attempts
 from skyformer.sweep.progress import Progress, State, duration, progress_of, state_of, time_left, whole_time_left
-from skyformer.sweep.resources import default_parallel, least_used, processes_of
+from skyformer.sweep.resources import choose_parallel, least_used, processes_of
 
 
 @pytest.fixture
@@ -156,12 +156,12 @@ def test_one_run_a_gpu_or_as_many_as_cores_hold(monkeypatch, write_grid, tmp_pat
     monkeypatch.setattr("skyformer.sweep.resources.available_cores", lambda: 8)
     (cell,) = cells_of(read_grid(write_grid()), tmp_path)
     config = {"trainer": {"devices": 2, "accelerator": "auto"}}
-    assert default_parallel({cell: config}, [], 1) == 4
-    assert default_parallel({cell: config}, [], 16) == 1
-    assert default_parallel({cell: config}, ["0", "1", "2", "3", "4"], 1) == 2
-    assert default_parallel({cell: {"trainer": {"devices": 2, "accelerator": "cpu"}}}, ["0"], 1) == 4
+    assert choose_parallel({cell: config}, [], 1, None, None) == 4
+    assert choose_parallel({cell: config}, [], 16, None, None) == 1
+    assert choose_parallel({cell: config}, ["0", "1", "2", "3", "4"], 1, None, None) == 2
+    assert choose_parallel({cell: {"trainer": {"devices": 2, "accelerator": "cpu"}}}, ["0"], 1, None, None) == 4
     with pytest.raises(RunError, match="devices=2, but this machine has 1 GPU"):
-        default_parallel({cell: config}, ["0"], 1)
+        choose_parallel({cell: config}, ["0"], 1, None, None)
     assert [processes_of({"trainer": {"devices": d}}) for d in (1, "auto", -1, "3")] == [1, 1, 1, 3]
     assert least_used(["a", "b", "c"], ["a", "c", "a"], 2) == ["b", "c"]
 

@@ -25,6 +25,9 @@ def test_another_progress_bar(tmp_path, main, tiny_arguments):
     cli = main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=3", f"{ADD}TQDMProgressBar"])
     (bar,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, ProgressBar))
     assert isinstance(bar, TQDMProgressBar)
+    assert cli.trainer.progress_bar_metrics["train/loss"] == pytest.approx(
+        float(cli.trainer.callback_metrics["train/loss"])
+    )
 
 
 OPTIMIZERS = {name: made for name, made in vars(torch.optim).items() if isinstance(made, type)}

@@ -96,8 +96,6 @@ def test_run_that_goes_from_the_end_of_an_epoch_to_the_end_of_the_next(workers, 
         ("workers", (), ["--data.init_args.num_workers=2"]),
         ("accumulation", ("trainer/accumulate",), ["--trainer.accumulate_grad_batches=2"]),
         ("bf16", ("trainer/bf16",), []),
-        ("softmax", ("attention/softmax",), []),
-        ("kernelized", ("attention/kernelized",), []),
         ("positions", (), ["--model.positions_lr_factor=0.1"]),
     ],
 )

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from lightning import Callback
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -93,6 +94,35 @@ def test_curves_hold_the_step_that_they_name(tmp_path, main, tiny_arguments):
     assert {step: float(rate) for step, rate in rates.items()} == pytest.approx(
         {s: 1e-4 * r for s, r in expected.items()}
     )
+
+
+class StopLate(Callback):
+    """Keeps the loss that callbacks see after each step, and asks for the end after one that is not logged."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(float(trainer.callback_metrics["train/loss"]))
+        trainer.should_stop = trainer.global_step == self.step
+
+
+def test_callbacks_see_every_loss_and_a_late_stop_writes_its_own(tmp_path, main, tiny_arguments):
+    curves = []
+    for every, stop in ((1, -1), (4, 6)):
+        arguments = tiny_arguments("listops", tmp_path / str(every))
+        extra = ["--trainer.callbacks+=test_training.StopLate", f"--trainer.callbacks.step={stop}"]
+        cli = main(["fit", *arguments, f"--trainer.log_every_n_steps={every}", *extra])
+        (seen,) = (callback.seen for callback in cli.trainer.callbacks if isinstance(callback, StopLate))
+        with (tmp_path / str(every) / "metrics.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+        curves.append({int(row["step"]): {k: v for k, v in row.items() if k.startswith("train/")} for row in rows})
+        assert "train/loss" not in cli.trainer.progress_bar_metrics, "Lightning reads that at every step"
+    all_steps, few = curves
+    assert list(few) == [3, 5]
+    assert few == {step: all_steps[step] for step in few}
+    assert seen == [pytest.approx(float(all_steps[step]["train/loss"])) for step in range(6)]
 
 
 def test_no_steps_are_logged_where_logging_is_turned_off(tmp_path, main, tiny_arguments):

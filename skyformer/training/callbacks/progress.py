@@ -22,6 +22,9 @@ class StepProgressBar(ProgressBar):
     In a file or a pipe only those lines appear.
     """
 
+    # Not `trainer.progress_bar_metrics`, for which Lightning reads the loss at every step: a GPU would wait.
+    reads_callback_metrics = True
+
     def __init__(self) -> None:
         super().__init__()
         self.console = Console()
@@ -45,8 +48,8 @@ class StepProgressBar(ProgressBar):
         self.progress.update(self.tasks["Training"], completed=trainer.global_step)
         interval = trainer.log_every_n_steps  # 0 turns logging off
         is_logged = interval and trainer.global_step % interval == 0  # reading the loss makes a GPU wait
-        loss = trainer.progress_bar_metrics.get("train/loss") if is_logged else None
-        if loss is not None:  # before the first logged step of an accumulating run there is no loss
+        loss = trainer.callback_metrics.get("train/loss") if is_logged else None
+        if loss is not None:  # before the first step of an accumulating run there is no loss
             self.progress.update(self.tasks["Training"], text=f"loss {loss:.3f}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
