@@ -46,7 +46,8 @@ def test_shared_modules_import_no_layer():
         assert {name.split(".")[1] for name in names if name.startswith("skyformer.")} <= SHARED
 
 
-@pytest.mark.parametrize("package", ["skyformer.ops", "skyformer.attention", "skyformer.model.encoder"])
+@pytest.mark.parametrize("package", ["skyformer.ops", "skyformer.attention", "skyformer.model.encoder", "skyformer.hf"])
 def test_mathematics_imports_no_lightning(package):
-    code = f"import sys, {package}; assert not {{'lightning', 'triton', 'datamodules'}} & sys.modules.keys()"
+    others = {"lightning", "triton", "transformers", "datamodules"}
+    code = f"import sys, {package}; assert not {others} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
