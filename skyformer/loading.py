@@ -29,7 +29,21 @@ def load_model(path: str | Path) -> SequenceClassifier:
         RunError: for a checkpoint whose configuration this version cannot use.
     """
     checkpoint = read_checkpoint(Path(path).expanduser())
-    config = upgrade_config(load_yaml(checkpoint["config"]))
+    model = untrained_model(load_yaml(checkpoint["config"]))
+    model.load_state_dict(checkpoint["state_dict"])
+    return model.eval()
+
+
+def untrained_model(config: dict[str, Any]) -> SequenceClassifier:
+    """The model of a run's configuration, with initial weights, on the CPU.
+
+    Args:
+        config: nested; `model` and `data` are read. The task's data is not needed.
+
+    Raises:
+        RunError: for a configuration that this version cannot use.
+    """
+    config = upgrade_config(config)
     parser = ScheduleArguments()
     parser.add_class_arguments(SequenceClassifier, "model")
     parser.add_subclass_arguments(lightning.LightningDataModule, "data", required=True)
@@ -39,9 +53,7 @@ def load_model(path: str | Path) -> SequenceClassifier:
     only_data.add_subclass_arguments(lightning.LightningDataModule, "data")
     data = instantiate(only_data, data=parsed.data)
     with torch.random.fork_rng(devices=[]):  # initial weights are not kept, so they must not move the generator
-        model = make_model(parsed.model, data, data.max_length)
-    model.load_state_dict(checkpoint["state_dict"])
-    return model.eval()
+        return make_model(parsed.model, data, data.max_length)
 
 
 def make_model(settings: Namespace, data: Any, max_length: int) -> SequenceClassifier:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -27,7 +28,23 @@ def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
         CheckpointError: for a source that cannot be read.
     """
     checkpoint = read_checkpoint(source)
-    config = upgrade_config(load_yaml(checkpoint["config"]))
+    config = portable_config(load_yaml(checkpoint["config"]))
+    kept = {name: checkpoint[name] for name in _EXPORTED if name in checkpoint}
+    if half:
+        kept["state_dict"] = {
+            name: weight.half() if name.endswith((".weight", ".bias")) else weight
+            for name, weight in kept["state_dict"].items()
+        }
+    kept |= {"config": yaml.safe_dump(config, sort_keys=False), "weights_only": True}
+    if (result := counted_result(source)) is not None:
+        kept["result"] = result
+    AtomicCheckpointIO().save_checkpoint(kept, target)
+    return target.stat().st_size
+
+
+def portable_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's nested configuration without where its machine keeps data and runs, and without its devices."""
+    config = upgrade_config(config)
     config["trainer"]["default_root_dir"] = None
     config["trainer"]["logger"] = None
     config["trainer"] |= {"accelerator": "auto", "strategy": "auto", "devices": 1, "num_nodes": 1}
@@ -37,16 +54,13 @@ def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
     for name, default in (("source", None), ("data_dir", "data")):
         if name in config["data"].get("init_args", {}):
             config["data"]["init_args"][name] = default
-    kept = {name: checkpoint[name] for name in _EXPORTED if name in checkpoint}
-    if half:
-        kept["state_dict"] = {
-            name: weight.half() if name.endswith((".weight", ".bias")) else weight
-            for name, weight in kept["state_dict"].items()
-        }
-    kept |= {"config": yaml.safe_dump(config, sort_keys=False), "weights_only": True}
+    return config
+
+
+def counted_result(source: Path) -> dict[str, Any] | None:
+    """The result of the run's test, where it is that of this checkpoint in its run's folder."""
     folder = source.resolve().parent.parent
-    if source.name == Path(BEST).name and read_test_accuracy(folder) is not None:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        kept["result"] = {name: value for name, value in result.items() if name != "checkpoint"}
-    AtomicCheckpointIO().save_checkpoint(kept, target)
-    return target.stat().st_size
+    if source.name != Path(BEST).name or read_test_accuracy(folder) is None:
+        return None
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return {name: value for name, value in result.items() if name != "checkpoint"}

@@ -1,4 +1,4 @@
-"""`python run.py export`: a checkpoint to share, and the configuration inside one."""
+"""`python run.py export`: a checkpoint, program or folder to share, and the configuration inside a checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,25 +19,28 @@ EVALUATIONS = ("test", "validate", "predict")
 
 
 def run_export(args: list[str]) -> Path:
-    """Write the weights and the configuration of a run's checkpoint to a small file, or its model as a program.
+    """Write a run's checkpoint as a small file, as a program, or as a folder for the Hugging Face hub.
 
     Args:
         args: arguments after `export`.
 
     Raises:
         CheckpointError: for a checkpoint that cannot be read.
-        RunError: for an attention that has no program, or `--half` for a program.
+        RunError: for an attention that has no program, `--half` for a program or a folder, a folder that holds files,
+            or a missing package.
         SystemExit: 2 for a wrong argument.
     """
     parser = ArgumentParser(
         prog=f"{program_name()} export",
         description="Write weights and configuration of a checkpoint to a small file, which test, validate and predict "
         "take by --ckpt_path alone; or, as .pt2, its model as a torch.export program for any batch size, any length "
-        "from 64 tokens on.",
+        "from 64 tokens on; or, with a slash at the end, a folder with a model card for the Hugging Face hub.",
         allow_abbrev=False,
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="A run's checkpoint, such as its best.ckpt.")
-    parser.add_argument("--output", type=str, required=True, help="The file to write: <name>.ckpt or <name>.pt2.")
+    parser.add_argument(
+        "--output", type=str, required=True, help="What to write: <name>.ckpt, <name>.pt2 or <folder>/."
+    )
     parser.add_argument("--half", type=bool, default=False, help="Weights in float16: half the size, nearly the same.")
     config = parser.parse_args(args)
     source, target = Path(config.ckpt_path).expanduser(), Path(config.output).expanduser()
@@ -51,6 +54,19 @@ def run_export(args: list[str]) -> Path:
         size = export_program(source, target)
         print(
             f"{target}: {size / 1e6:.2f} MB. Run it with\n  torch.export.load({str(target)!r}).module()(tokens, mask)"
+        )
+        return target
+    if config.output.endswith("/"):
+        if config.half:
+            raise RunError("--half: a folder is in float32. Fix: leave it out, or --output <name>.ckpt")
+        try:
+            from skyformer.hf.hub import export_folder
+        except ImportError as error:
+            raise RunError(f"--output {config.output}: {error}") from error
+        size = export_folder(source, target)
+        print(
+            f"{target}: {size / 1e6:.2f} MB. Load it with\n"
+            f"  skyformer.hf.hub.HubClassifier.from_pretrained({str(target)!r})"
         )
         return target
     size = export_checkpoint(source, target, config.half)

@@ -55,20 +55,27 @@ def nystrom_gaussian_attention(
         ValueError: for shapes, types or settings that do not go together, naming the argument.
     """
     check_inputs(query, key, value, mask)
-    _check_landmarks(query, landmarks, landmark_mask, ridge, solver)
+    check_landmarks(query, landmarks, landmark_mask, ridge, solver)
     scale = query.shape[-1] ** -0.25 if scale is None else scale
     summary = gaussian_product(landmarks, key, value, y_scale=scale, mask=mask)
-    if solver == "cholesky" and triton_dispatch.has_solver(landmarks, summary):
-        solution = triton_dispatch.landmark_solution(
-            landmarks, summary, landmark_mask, _raised(ridge, landmarks.shape[2])
-        )
-    else:
-        if landmark_mask is not None:
-            summary = summary * landmark_mask[:, None, :, None]
-        system = regularized_gram(landmarks, ridge, landmark_mask)
-        with torch.autocast(query.device.type, enabled=False):
-            solution = _solve(system, summary.to(system.dtype), solver)
+    solution = landmark_solution(landmarks, summary, landmark_mask, ridge, solver)
     return gaussian_product(query, landmarks, solution, x_scale=scale)
+
+
+def landmark_solution(
+    landmarks: Tensor, summary: Tensor, landmark_mask: Tensor | None, ridge: float, solver: Solver
+) -> Tensor:
+    """`(κ(W, W) + γI)⁻¹ summary`, `(B, H, D, P)`, `(B, H, D, V)` → `(B, H, D, V)`, float32 at least.
+
+    Rows of masked landmarks are zero.
+    """
+    if solver == "cholesky" and triton_dispatch.has_solver(landmarks, summary):
+        return triton_dispatch.landmark_solution(landmarks, summary, landmark_mask, _raised(ridge, landmarks.shape[2]))
+    if landmark_mask is not None:
+        summary = summary * landmark_mask[:, None, :, None]
+    system = regularized_gram(landmarks, ridge, landmark_mask)
+    with torch.autocast(landmarks.device.type, enabled=False):
+        return _solve(system, summary.to(system.dtype), solver)
 
 
 def regularized_gram(landmarks: Tensor, ridge: float, landmark_mask: Tensor | None = None) -> Tensor:
@@ -103,7 +110,12 @@ def normalised_system(system: Tensor) -> tuple[Tensor, Tensor]:
     return degree * system * degree.mT, degree
 
 
-def _check_landmarks(query: Tensor, landmarks: Tensor, landmark_mask: Tensor | None, ridge: float, solver: str) -> None:
+def check_landmarks(query: Tensor, landmarks: Tensor, landmark_mask: Tensor | None, ridge: float, solver: str) -> None:
+    """Refuse landmarks and settings that do not go with the query.
+
+    Raises:
+        ValueError: naming the argument.
+    """
     expected = (*query.shape[:2], "D", query.shape[-1])
     if landmarks.dim() != 4 or landmarks.shape[:2] != query.shape[:2] or landmarks.shape[-1] != query.shape[-1]:
         raise ValueError(f"landmarks must have shape {expected}, got {tuple(landmarks.shape)}")

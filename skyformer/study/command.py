@@ -1,14 +1,16 @@
-"""`python run.py study approximation | spectrum | stability`: what the paper measures apart from accuracy."""
+"""`python run.py study <name>`: what the paper measures apart from accuracy, and similarities of an encoder's texts."""
 
 from collections.abc import Callable
 
 from skyformer.exceptions import RunError
 from skyformer.study.approximation import run_approximation
+from skyformer.study.similarity import run_similarity
 from skyformer.study.spectrum import run_spectrum
 from skyformer.study.stability import run_stability
 
 _STUDIES: dict[str, Callable[[list[str]], None]] = {
     "approximation": run_approximation,
+    "similarity": run_similarity,
     "spectrum": run_spectrum,
     "stability": run_stability,
 }

@@ -100,7 +100,7 @@ def heads_of_encoder(encoder: str, text: Path, lengths: Sequence[int], layer: in
     try:
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
-        raise RunError("--encoder needs transformers: pip install -e '.[encoder]'") from error
+        raise RunError("--encoder needs transformers: pip install -e '.[hf]'") from error
     try:
         model = AutoModel.from_pretrained(encoder, attn_implementation="eager").eval()
         tokenizer = AutoTokenizer.from_pretrained(encoder)

@@ -51,6 +51,47 @@ def nystrom_kernel(query, key, landmarks, ridge):
     return gaussian_kernel(query, landmarks) @ torch.linalg.solve(system, gaussian_kernel(landmarks, key))
 
 
+def nystrom_softmax_attention(query, key, value, landmarks, mask=None, ridge=0.1, *, scale=None, landmark_mask=None):
+    """D~^-1 A~ V with A~ = diag(e^(|q|^2 / 2)) C~ diag(e^(|k|^2 / 2)), C~ of Eq. 6, and D~ the row sums of A~.
+
+    A row whose sum is not positive takes the mean of the values. Results are clamped to the range of the values.
+    """
+    scale = default_scale(query.shape[-1]) if scale is None else scale
+
+    def one_head(b, h):
+        keep = _kept(mask, b, key.shape[2])
+        w = landmarks[b, h, _kept(landmark_mask, b, landmarks.shape[2])]
+        q, k, v = query[b, h] * scale, key[b, h, keep] * scale, value[b, h, keep]
+        half_q, half_k = (x.square().sum(-1) / 2 for x in (q, k))
+        a = torch.exp(half_q)[:, None] * nystrom_kernel(q, k, w, ridge) * torch.exp(half_k)
+        total = a.sum(-1, keepdim=True)
+        quotient = torch.where(total > 0, (a @ v) / torch.where(total > 0, total, 1), v.mean(0))
+        return torch.minimum(torch.maximum(quotient, v.amin(0)), v.amax(0))
+
+    return _over_heads(one_head, query)
+
+
+def matched_keys(query, key, mask=None):
+    """K + mean(Q) - mean(K), means over the tokens that the mask leaves."""
+
+    def one_head(b, h):
+        keep = _kept(mask, b, key.shape[2])
+        return key[b, h] + query[b, h, keep].mean(0) - key[b, h, keep].mean(0)
+
+    return _over_heads(one_head, query)
+
+
+def softmax_attention(query, key, value, mask=None, *, scale=None):
+    """softmax(Q K^T / sqrt(P)) V."""
+    scale = default_scale(query.shape[-1]) if scale is None else scale
+
+    def one_head(b, h):
+        keep = _kept(mask, b, key.shape[2])
+        return torch.softmax(query[b, h] @ key[b, h, keep].T * scale**2, dim=-1) @ value[b, h, keep]
+
+    return _over_heads(one_head, query)
+
+
 def completion(query, key):
     """Eq. 4: the positive semidefinite matrix kappa([Q; K], [Q; K]) that has C as its upper right block."""
     rows = torch.cat([query, key])
