@@ -32,6 +32,7 @@ from skyformer.training.loggers import TensorBoardLogger, WandbLogger
 from skyformer.training.memory import keep_freed_memory, limit_gpu_memory
 from skyformer.training.overlays import OverlayFile
 from skyformer.training.run_folder import (
+    check_pretrained,
     check_same_run,
     find_checkpoint,
     flatten,
@@ -243,6 +244,8 @@ class SkyformerCLI(LightningCLI):
             if self.subcommand == "fit" and self.checkpoint.get("weights_only"):
                 raise RunError(f"checkpoint {path} holds weights only, so no run can resume from it. Fix: name another")
             check_same_run(path, self.checkpoint, plain, self.subcommand)
+        elif self.subcommand == "fit":
+            check_pretrained(plain)
         config.ckpt_path = path and str(path)
 
     def instantiate_classes(self) -> None:

@@ -35,9 +35,15 @@ def export_program(source: Path, target: Path) -> int:
 
     Raises:
         CheckpointError: for a source that cannot be read.
-        RunError: for an attention whose operations depend on the sizes of the example that is traced.
+        RunError: for an attention whose operations depend on the sizes of the example that is traced, or a model that
+            was pretrained only.
     """
     model = load_model(source)
+    if model.objective != "classify":
+        raise RunError(
+            f"export: {source} was pretrained with model.objective={model.objective} and has no class scores. Fix: "
+            "export a fine-tuned model, or a checkpoint, --output <name>.ckpt"
+        )
     scores = _Scores(model)
     encoder, documents = model.encoder, model.head.num_documents
     longest = encoder.max_length

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from math import inf, isclose
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -32,11 +32,13 @@ from skyformer.model.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, 
 from skyformer.model.head import ClassificationHead, Pooling
 from skyformer.model.initial_weights import load_initial_weights
 from skyformer.model.length import set_length
+from skyformer.model.masked_tokens import MaskedBatch, MaskedTokens, evaluation_draws
 from skyformer.model.schedule import LENGTHS, SchedulerFactory, make_schedule
 from skyformer.ops.dropout import check_probability
 from skyformer.ops.kernel import at_least_float32
 
 COMPILED_BATCH = 16  # examples that the compiler chooses its kernels by
+Objective = Literal["classify", "masked_tokens"]
 OptimizerFactory = Callable[[Iterable], Optimizer]
 
 
@@ -78,8 +80,13 @@ class SequenceClassifier(LightningModule):
         label_smoothing: share of a label that is spread over all classes, in [0, 1); in the training loss only.
         positions_lr_factor: learning rate of the position embedding as a multiple of the optimiser's. Adam moves each
             position by the full rate, however little its gradients agree: at a rate of 1e-3 that is mostly noise.
-        init_from: a checkpoint whose weights a new run starts from, where name and shape are the same. Optimiser,
-            schedule, data and step count are the new run's own.
+        objective: `classify`, or `masked_tokens`: predict hidden tokens (`MaskedTokens`), to pretrain the encoder. Loss
+            and accuracy are then those of hidden tokens, and there is no classification head.
+        mask_ratio: probability that a token is hidden.
+        mlm_weight: above 0, the training loss is that of the classes plus this times that of hidden tokens, which takes
+            a second pass through the encoder. Validation and test stay those of the classes.
+        init_from: a checkpoint whose weights a new run starts from (`load_initial_weights`). Optimiser, schedule, data
+            and step count are the new run's own.
         compile: run the encoder's blocks through `torch.compile`; checkpoints are the same either way.
         cuda_graph: on one GPU, launch forward and backward pass of a training step as one CUDA graph (`cuda_graph.py`);
             checkpoints are the same either way. Where that cannot be, a line says why, and training runs without.
@@ -110,6 +117,9 @@ class SequenceClassifier(LightningModule):
         class_weights: list[float] | None = None,
         label_smoothing: float = 0.0,
         positions_lr_factor: float = 1.0,
+        objective: Objective = "classify",
+        mask_ratio: float = 0.15,
+        mlm_weight: float = 0.0,
         init_from: str | None = None,
         compile: bool = False,
         cuda_graph: bool = False,
@@ -120,8 +130,11 @@ class SequenceClassifier(LightningModule):
             # From YAML these are class paths. From Python they are functions, which a checkpoint must not hold.
             if callable(self.hparams[name]):
                 del self.hparams[name]
+        self.objective = _checked_objective(objective, mlm_weight, class_weights, label_smoothing)
+        self.mlm_weight = mlm_weight
+        hides_tokens = objective == "masked_tokens" or mlm_weight > 0
         self.encoder = Encoder(
-            vocab_size,
+            vocab_size + hides_tokens,
             max_length,
             attention,
             num_layers=num_layers,
@@ -140,7 +153,9 @@ class SequenceClassifier(LightningModule):
         self.positions_lr_factor = positions_lr_factor
         self.label_smoothing = check_probability("label_smoothing", label_smoothing)
         self.register_buffer("class_weights", _checked_weights(class_weights, num_classes), persistent=False)
-        self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling, num_documents)
+        if objective == "classify":
+            self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling, num_documents)
+        self.masked_tokens = MaskedTokens(embed_dim, vocab_size, mask_ratio) if hides_tokens else None
         self.optimizer_factory = optimizer
         self.scheduler_factory = lr_scheduler
         self.init_from = init_from
@@ -149,9 +164,10 @@ class SequenceClassifier(LightningModule):
         self._graphed_step: GraphedStep | None = None
         self._is_compiled = False
         self._is_graphed = False  # the batch under way
-        self._of_step: list[Tensor] = []  # (loss, accuracy) of each batch of the step under way
+        self._of_step: list[Tensor] = []  # what `_loss_and_accuracy` gave for each batch of the step under way
         self._curves: dict[str, Any] = {}  # of the last step
-        self.metrics = nn.ModuleDict({split: _metrics(num_classes) for split in ("val", "test")})
+        classes = num_classes if objective == "classify" else None
+        self.metrics = nn.ModuleDict({split: _metrics(classes) for split in ("val", "test")})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SequenceClassifier":
         """For callbacks that average weights. The factories, which hold no state, are shared: those that come from YAML
@@ -165,7 +181,8 @@ class SequenceClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         if self.init_from is not None and self.trainer.global_step == 0:  # a resume has restored its own weights
-            load_initial_weights(self, Path(self.init_from).expanduser())
+            data_hash = getattr(self.trainer.datamodule, "data_hash", None)
+            load_initial_weights(self, Path(self.init_from).expanduser(), data_hash)
         self._graphed_step = None  # that of an earlier fit
         if self.cuda_graph:
             reason = reason_against_graph(self.trainer)
@@ -197,34 +214,65 @@ class SequenceClassifier(LightningModule):
             mask: bool of the same shape, True = a real token; None where all are.
             position: `(B, N)` int64, the places of the tokens in a sequence of `max_length` whose other tokens were
                 masked and left out; None for 0 … N − 1.
+
+        Raises:
+            RunError: for a model without class scores.
         """
-        if tokens.dim() == 3:
-            tokens, mask = tokens.flatten(0, 1), None if mask is None else mask.flatten(0, 1)
+        if self.objective != "classify":
+            raise RunError(
+                f"model.objective={self.objective}: this model has no class scores. Fix: train one with "
+                "--model.init_from <its checkpoint>"
+            )
+        tokens, mask, position = self._sequences(tokens, mask, position)
         length = tokens.shape[1] if position is None else self.encoder.max_length
-        if position is not None and self.encoder.needs_absolute_positions:
-            tokens, mask, position = *restore_dropped_tokens(tokens, mask, position, length), None
         return self.head(self.encoder(tokens, mask, position), mask, length)
 
+    def _sequences(
+        self, tokens: Tensor, mask: Tensor | None, position: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What the encoder takes: one sequence a document, whole where the backend goes by places."""
+        if tokens.dim() == 3:
+            tokens, mask = tokens.flatten(0, 1), None if mask is None else mask.flatten(0, 1)
+        if position is not None and self.encoder.needs_absolute_positions:
+            return *restore_dropped_tokens(tokens, mask, position, self.encoder.max_length), None
+        return tokens, mask, position
+
+    def _masked_batch(
+        self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, example: Tensor | None = None
+    ) -> MaskedBatch:
+        """Hide tokens and predict them: in an evaluation those of the example, in training those of the step's draw."""
+        assert self.masked_tokens is not None
+        documents = tokens.shape[1] if tokens.dim() == 3 else 1
+        tokens, mask, position = self._sequences(tokens, mask, position)
+        if example is None:
+            draws, is_on_gpu = torch.rand(tokens.shape, device=tokens.device), tokens.device.type == "cuda"
+            return self.masked_tokens(self.encoder, tokens, mask, position, draws, fixed_shapes=is_on_gpu)
+        draws = evaluation_draws(example, documents, self.encoder.max_length).to(tokens.device)
+        draws = draws[:, : tokens.shape[1]] if position is None else draws.gather(1, position)
+        return self.masked_tokens(self.encoder, tokens, mask, position, draws)
+
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        loss, accuracy = self._step(*self._inputs(batch), batch.label)
+        losses = self._step(*self._inputs(batch), batch.label)
+        loss = losses[0]
         accumulated = self.trainer.accumulate_grad_batches
         first = batch_index - batch_index % accumulated
-        self._log_loss(loss, accuracy, is_first=batch_index == first)
+        self._log_losses(losses, is_first=batch_index == first)
         # Lightning divides by `accumulated`, but the last step of an epoch may have fewer batches.
         return loss * (accumulated / min(accumulated, self.trainer.num_training_batches - first))
 
-    def _log_loss(self, loss: Tensor, accuracy: Tensor, is_first: bool) -> None:
+    def _log_losses(self, losses: tuple[Tensor, ...], is_first: bool) -> None:
         """At every step, since callbacks may read it."""
         if is_first:
             self._of_step = []
-        self._of_step.append(torch.stack([loss.detach(), accuracy]))
-        # Each process and each batch has the same number of examples, so the mean of their means is that of all.
-        mean = self.trainer.strategy.reduce(torch.stack(self._of_step).mean(dim=0), reduce_op="mean")
+        self._of_step.append(torch.stack([loss.detach() for loss in losses]))
+        # Each process and each batch has the same number of examples, so the mean of their means is that of all. Hidden
+        # tokens are not as many in each; a step's gradient weighs its batches and processes equally too.
+        means = self.trainer.strategy.reduce(torch.stack(self._of_step).mean(dim=0), reduce_op="mean")
         # Lightning reads what a bar shows at every step, and a GPU waits.
         bar = self.trainer.progress_bar_callback
         shown = bar is not None and not getattr(bar, "reads_callback_metrics", False)
-        self.log("train/loss", mean[0], prog_bar=shown)
-        self.log("train/accuracy", mean[1])
+        for name, mean in zip(("loss", "accuracy", "masked_loss"), means, strict=False):
+            self.log(f"train/{name}", mean, prog_bar=shown and name == "loss")
 
     def _step(self, *inputs: Any) -> tuple[Tensor, ...]:
         """`_loss_and_accuracy`, with the gradients where a graph computes them."""
@@ -256,7 +304,7 @@ class SequenceClassifier(LightningModule):
             shape = (COMPILED_BATCH // part, *tokens.shape[1:-1], length)
             example, places = tokens.new_zeros(shape), torch.arange(shape[-1], device=tokens.device)
             with unchanged_state(self):
-                loss, _ = self._loss_and_accuracy(
+                loss, *_ = self._loss_and_accuracy(
                     example,
                     None if mask is None else torch.ones_like(example, dtype=torch.bool),
                     None if position is None else places.expand(shape).contiguous(),
@@ -267,12 +315,19 @@ class SequenceClassifier(LightningModule):
     def _loss_and_accuracy(
         self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor
     ) -> tuple[Tensor, ...]:
-        """Of the batch, for training: two scalars, float32 at least."""
+        """Of the batch, for training: scalars, float32 at least. With `mlm_weight` also the loss of hidden tokens."""
+        if self.objective == "masked_tokens":
+            masked = self._masked_batch(tokens, mask, position)
+            return masked.loss, masked.accuracy
         scores = self(tokens, mask, position)
         exact = scores.to(at_least_float32(scores))
         weights = None if self.class_weights is None else self.class_weights.to(exact)
         loss = F.cross_entropy(exact, label, weights, label_smoothing=self.label_smoothing)
-        return loss, (scores.argmax(dim=-1) == label).float().mean()
+        accuracy = (scores.argmax(dim=-1) == label).float().mean()
+        if self.masked_tokens is None:
+            return loss, accuracy
+        masked = self._masked_batch(tokens, mask, position)
+        return loss + self.mlm_weight * masked.loss, accuracy, masked.loss
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if self._graphed_step is None or not self._is_graphed:
@@ -291,10 +346,10 @@ class SequenceClassifier(LightningModule):
         interval = self.trainer.log_every_n_steps
         return interval > 0 and ((self.trainer.global_step + 1) % interval == 0 or self.trainer.should_stop)
 
-    def validation_step(self, batch: Any, batch_index: int) -> Tensor:
+    def validation_step(self, batch: Any, batch_index: int) -> Tensor | MaskedBatch:
         return self._evaluate(batch, "val")
 
-    def test_step(self, batch: Any, batch_index: int) -> Tensor:
+    def test_step(self, batch: Any, batch_index: int) -> Tensor | MaskedBatch:
         return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_index: int) -> Prediction:
@@ -313,16 +368,22 @@ class SequenceClassifier(LightningModule):
             )
         return batch.tokens, batch.mask, batch.position
 
-    def _evaluate(self, batch: Any, split: str) -> Tensor:
-        """Log loss and accuracy of one batch; returns the scores, for callbacks that show them."""
-        scores = self._scores(batch)
+    def _evaluate(self, batch: Any, split: str) -> Tensor | MaskedBatch:
+        """Log loss and accuracy of one batch; returns what callbacks show of it: the scores, or the hidden tokens."""
         metrics: Any = self.metrics[split]
-        loss = F.cross_entropy(scores.to(at_least_float32(scores)), batch.label)
-        metrics["loss"].update(loss, weight=len(batch.label))
-        metrics["accuracy"].update(scores, batch.label)
+        shown: Tensor | MaskedBatch
+        if self.objective == "masked_tokens":
+            shown = self._masked_batch(*self._inputs(batch), batch.example)
+            metrics["loss"].update(shown.loss, weight=shown.number)
+            metrics["accuracy"].update(shown.accuracy, weight=shown.number)
+        else:
+            shown = self._scores(batch)
+            loss = F.cross_entropy(shown.to(at_least_float32(shown)), batch.label)
+            metrics["loss"].update(loss, weight=len(batch.label))
+            metrics["accuracy"].update(shown, batch.label)
         for name, metric in metrics.items():
             self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch.label))
-        return scores
+        return shown
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
@@ -464,6 +525,20 @@ def restore_dropped_tokens(tokens: Tensor, mask: Tensor | None, position: Tensor
     return empty.scatter_add(1, position, tokens * real), empty.scatter_add(1, position, real) > 0
 
 
+def _checked_objective(
+    objective: Objective, mlm_weight: float, class_weights: list[float] | None, label_smoothing: float
+) -> Objective:
+    if objective not in get_args(Objective):
+        raise ValueError(f"objective={objective!r} is not one of {list(get_args(Objective))}")
+    if not 0 <= mlm_weight < inf:
+        raise ValueError(f"mlm_weight={mlm_weight} must be a number, 0 or more")
+    of_classes = {"mlm_weight": mlm_weight, "class_weights": class_weights, "label_smoothing": label_smoothing}
+    for name, value in of_classes.items():
+        if objective == "masked_tokens" and value:
+            raise ValueError(f"{name}={value} has no effect with objective=masked_tokens. Fix: leave it out")
+    return objective
+
+
 def _checked_weights(weights: Sequence[float] | None, num_classes: int) -> Tensor | None:
     """`(classes,)` float32, or None without weights."""
     if weights is None:
@@ -488,8 +563,9 @@ class _Mean(MeanMetric):
         return self
 
 
-def _metrics(num_classes: int) -> nn.ModuleDict:
-    """Over all examples of a split, and over all processes. Lightning's own mean over processes of unequal shares
-    rounds their mean size to a whole number.
+def _metrics(num_classes: int | None) -> nn.ModuleDict:
+    """Over all examples of a split, or over all hidden tokens where there are no classes, and over all processes.
+    Lightning's own mean over processes of unequal shares rounds their mean size to a whole number.
     """
-    return nn.ModuleDict({"loss": _Mean(), "accuracy": MulticlassAccuracy(num_classes, average="micro")})
+    accuracy = _Mean() if num_classes is None else MulticlassAccuracy(num_classes, average="micro")
+    return nn.ModuleDict({"loss": _Mean(), "accuracy": accuracy})

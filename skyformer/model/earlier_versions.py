@@ -26,6 +26,9 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     config["model"].setdefault("query_key_gain", None)
     config["model"].setdefault("class_weights", None)
     config["model"].setdefault("label_smoothing", 0.0)
+    config["model"].setdefault("objective", "classify")
+    config["model"].setdefault("mask_ratio", 0.15)
+    config["model"].setdefault("mlm_weight", 0.0)
     _set_length(config["model"].get("lr_scheduler"))
     if is_ours and name in _TASKS and isinstance(arguments, dict):
         protocol = arguments.get("protocol")

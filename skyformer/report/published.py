@@ -75,6 +75,7 @@ _STARTS_AND_DATA: dict[str, Any] = {
     "model.position_init": "normal",
     "model.query_key_gain": None,
     "model.init_from": None,
+    "model.mlm_weight": 0.0,
     "model.class_weights": None,
     "model.label_smoothing": 0.0,
     "data.init_args.augment": False,

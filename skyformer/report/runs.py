@@ -17,7 +17,7 @@ from skyformer.model.checkpoint_io import LAST, read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
 from skyformer.training.events import EVENTS, read_scalars
 from skyformer.training.result import reason_not_counted
-from skyformer.training.run_folder import backend_name, task_name
+from skyformer.training.run_folder import backend_name, is_pretraining, task_name
 from skyformer.yaml_text import load_yaml
 
 TABLE = "metrics.csv"
@@ -220,7 +220,8 @@ _UNITS: Sequence[tuple[float, str, float]] = ((1, "s", 180), (60, "min", 180 * 6
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """The runs in and below these folders, by path, and what could not be read, each with its file.
+    """The runs in and below these folders, by path, and what could not be read, each with its file. Pretraining is left
+    out.
 
     A run's folder holds `config.yaml` and one of: event files, `metrics.csv`, `record.json`, `result.json`.
 
@@ -233,7 +234,11 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     runs, problems = [], []
     for folder in sorted(found.values()):
         try:
-            runs.append(_read_run(folder))
+            run = _read_run(folder)
+            if is_pretraining(run.config):
+                problems.append(f"{folder}: pretraining, which has no accuracy on the task; left out")
+                continue
+            runs.append(run)
             problems += [f"{folder}: {problem}" for problem in runs[-1].problems]
         except _DamagedConfigError as error:
             problems.append(f"{folder}/config.yaml is not the configuration of a run ({error}); left out")

@@ -18,6 +18,8 @@ from skyformer.exceptions import CheckpointError, RunError
 from skyformer.files import acquire_lock, next_free_path
 from skyformer.model.checkpoint_io import BEST, LAST, PREVIOUS, read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
+from skyformer.model.initial_weights import read_initial
+from skyformer.yaml_text import load_yaml
 
 # What may differ between a checkpoint and the command that resumes it: nothing that the training's numbers depend on,
 # except the length of the run, which the schedule follows, the device, and callbacks that the user adds. Settings of
@@ -86,6 +88,17 @@ FREE_FOR_WEIGHTS = (
     "model.position_init",
     "model.query_key_gain",
 )
+# What a model that starts from a pretrained encoder may set otherwise, in addition.
+FREE_FOR_FINE_TUNING = (
+    "model.attention",
+    "model.float32_attention",
+    "model.mask_ratio",
+    "model.mlm_weight",
+    "model.objective",
+    "model.pooling",
+    "model.positions_lr_factor",
+)
+MASKED_TOKENS = "masked_tokens"  # the objective of pretraining
 
 
 def run_folder(config: Mapping[str, Any]) -> Path:
@@ -93,7 +106,13 @@ def run_folder(config: Mapping[str, Any]) -> Path:
     named = config["trainer"].get("default_root_dir")
     if named:
         return Path(named).expanduser()
-    return Path("runs", task_name(config), backend_name(config), f"seed{config['seed_everything']}")
+    runs = Path("runs", "pretrain") if is_pretraining(config) else Path("runs")
+    return runs / task_name(config) / backend_name(config) / f"seed{config['seed_everything']}"
+
+
+def is_pretraining(config: Mapping[str, Any]) -> bool:
+    """Return whether a run with this configuration learns masked tokens in place of the task's classes."""
+    return bool(config["model"].get("objective") == MASKED_TOKENS)
 
 
 def task_name(config: Mapping[str, Any]) -> str:
@@ -222,6 +241,36 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
             else "Use the configuration that the run was trained with: its folder holds config.yaml."
         )
         raise RunError("\n".join([f"checkpoint {path} belongs to another configuration:", *lines, fix]))
+
+
+def check_pretrained(config: Mapping[str, Any]) -> None:
+    """Refuse a `model.init_from` that was pretrained on another task, or with another encoder.
+
+    Shapes alone do not tell: Text and Retrieval have the same, and so have two heads and four. Checkpoints of other
+    runs may differ (`load_initial_weights`).
+
+    Raises:
+        RunError: listing each setting with both values.
+        CheckpointError: where there is no such checkpoint.
+    """
+    if not (named := config["model"].get("init_from")):
+        return
+    former = upgrade_config(load_yaml(read_initial(Path(named).expanduser())["config"]))
+    if not is_pretraining({"model": {}, **former}):
+        return
+    before, now = flatten({"model": former["model"]}), flatten({"model": config["model"]})
+    free = (*FREE_FOR_WEIGHTS, *FREE_FOR_FINE_TUNING)
+    lines = [
+        f"  {key}: {before.get(key)!r} in the checkpoint, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(free)
+    ]
+    tasks = task_name(former), task_name(config)
+    if tasks[0] != tasks[1]:
+        lines.insert(0, f"  task: {tasks[0]} in the checkpoint, {tasks[1]} now")
+    if lines:
+        fix = f"Fix: set them as they were, or pretrain such an encoder with configs/pretrain/{tasks[1]}.yaml."
+        raise RunError("\n".join([f"model.init_from: {named} was pretrained otherwise:", *lines, fix]))
 
 
 def _whole(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:

@@ -45,6 +45,18 @@ def test_run_without_graphs_says_why(arguments, need, tmp_path, main, tiny_argum
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_graphed_run_is_the_run_without(compiled, precision, tmp_path, main, tiny_arguments):
     """With dropout, landmark draws and batches of several widths."""
+    assert_graphed_is_plain(
+        tmp_path, main, tiny_arguments, f"--trainer.precision={precision}", f"--model.compile={compiled}"
+    )
+
+
+@needs_gpu
+@pytest.mark.parametrize("setting", ["--model.objective=masked_tokens", "--model.mlm_weight=0.5"])
+def test_graphed_run_hides_the_tokens_of_the_run_without(setting, tmp_path, main, tiny_arguments):
+    assert_graphed_is_plain(tmp_path, main, tiny_arguments, setting)
+
+
+def assert_graphed_is_plain(tmp_path, main, tiny_arguments, *settings) -> None:
     runs = []
     for graphed in ("false", "true"):
         folder = tmp_path / graphed
@@ -53,8 +65,7 @@ def test_graphed_run_is_the_run_without(compiled, precision, tmp_path, main, tin
                 "fit",
                 *tiny_arguments("listops", folder),
                 "--trainer.accelerator=cuda",
-                f"--trainer.precision={precision}",
-                f"--model.compile={compiled}",
+                *settings,
                 f"--model.cuda_graph={graphed}",
                 "--trainer.deterministic=true",
             ]

@@ -99,6 +99,31 @@ def test_scores_and_gradients_are_those_of_masking(attention, pooling, pictures,
     assert not torch.allclose(shifted, masked[0], rtol=1e-4), "positions matter"
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_hidden_pixels_are_those_of_masking(attention, pictures, dropped):
+    """In an evaluation of masked tokens: the same pixels, none of them black, with the same loss and predictions."""
+    torch.manual_seed(0)
+    model = SequenceClassifier(
+        ATTENTIONS[attention],
+        torch.optim.SGD,
+        max_length=SIDE * SIDE,
+        embed_dim=16,
+        hidden_dim=16,
+        objective="masked_tokens",
+        mask_ratio=0.5,
+    )
+    model = model.double().eval()
+    tokens, example = torch.from_numpy(pictures.astype(np.int64)), torch.arange(COUNT)
+    masked = model._masked_batch(tokens, kept(tokens), None, example)
+    left_out = model._masked_batch(dropped.tokens, dropped.mask, dropped.position, example)
+    assert masked.number == left_out.number > 0
+    torch.testing.assert_close(left_out.loss, masked.loss, rtol=1e-9, atol=0)
+    for part in ("hidden", "predicted"):
+        whole, restored = (_pixels(getattr(b, part).long(), b.position, SIDE) for b in (masked, left_out))
+        assert torch.equal(whole, restored)
+    assert not (masked.hidden & ~kept(tokens)).any()
+
+
 def test_training_gradients_are_those_of_masking_with_every_row_a_landmark(pictures, dropped):
     """Where there is nothing to draw, training is the same too."""
     torch.manual_seed(0)
@@ -118,4 +143,4 @@ def test_training_gradients_are_those_of_masking_with_every_row_a_landmark(pictu
 
 
 def test_picture_is_whole_again_for_a_person(pictures, dropped):
-    assert np.array_equal(_pixels(dropped, SIDE).numpy(), pictures.reshape(-1, SIDE, SIDE))
+    assert np.array_equal(_pixels(dropped.tokens, dropped.position, SIDE).numpy(), pictures.reshape(-1, SIDE, SIDE))

@@ -16,7 +16,7 @@ from skyformer.files import next_free_path, write_atomically
 from skyformer.internals import average_model
 from skyformer.model.checkpoint_io import LAST, PREVIOUS
 from skyformer.training.callbacks.ending import early_end
-from skyformer.training.callbacks.plateau import LabelCounter
+from skyformer.training.callbacks.plateau import LabelCounter, pretrains
 from skyformer.training.callbacks.settings import check_callback_settings
 from skyformer.training.loggers import TensorBoardLogger
 from skyformer.training.record import make_record
@@ -138,7 +138,7 @@ class EvaluationResult(LabelCounter):
     """Prints the result of `test` and `validate` next to that of always guessing the commonest label, and writes it as
     `result.json` and `validation.json`.
 
-    Both over the examples that were evaluated, on all processes.
+    Both over the examples that were evaluated, or their hidden tokens, on all processes.
     """
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -149,19 +149,20 @@ class EvaluationResult(LabelCounter):
             self._report(trainer, "val", "Validation", "validation.json")
 
     def _report(self, trainer: Trainer, prefix: str, split: str, file_name: str) -> None:
-        examples, chance = self.labels.examples_and_chance(trainer)
+        total, chance = self.labels.total_and_chance(trainer)
+        counted, noun = ("hidden_tokens", "one") if pretrains(trainer.lightning_module) else ("examples", "label")
         accuracy, loss = (float(trainer.callback_metrics[f"{prefix}/{name}"]) for name in ("accuracy", "loss"))
         result = {
             f"{prefix}/accuracy": round(accuracy, 6),
             f"{prefix}/loss": round(loss, 6),
-            f"{prefix}/examples": examples,
+            f"{prefix}/{counted}": total,
             "data_hash": (getattr(trainer.datamodule, "data_hash", None) or "").partition("+")[0] or None,
             "chance": round(chance, 6),
             "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
         }
         if trainer.is_global_zero:
             print(
-                f"{split} accuracy {accuracy:.2%} on {examples:,} examples; "
-                f"always guessing the most frequent label gives {result['chance']:.2%}."
+                f"{split} accuracy {accuracy:.2%} on {total:,} {counted.replace('_', ' ')}; "
+                f"always guessing the most frequent {noun} gives {result['chance']:.2%}."
             )
             write_atomically(Path(trainer.default_root_dir, file_name), json.dumps(result, indent=2) + "\n")

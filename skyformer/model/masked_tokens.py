@@ -1,0 +1,111 @@
+"""The objective of masked tokens: hide some, and predict them from the others.
+
+Shapes: B sequences, N tokens, D embedding size, V token ids of the task.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skyformer.model.encoder import Encoder
+from skyformer.ops.kernel import at_least_float32
+
+_NO_TARGET = -100
+
+
+class MaskedBatch(NamedTuple):
+    """Hidden tokens of a batch and what the model takes them for.
+
+    Attributes:
+        loss: scalar, at least float32: the mean cross-entropy over hidden tokens; 0 where none is hidden.
+        accuracy: scalar float32, the share of hidden tokens that are predicted.
+        number: scalar int64, how many are hidden.
+        tokens: `(B, N)` int64.
+        hidden: `(B, N)` bool.
+        predicted: `(B, N)` int64: the most likely ids of hidden tokens, `tokens` elsewhere.
+        position: `(B, N)` int64, each token's place in its sequence; None for 0 … N − 1.
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+    number: Tensor
+    tokens: Tensor
+    hidden: Tensor
+    predicted: Tensor
+    position: Tensor | None
+
+
+class MaskedTokens(nn.Module):
+    """Hides each real token with the same probability, independently, and predicts the hidden ones' ids.
+
+    A hidden token has the id V, one more than the task's ids, at its own position. Scores are a linear function of the
+    encoder's vectors. As in Amos, Berant, Gupta (ICLR 2024), who pretrain on the task's own training set. BERT (Devlin
+    et al., 2019) leaves some of the tokens to predict as they are, or puts random ones in their place; here none.
+
+    Args:
+        embed_dim: D.
+        vocab_size: V; the encoder has V + 1 ids.
+        ratio: probability, above 0 and below 1.
+
+    Raises:
+        ValueError: for another ratio.
+    """
+
+    def __init__(self, embed_dim: int, vocab_size: int, ratio: float) -> None:
+        super().__init__()
+        if not 0 < ratio < 1:
+            raise ValueError(f"mask_ratio={ratio} must be above 0 and below 1")
+        self.hidden_id = vocab_size
+        self.ratio = ratio
+        self.output = nn.Linear(embed_dim, vocab_size)
+
+    def forward(
+        self,
+        encoder: Encoder,
+        tokens: Tensor,
+        mask: Tensor | None,
+        position: Tensor | None,
+        draws: Tensor,
+        fixed_shapes: bool = False,
+    ) -> MaskedBatch:
+        """Hide the tokens whose draw lies below the ratio, and predict them.
+
+        Args:
+            encoder: with an id more than the task.
+            tokens, mask, position: as in `Encoder.forward`.
+            draws: `(B, N)` float32, uniform on [0, 1).
+            fixed_shapes: score all tokens in place of the hidden ones, whose number the processor does not know. The
+                result is the same, and a GPU need not wait.
+        """
+        hidden = draws < self.ratio if mask is None else mask & (draws < self.ratio)
+        vectors = encoder(tokens.masked_fill(hidden, self.hidden_id), mask, position)
+        target = tokens.masked_fill(~hidden, _NO_TARGET)
+        if not fixed_shapes:
+            vectors, target = vectors[hidden], target[hidden]
+        scores = self.output(vectors)
+        exact = scores.to(at_least_float32(scores)).flatten(0, -2)
+        number = hidden.sum()
+        total = F.cross_entropy(exact, target.flatten(), ignore_index=_NO_TARGET, reduction="sum")
+        guess = scores.detach().argmax(dim=-1)
+        predicted = torch.where(hidden, guess, tokens) if fixed_shapes else tokens.masked_scatter(hidden, guess)
+        divisor = number.clamp(min=1)
+        accuracy = (hidden & (predicted == tokens)).sum() / divisor
+        return MaskedBatch(total / divisor, accuracy, number, tokens, hidden, predicted, position)
+
+
+def evaluation_draws(example: Tensor, num_documents: int, max_length: int) -> Tensor:
+    """Draws for an evaluation, `(B · num_documents, max_length)` float32, uniform on [0, 1), on the CPU.
+
+    A function of the example and the place in its sequence alone: every evaluation hides the same tokens, whatever the
+    batch, the number of processes, or the pixels that are left out.
+
+    Args:
+        example: `(B,)` int64, each example's place in its split.
+        num_documents, max_length: of the task.
+    """
+    size = num_documents, max_length
+    draws = [np.random.default_rng(number).random(size, dtype=np.float32) for number in example.tolist()]
+    return torch.from_numpy(np.concatenate(draws))
