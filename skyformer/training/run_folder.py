@@ -85,6 +85,7 @@ FREE_FOR_WEIGHTS = (
     "model.optimizer",
     "model.position_init",
     "model.query_key_gain",
+    "model.stochastic_depth",
 )
 
 
