@@ -51,7 +51,7 @@ class Retrieval(SequenceDataModule):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         protocol: Protocol = OURS,
-        augment: bool = False,
+        augment: bool | list[str] = False,
         predict_source: str | None = None,
         source: str | None = None,
         max_bytes: int = 4000,

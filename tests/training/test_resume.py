@@ -91,7 +91,7 @@ def test_run_that_goes_from_the_end_of_an_epoch_to_the_end_of_the_next(workers, 
 
 
 OPTIONS = ["--model.positions=rotary", "--model.norm=rms", "--model.feed_forward=geglu", "--model.pooling=attention"]
-OPTIONS += ["--model.stochastic_depth=0.3"]
+OPTIONS += ["--model.stochastic_depth=0.3", "--data.init_args.augment=[permute]"]
 
 
 @pytest.mark.parametrize(
