@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 MOST_SHIFT = 4  # pixels, as is customary for CIFAR-10
-STEPS = 2 * MOST_SHIFT + 1  # so many shifts in one direction, sizes of a crop, and places of it
+STEPS = 2 * MOST_SHIFT + 1  # how many shifts there are along an axis, sizes of a crop, and places of it
 # How many views each augmentation has. The arguments of an expression are permuted by a seed.
 NUM_VIEWS = {
     "transpose": 2,
