@@ -6,7 +6,7 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader, Sampler
 
+from datamodules.augmentation import choose, num_views
 from datamodules.batches import Batch, EvalBatches, ScheduledBatches, TrainBatches
 from datamodules.collate import JoinedSplits, SplitBatches
 from datamodules.examples import Example, identity
@@ -53,7 +54,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (that of the instance where a setting decides),
     `num_documents` an example, `image_side` (0 for tasks without images), `first_id` (the id of the stored token 0),
     `class_names`, `citation`, `licence`, `published_val_size` (validation examples the published numbers used),
-    `views` (of an example, which keep its label; see `image_batches.symmetries`).
+    `augmentations` (of training examples, which keep the label; see `augmentation.py`).
 
     Attributes:
         drop_black: whether black pixels are left out; False for tasks without images.
@@ -66,7 +67,8 @@ class SequenceDataModule(LightningDataModule, ABC):
         num_workers: loader processes. With 0, a split that fits lives in the memory of a GPU that trains, and batches
             are made there. Else batches are copied from a memory map in a few milliseconds, by these processes if any.
         protocol: departures that published numbers need.
-        augment: each epoch shows every training example in one of the task's views.
+        augment: names of the task's augmentations, or true for the first of them: each epoch shows every training
+            example in a view that is sampled as a function of (seed, epoch, example).
         predict_source: new inputs for `predict`, in place of the test set. A file with one input a line (for Retrieval
             two texts, separated by a tab), or a picture or a folder of them.
 
@@ -85,7 +87,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     citation: ClassVar[str]
     licence: ClassVar[str]
     published_val_size: ClassVar[int | None] = None
-    views: ClassVar[tuple[int, ...]] = (0,)
+    augmentations: ClassVar[tuple[str, ...]] = ()
     drop_black: bool = False
 
     def __init__(
@@ -95,7 +97,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         protocol: Protocol = OURS,
-        augment: bool = False,
+        augment: bool | list[str] = False,
         predict_source: str | None = None,
     ) -> None:
         super().__init__()
@@ -112,9 +114,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.protocol = protocol
-        if augment and len(self.views) == 1:
-            raise ValueError(f"data.augment=true: {type(self).__name__} has no augmentation. Fix: data.augment=false")
-        self.augment = augment
+        self.chosen_augmentations = choose(augment, self.augmentations, type(self).__name__)
         self.predict_source = predict_source
         self.splits: dict[str, SplitBatches] = {}
         self.new_names: list[str] = []
@@ -259,12 +259,13 @@ class SequenceDataModule(LightningDataModule, ABC):
         return f"the examples of {self.task}"
 
     def _load(self, split: str) -> SplitBatches:
-        return self._batches(load(self.folder, self.settings, self.val_split if split == "val" else split, self.layout))
+        arrays = load(self.folder, self.settings, self.val_split if split == "val" else split, self.layout)
+        return self._batches(arrays, self.chosen_augmentations if split == "train" else ())
 
-    def _batches(self, arrays: Split) -> SplitBatches:
+    def _batches(self, arrays: Split, augmentations: Sequence[str] = ()) -> SplitBatches:
         device = self._device_for(arrays)
         if self.image_side:
-            return ImageBatches(arrays, self.drop_black, device=device)
+            return ImageBatches(arrays, self.drop_black, augmentations, device=device)
         pad_to = self.max_length if self.protocol.pad_to_max_length else None
         return SplitBatches(arrays, pad_to=pad_to, first_id=self.first_id, device=device)
 
@@ -301,7 +302,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Batch]:
         self._check_stages()  # once more: of a run whose length is set in epochs the steps are known by now
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        splits, views = self._training_splits, self.views if self.augment else (0,)
+        splits, views = self._training_splits, num_views(self.chosen_augmentations)
         batches = [
             TrainBatches(split.lengths, self.batch_size, seed, *self._rank(), self._place, views) for split in splits
         ]

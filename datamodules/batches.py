@@ -43,7 +43,7 @@ class TrainBatches(Sampler[list[int]]):
     together, and each rank takes an equal share; the batches of a pool are shuffled. The last, incomplete batch is
     left out; other examples fall in it in every epoch.
 
-    A batch item is `example + view * len(lengths)`: which example, and which of its views (`image_batches.py`).
+    A batch item is `example + view * len(lengths)`: which example, and which of its views (`augmentation.py`).
 
     Args:
         lengths: `(examples,)` of the whole split.
@@ -51,7 +51,7 @@ class TrainBatches(Sampler[list[int]]):
         seed: of the order.
         rank, world_size: which share, of how many.
         place: gives the epoch, and the batch of it, that an iteration begins with, from the number of batches.
-        views: of an example; one is sampled for each epoch, as a function of (seed, epoch, example).
+        views: how many an example has; one is sampled for each epoch, as a function of (seed, epoch, example).
 
     Raises:
         BatchSizeError: for a batch size that leaves no batch.
@@ -65,7 +65,7 @@ class TrainBatches(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         place: Callable[[int], tuple[int, int]] = lambda batches: (0, 0),
-        views: Sequence[int] = (0,),
+        views: int = 1,
     ) -> None:
         self.lengths = lengths
         self.global_batch = batch_size * world_size
@@ -73,7 +73,7 @@ class TrainBatches(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.place = place
-        self.views = np.array(views)
+        self.views = views
         if batch_size < 1:
             raise BatchSizeError(f"data.batch_size={batch_size} must be at least 1")
         if len(self) == 0:
@@ -93,8 +93,8 @@ class TrainBatches(Sampler[list[int]]):
     def order(self, epoch: int) -> np.ndarray:
         """This rank's batches of the epoch, `(batches, batch size)`."""
         order = self._examples(epoch)
-        if len(self.views) > 1:
-            sampled = np.random.default_rng([self.seed, epoch, 1]).choice(self.views, size=len(self.lengths))
+        if self.views > 1:
+            sampled = np.random.default_rng([self.seed, epoch, 1]).integers(self.views, size=len(self.lengths))
             order = order + sampled[order] * len(self.lengths)
         return order[:, self.rank :: self.world_size]
 

@@ -136,7 +136,7 @@ class SplitBatches(Dataset[Batch]):
         if self.pad_to:
             return self.pad_to
         step = max(self.pad_multiple, (1 << longest.bit_length()) // 16)
-        return min(_rounded_up(longest, step), _rounded_up(self.longest, self.pad_multiple))
+        return min(rounded_up(longest, step), rounded_up(self.longest, self.pad_multiple))
 
 
 class DeviceArrays(NamedTuple):
@@ -178,5 +178,6 @@ class JoinedSplits(Dataset[Batch]):
         return batch._replace(example=batch.example + start)
 
 
-def _rounded_up(length: int, multiple: int) -> int:
+def rounded_up(length: int, multiple: int) -> int:
+    """The smallest multiple that is at least `length`, and not 0."""
     return max(-(-length // multiple), 1) * multiple

@@ -12,7 +12,6 @@ from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, Skipped, make_examples_in_processes
 from datamodules.files import PreparedDataError, waiting_lock
 from datamodules.generate import check_at_least_one, check_seed
-from datamodules.image_batches import FLIP
 from datamodules.prepared.writing import RawSplits
 from datamodules.sources.archives import cut_val, damaged, reading, sizes_of, source_name, source_path
 from datamodules.sources.download import fetch
@@ -46,7 +45,7 @@ class Image(SequenceDataModule):
     num_classes = 10
     max_length = SIDE**2
     image_side = SIDE
-    views = (0, FLIP)
+    augmentations = ("flip_horizontal", "shift", "crop")
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     citation = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
     licence = "none stated; its author asks to be cited"

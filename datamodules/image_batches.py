@@ -1,29 +1,18 @@
-"""Batches of images: black pixels left out, and views by the symmetries of the square."""
+"""Batches of images: black pixels left out, and views of training images."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.augmentation import MOVES_PIXELS_OUT, pixel_sources
 from datamodules.batches import Batch
-from datamodules.collate import SplitBatches, to_device
+from datamodules.collate import SplitBatches, rounded_up, to_device
 from datamodules.prepared.split import Split
 
 ROWS_AT_ONCE = 4096  # bounds the memory of a pass over all images
-NUM_SYMMETRIES = 8
-FLIP = 4  # the view that is flipped left to right and not turned
-TRANSPOSE = 7  # the view whose rows are the columns
-
-
-def symmetries(side: int) -> np.ndarray:
-    """Where each pixel of a turned or flipped image comes from: `(8, side²)`, view 0 the image itself.
-
-    Views 1 to 3 are quarter turns; 4 to 7 are the same four, flipped left to right.
-    """
-    places = np.arange(side * side).reshape(side, side)
-    turned = [np.rot90(places, quarter) for quarter in range(4)]
-    return np.stack([*turned, *(np.fliplr(place) for place in turned)]).reshape(NUM_SYMMETRIES, -1)
 
 
 class ImageBatches(SplitBatches):
@@ -35,15 +24,28 @@ class ImageBatches(SplitBatches):
     Args:
         split: the arrays.
         drop_black: leave out black pixels, as the published code masks them.
+        augmentations: what the views are of (`augmentation.py`).
         pad_multiple, device: see `SplitBatches`.
     """
 
     def __init__(
-        self, split: Split, drop_black: bool, pad_multiple: int = 32, device: torch.device | None = None
+        self,
+        split: Split,
+        drop_black: bool,
+        augmentations: Sequence[str] = (),
+        pad_multiple: int = 32,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__(split, pad_multiple, device=device)
         self.drop_black = drop_black
-        self.sources = symmetries(round(self.pixels.shape[1] ** 0.5))
+        self.augmentations = augmentations
+        self.side = round(self.pixels.shape[1] ** 0.5)
+
+    def width(self, longest: int) -> int:
+        """Views that show some pixels twice may have more that are not black than any image of the split."""
+        if MOVES_PIXELS_OUT.isdisjoint(self.augmentations):
+            return super().width(longest)
+        return rounded_up(self.side**2, self.pad_multiple)
 
     @property
     def pixels(self) -> np.ndarray:
@@ -66,8 +68,9 @@ class ImageBatches(SplitBatches):
 
     def collate(self, index: np.ndarray, label: Tensor, view: np.ndarray) -> Batch:
         pixels = self.pixels[index]
-        if view.any():
-            pixels = np.take_along_axis(pixels, self.sources[view], axis=1)
+        if self.augmentations:
+            sources = pixel_sources(torch.from_numpy(view), self.augmentations, self.side)
+            pixels = np.take_along_axis(pixels, sources.numpy(), axis=1)
         if not self.drop_black:
             return Batch(torch.from_numpy(pixels.astype(np.int64)), None, label, torch.from_numpy(index))
         kept = pixels > 0
@@ -91,8 +94,8 @@ class ImageBatches(SplitBatches):
         arrays, example = self.on_device, to_device(index, device)
         label = arrays.labels[example]
         pixels = arrays.tokens.view(len(self), -1)[example]
-        if view.any():
-            pixels = pixels.gather(1, self.sources_on_device[to_device(view, device)])
+        if self.augmentations:
+            pixels = pixels.gather(1, pixel_sources(to_device(view, device), self.augmentations, self.side))
         if not self.drop_black:
             return Batch(pixels.long(), None, label, example)
         # A row's k-th kept pixel is the first one up to which k are kept: a search, where nonzero() would wait for the
@@ -103,7 +106,3 @@ class ImageBatches(SplitBatches):
         mask = number <= count[:, -1:].clamp(min=1)
         position = torch.searchsorted(count, number).remainder_(count.shape[1])
         return Batch((pixels.gather(1, position) * mask).long(), mask, label, example, position)
-
-    @cached_property
-    def sources_on_device(self) -> Tensor:
-        return torch.from_numpy(self.sources).to(self.on_device.tokens.device)

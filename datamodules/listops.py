@@ -1,17 +1,28 @@
 """ListOps: the value, 0 … 9, of a nested expression of list operators."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from datamodules.base import SequenceDataModule
+from datamodules.batches import Batch
+from datamodules.collate import SplitBatches
 from datamodules.examples import Example, packed
 from datamodules.files import PreparedDataError
 from datamodules.generate import check_seed, check_sizes, generate
-from datamodules.listops_grammar import CLOSE, TOKENS, draw_expression, evaluate, longest_expression
+from datamodules.listops_grammar import (
+    CLOSE,
+    TOKENS,
+    draw_expression,
+    evaluate,
+    longest_expression,
+    permute_arguments,
+)
+from datamodules.prepared.split import Split
 from datamodules.prepared.writing import RawSplits
 from datamodules.sources.archives import (
     damaged,
@@ -58,6 +69,7 @@ class ListOps(SequenceDataModule):
     class_names = tuple("0123456789")
     citation = "Nangia and Bowman, NAACL-SRW 2018; Tay et al., Long Range Arena, ICLR 2021"
     licence = "generated here; the release's files: Apache 2.0"
+    augmentations = ("permute",)
     published_val_size = 62 * 32  # batches of the published code
 
     def __init__(
@@ -87,6 +99,11 @@ class ListOps(SequenceDataModule):
             raise ValueError(
                 f"data.max_depth={max_depth} and data.max_args={max_args} give at most {longest} tokens, none above "
                 f"data.min_length={min_length}"
+            )
+        if self.chosen_augmentations and not self.protocol.brackets:
+            raise ValueError(
+                "data.augment permutes the arguments of operators, whose ends the brackets mark (got "
+                "data.protocol.brackets=false). Fix: data.augment=false"
             )
         self.source = source
         self.sizes = check_sizes(train_size, val_size, test_size)
@@ -122,6 +139,11 @@ class ListOps(SequenceDataModule):
             return sum(self.source_sizes().values()) // 4  # parentheses, spaces and two-letter operators go
         return sum(self.sizes.values()) * (self.bounds["min_length"] + self.bounds["max_length"]) // 2
 
+    def _batches(self, arrays: Split, augmentations: Sequence[str] = ()) -> SplitBatches:
+        if not augmentations:
+            return super()._batches(arrays)
+        return PermutedExpressions(arrays, pad_to=self.max_length if self.protocol.pad_to_max_length else None)
+
     def raw_splits(self) -> RawSplits:
         if self.source is not None:
             return {split: packed(self._read(split)) for split in FILES}
@@ -152,6 +174,16 @@ class ListOps(SequenceDataModule):
             except (ValueError, RecursionError) as error:
                 raise unusable(where, f"{shown} is no expression, {error}") from error
             yield Example((tokens,), 0, where.rpartition("/")[2])
+
+
+class PermutedExpressions(SplitBatches):
+    """Expressions whose operators have their arguments in another order, by the seed that a view is; on the CPU."""
+
+    def collate(self, index: np.ndarray, label: Tensor, view: np.ndarray) -> Batch:
+        batch = super().collate(index, label, view)
+        for tokens, length, seed in zip(batch.tokens.numpy(), self.lengths[index], view, strict=True):
+            tokens[:length] = permute_arguments(tokens[:length], int(seed))
+        return batch
 
 
 def _draw(brackets: bool, bounds: dict[str, int], seed: int, index: int) -> tuple[np.ndarray, int]:

@@ -108,6 +108,53 @@ def _apply(operator, arguments):
     return int(np.median(arguments))  # rounds a half down, as the original does
 
 
+def permute_arguments(tokens: np.ndarray, seed: int) -> np.ndarray:
+    """The same expression with the arguments of each operator in a random order, a function of `seed`.
+
+    All four operators are symmetric, so the value stays.
+
+    Args:
+        tokens: ids of a whole expression with its brackets, `(N,)`.
+        seed: at least 0.
+    """
+    return _permute(np.random.Generator(np.random.Philox(key=seed)), tokens)
+
+
+@njit(nogil=True, cache=True)
+def _permute(rng, tokens):
+    """Copy subtrees, the next one on top of a stack; the children of an operator are shuffled on their way onto it."""
+    end = np.zeros(len(tokens), dtype=np.int64)  # one past the subtree that starts here
+    stack = np.zeros(len(tokens), dtype=np.int64)
+    size = 0
+    for place, token in enumerate(tokens):
+        if token == CLOSE:
+            size -= 1
+            end[stack[size]] = place + 1
+        elif token >= MIN:
+            stack[size] = place
+            size += 1
+        else:
+            end[place] = place + 1
+    out = np.empty_like(tokens)
+    length, size, stack[0] = 0, 1, 0
+    while size > 0:
+        size -= 1
+        start = stack[size]
+        out[length] = tokens[start]
+        length += 1
+        if MIN <= tokens[start] < CLOSE:
+            stack[size] = end[start] - 1  # its bracket comes after its children
+            first, size = size + 1, size + 1
+            child = start + 1
+            while child < end[start] - 1:
+                other = rng.integers(first, size + 1)  # inside out: each order is as likely
+                stack[size] = stack[other]
+                stack[other] = child
+                size += 1
+                child = end[child]
+    return out
+
+
 def evaluate(tokens: np.ndarray) -> int:
     """The value of an expression, by a plain recursion over its tokens; the check on the compiled one.
 

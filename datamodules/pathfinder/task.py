@@ -12,7 +12,6 @@ from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, make_examples_in_processes
 from datamodules.files import PreparedDataError
 from datamodules.generate import check_seed, check_sizes, generate
-from datamodules.image_batches import TRANSPOSE
 from datamodules.pathfinder.drawing import draw_image
 from datamodules.pathfinder.release import FOLDER, SplitRule, list_pictures, read_listed, split_pictures
 from datamodules.pathfinder.settings import CONTOUR_LENGTH, Level, Resolution, drawing_settings
@@ -55,9 +54,9 @@ class Pathfinder(SequenceDataModule):
     citation = "Linsley et al. 2018; Kim*, Linsley* et al., ICLR 2020; Tay et al., Long Range Arena, ICLR 2021"
     licence = "drawn here; the release's images: Apache 2.0"
     published_val_size = 156 * 128  # batches of the published code
-    # The generator starts snakes up and to the left (docs/pathfinder.md), so its only symmetry is to change rows and
-    # columns: other views keep the label, but not the distribution of images.
-    views = (0, TRANSPOSE)
+    # The generator starts snakes up and to the left (docs/pathfinder.md), so its only symmetry is to exchange rows and
+    # columns: flips keep the label, but not the distribution of images, and lengthen the training plateau.
+    augmentations = ("transpose", "flip_horizontal", "flip_vertical")
 
     def __init__(
         self,

@@ -28,11 +28,13 @@ from skyformer.model.cuda_graph import (
     scales_loss,
     unchanged_state,
 )
-from skyformer.model.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder, PositionInit
+from skyformer.model.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder
 from skyformer.model.head import ClassificationHead, Pooling
 from skyformer.model.initial_weights import load_initial_weights
+from skyformer.model.layers import FeedForward, Norm
 from skyformer.model.length import set_length
 from skyformer.model.masked_tokens import MaskedBatch, MaskedTokens, evaluation_draws
+from skyformer.model.positions import PositionInit, Positions
 from skyformer.model.schedule import LENGTHS, SchedulerFactory, make_schedule
 from skyformer.ops.dropout import check_probability
 from skyformer.ops.kernel import at_least_float32
@@ -73,12 +75,13 @@ class SequenceClassifier(LightningModule):
             left out is the length of the run (`schedule.make_schedule`). None for a constant rate.
         vocab_size, num_classes, max_length, num_documents, image_side: sizes of the task; linked from the data.
         num_layers, embed_dim, hidden_dim, num_heads, dropout, gradient_checkpointing: see `Encoder`.
-        float32_attention, position_init, query_key_gain: see `Encoder`.
+        norm, feed_forward, stochastic_depth: see `Encoder`.
+        float32_attention, positions, position_init, query_key_gain: see `Encoder`.
         pooling: see `ClassificationHead`.
         class_weights: one number above 0 a class; the training loss is then the weighted mean of the examples' losses,
             as in `torch.nn.CrossEntropyLoss`. The validation and the test loss stay plain, so that runs compare.
         label_smoothing: share of a label that is spread over all classes, in [0, 1); in the training loss only.
-        positions_lr_factor: learning rate of the position embedding as a multiple of the optimiser's. Adam moves each
+        positions_lr_factor: learning rate of learned positions as a multiple of the optimiser's. Adam moves each
             position by the full rate, however little its gradients agree: at a rate of 1e-3 that is mostly noise.
         objective: `classify`, or `masked_tokens`: predict hidden tokens (`MaskedTokens`), to pretrain the encoder. Loss
             and accuracy are then those of hidden tokens, and there is no classification head.
@@ -109,7 +112,11 @@ class SequenceClassifier(LightningModule):
         hidden_dim: int = 128,
         num_heads: int = 2,
         dropout: float = 0.1,
+        norm: Norm = "layer",
+        feed_forward: FeedForward = "gelu",
+        stochastic_depth: float = 0.0,
         float32_attention: bool = False,
+        positions: Positions = "learned",
         position_init: PositionInit = "normal",
         query_key_gain: float | None = None,
         gradient_checkpointing: bool = False,
@@ -142,7 +149,11 @@ class SequenceClassifier(LightningModule):
             hidden_dim=hidden_dim,
             num_heads=num_heads,
             dropout=dropout,
+            norm=norm,
+            feed_forward=feed_forward,
+            stochastic_depth=stochastic_depth,
             float32_attention=float32_attention,
+            positions=positions,
             position_init=position_init,
             query_key_gain=query_key_gain,
             gradient_checkpointing=gradient_checkpointing,
@@ -150,6 +161,11 @@ class SequenceClassifier(LightningModule):
         )
         if not 0 <= positions_lr_factor < inf:
             raise ValueError(f"positions_lr_factor={positions_lr_factor} must be a number, 0 or more")
+        if positions_lr_factor != 1 and positions != "learned":
+            raise ValueError(
+                f"positions_lr_factor={positions_lr_factor} is for learned positions (got positions={positions}). Fix: "
+                "--model.positions_lr_factor 1"
+            )
         self.positions_lr_factor = positions_lr_factor
         self.label_smoothing = check_probability("label_smoothing", label_smoothing)
         self.register_buffer("class_weights", _checked_weights(class_weights, num_classes), persistent=False)
@@ -492,7 +508,7 @@ class SequenceClassifier(LightningModule):
         """All in one, or the position embedding in a last one of its own."""
         if self.positions_lr_factor == 1:
             return self.parameters()
-        positions = self.encoder.positions.weight
+        positions = self.encoder.get_parameter("positions.weight")
         others = [parameter for parameter in self.parameters() if parameter is not positions]
         return [{"params": others}, {"params": [positions]}]
 

@@ -8,6 +8,19 @@ from typing import Any
 from skyformer.model.schedule import length_argument
 
 _IMAGE_TASKS = ("Image", "Pathfinder", "PathX")
+_MODEL = {
+    "positions": "learned",
+    "position_init": "normal",
+    "query_key_gain": None,
+    "norm": "layer",
+    "feed_forward": "gelu",
+    "stochastic_depth": 0.0,
+    "class_weights": None,
+    "label_smoothing": 0.0,
+    "objective": "classify",
+    "mask_ratio": 0.15,
+    "mlm_weight": 0.0,
+}
 _TASKS = (*_IMAGE_TASKS, "ListOps", "Text", "Retrieval")
 
 
@@ -22,13 +35,7 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     module, _, name = str(config["data"].get("class_path")).rpartition(".")
     is_ours = module.partition(".")[0] in ("", "datamodules")  # a user's class may have the same name
     arguments = config["data"].get("init_args")
-    config["model"].setdefault("position_init", "normal")
-    config["model"].setdefault("query_key_gain", None)
-    config["model"].setdefault("class_weights", None)
-    config["model"].setdefault("label_smoothing", 0.0)
-    config["model"].setdefault("objective", "classify")
-    config["model"].setdefault("mask_ratio", 0.15)
-    config["model"].setdefault("mlm_weight", 0.0)
+    config["model"] = {**_MODEL, **config["model"]}
     _set_length(config["model"].get("lr_scheduler"))
     if is_ours and name in _TASKS and isinstance(arguments, dict):
         protocol = arguments.get("protocol")

@@ -5,18 +5,29 @@ Shapes: B batch, N tokens, D embedding size, H heads, P = D / H.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skyformer.attention import BACKENDS, Attention
+from skyformer.model.layers import FeedForward, Norm, StochasticDepth, make_feed_forward, make_norm
+from skyformer.model.positions import (
+    STANDARD_DEVIATION,
+    PositionInit,
+    Positions,
+    check_position_init,
+    make_positions,
+    make_rotary,
+    rotate,
+    start_learned,
+)
 from skyformer.ops.blocks import recomputed_in_backward
 from skyformer.ops.checks import check_at_least_one
 from skyformer.ops.dropout import Dropout, check_probability
 from skyformer.ops.kernel import at_least_float32
 
-PositionInit = Literal["normal", "sinusoidal_2d"]
 AttentionFactory = Callable[[int, int, int], Attention]
 # For torch.compile, which by itself draws landmarks from a generator of its own: another run than the eager one.
 COMPILE_OPTIONS = {"fallback_random": True}
@@ -28,13 +39,19 @@ class Encoder(nn.Module):
 
     Args:
         vocab_size: number of token ids.
-        max_length: largest N; positions are learned.
+        max_length: largest N.
         attention: makes one backend a layer, called with (num_heads, head_dim, max_length). A name in
             `skyformer.attention.BACKENDS`, such as `skyformer`, is that class with its default arguments.
         num_layers, embed_dim, hidden_dim, num_heads: 2, 64, 128, 2 in the paper.
-        dropout: rate after the embedding and inside each block.
+        dropout: rate after the embedding, after attention, and twice in each feed-forward network.
+        norm: before attention and feed-forward network and at the end: `layer` or `rms`.
+        feed_forward: `gelu`, or `geglu`, whose gate has as many features again and half as many weights more.
+        stochastic_depth: rate at which a sequence leaves out a branch of the last block in training; that of block l
+            of L is l / L times this.
         float32_attention: keep attention in float32 in mixed and half precision, as the published code does.
-        position_init: how the learned positions start: `normal`, of standard deviation 0.02, or `sinusoidal_2d`, which
+        positions: `learned` or `sinusoidal` vectors, added to the embedding; `rotary` or, on images, `rotary_2d`
+            rotations of queries and keys, so that each score depends on the distance of two tokens; or `none`.
+        position_init: how `learned` positions start: `normal`, of standard deviation 0.02, or `sinusoidal_2d`, which
             gives near pixels of an image similar vectors (`sinusoidal_positions_2d`).
         query_key_gain: None: query and key projections start independent. A number: they start equal, at this multiple
             of their usual size, so each token first attends to tokens like itself: on images to its neighbourhood,
@@ -57,7 +74,11 @@ class Encoder(nn.Module):
         hidden_dim: int = 128,
         num_heads: int = 2,
         dropout: float = 0.1,
+        norm: Norm = "layer",
+        feed_forward: FeedForward = "gelu",
+        stochastic_depth: float = 0.0,
         float32_attention: bool = False,
+        positions: Positions = "learned",
         position_init: PositionInit = "normal",
         query_key_gain: float | None = None,
         gradient_checkpointing: bool = False,
@@ -74,16 +95,18 @@ class Encoder(nn.Module):
         if embed_dim % num_heads:
             raise ValueError(f"embed_dim={embed_dim} must be a multiple of num_heads={num_heads}")
         check_probability("dropout", dropout)
-        if position_init not in ("normal", "sinusoidal_2d"):
-            raise ValueError(f"position_init={position_init!r} is not one of ['normal', 'sinusoidal_2d']")
+        check_probability("stochastic_depth", stochastic_depth)
+        check_position_init(positions, position_init)
         if query_key_gain is not None and not 0 < query_key_gain < math.inf:
             raise ValueError(f"query_key_gain={query_key_gain} must be a number above 0, or null")
         self.max_length = max_length
         self.gradient_checkpointing = gradient_checkpointing
         self.tokens = nn.Embedding(vocab_size, embed_dim)
-        self.positions = nn.Embedding(max_length, embed_dim)
-        nn.init.normal_(self.tokens.weight, std=0.02)
-        nn.init.normal_(self.positions.weight, std=0.02)
+        self.positions = make_positions(positions, max_length, embed_dim)
+        self.rotary = make_rotary(positions, max_length, embed_dim // num_heads, image_side)
+        nn.init.normal_(self.tokens.weight, std=STANDARD_DEVIATION)
+        if isinstance(self.positions, nn.Embedding):
+            start_learned(self.positions.weight, position_init, image_side)
         self.dropout = Dropout(dropout)
         if isinstance(attention, str):
             if attention not in BACKENDS:
@@ -97,17 +120,13 @@ class Encoder(nn.Module):
             backend.tie_parameters(backends[0])
         self.needs_absolute_positions = any(backend.needs_absolute_positions for backend in backends)
         self.blocks = nn.ModuleList(
-            Block(backend, embed_dim, hidden_dim, dropout, float32_attention) for backend in backends
-        )
-        self.norm = nn.LayerNorm(embed_dim)
-        if position_init == "sinusoidal_2d":
-            if image_side < 1 or image_side**2 != max_length:
-                raise ValueError(
-                    f"position_init=sinusoidal_2d needs square images (got sequences of {max_length:,} tokens and "
-                    f"image_side={image_side}). Fix: --model.position_init normal"
-                )
-            with torch.no_grad():
-                self.positions.weight.copy_(sinusoidal_positions_2d(image_side, embed_dim))
+            Block(
+                backend, embed_dim, hidden_dim, dropout, float32_attention, norm, feed_forward,
+                stochastic_depth * (number / num_layers),
+            )
+            for number, backend in enumerate(backends, start=1)
+        )  # fmt: skip
+        self.norm = make_norm(norm, embed_dim)
         if query_key_gain is not None:
             for module in self.modules():
                 if isinstance(module, MultiHeadAttention):
@@ -120,55 +139,43 @@ class Encoder(nn.Module):
         length = tokens.shape[1]
         if length > self.max_length:
             raise ValueError(f"sequence of {length} tokens is longer than max_length={self.max_length}")
-        positions = self.positions.weight[:length] if position is None else self.positions(position)
-        x = self.dropout(self.tokens(tokens) + positions)
+        x = self.tokens(tokens)
+        if self.positions is not None:
+            weight = self.positions.weight
+            x = x + (weight[:length] if position is None else F.embedding(position, weight))
+        x = self.dropout(x)
+        rotation = None if self.rotary is None else self.rotary(length, position)
         recomputes = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = recomputed_in_backward(block, x, mask) if recomputes else block(x, mask)
+            x = recomputed_in_backward(block, x, mask, rotation) if recomputes else block(x, mask, rotation)
         return self.norm(x)
-
-
-def sinusoidal_positions_2d(side: int, embed_dim: int) -> Tensor:
-    """One vector for each pixel of a square image, `(side², embed_dim)` float32, in the order of the rows.
-
-    The first half of the features encodes the row, the second half the column, after Vaswani et al. 2017, §3.5:
-
-        sin(ω_k z), cos(ω_k z), with ω_k = (2π / 8) 10000^(−k / K), k = 0 … K − 1, for a place z
-
-    The shortest wavelength is 8 pixels, so that the vectors of neighbours are alike. The amplitude is five times that
-    of `normal`: positions then outweigh the pixels' values in what the first layer sees.
-
-    Raises:
-        ValueError: for an `embed_dim` that is no multiple of 4.
-    """
-    if embed_dim % 4:
-        raise ValueError(f"embed_dim={embed_dim} must be a multiple of 4 for position_init=sinusoidal_2d")
-    count = embed_dim // 4
-    frequency = 2 * math.pi / 8 * 10_000.0 ** (-torch.arange(count) / count)
-    angle = torch.arange(side)[:, None] * frequency
-    axis = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
-    row, column = axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)
-    return AMPLITUDE * torch.cat([row, column], dim=-1).flatten(0, 1)
 
 
 class Block(nn.Module):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
 
     def __init__(
-        self, attention: Attention, embed_dim: int, hidden_dim: int, dropout: float, float32_attention: bool
+        self,
+        attention: Attention,
+        embed_dim: int,
+        hidden_dim: int,
+        dropout: float,
+        float32_attention: bool,
+        norm: Norm = "layer",
+        feed_forward: FeedForward = "gelu",
+        stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(embed_dim)
+        self.attention_norm = make_norm(norm, embed_dim)
         self.attention = MultiHeadAttention(attention, embed_dim, float32_attention)
-        self.mlp_norm = nn.LayerNorm(embed_dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(embed_dim, hidden_dim), nn.GELU(), Dropout(dropout), nn.Linear(hidden_dim, embed_dim)
-        )
+        self.mlp_norm = make_norm(norm, embed_dim)
+        self.mlp = make_feed_forward(feed_forward, embed_dim, hidden_dim, dropout)
         self.dropout = Dropout(dropout)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), mask))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+    def forward(self, x: Tensor, mask: Tensor | None, rotation: Tensor | None = None) -> Tensor:
+        x = x + self.stochastic_depth(self.dropout(self.attention(self.attention_norm(x), mask, rotation)))
+        return x + self.stochastic_depth(self.dropout(self.mlp(self.mlp_norm(x))))
 
 
 class MultiHeadAttention(nn.Module):
@@ -192,9 +199,11 @@ class MultiHeadAttention(nn.Module):
             for part in query_key:
                 part.copy_(start)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        query, *keys, value = self._heads(self.query_key_value(x))
-        key = keys[0] if keys else query
+    def forward(self, x: Tensor, mask: Tensor | None, rotation: Tensor | None = None) -> Tensor:
+        *query_key, value = self._heads(self.query_key_value(x))
+        if rotation is not None:
+            query_key = [rotate(rows, rotation) for rows in query_key]
+        query, key = query_key[0], query_key[-1]
         if self.float32_attention:
             with torch.autocast(x.device.type, enabled=False):
                 exact = at_least_float32(query)

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Pooling = Literal["mean", "padded_mean", "max", "cls"]
+Pooling = Literal["mean", "padded_mean", "max", "cls", "attention"]
 
 
 class ClassificationHead(nn.Module):
@@ -15,8 +15,9 @@ class ClassificationHead(nn.Module):
 
     Args:
         embed_dim, hidden_dim, num_classes: sizes.
-        pooling: `mean` and `max` over real tokens; `cls`, the first real token; `padded_mean` divides the sum over real
-            tokens by the length with padding, as the published code does: the result depends on the padding.
+        pooling: `mean` and `max` over real tokens; `cls`, the first real token; `attention`, the mean of real tokens x
+            weighted by the softmax of w·x, where w is learned and starts at 0, as `mean`; `padded_mean` divides the sum
+            over real tokens by the length with padding, as the published code does: the result depends on the padding.
         num_documents: 1 or 2 an example.
 
     Raises:
@@ -33,10 +34,11 @@ class ClassificationHead(nn.Module):
         self.num_documents = num_documents
         features = embed_dim if num_documents == 1 else 4 * embed_dim
         self.layers = nn.Sequential(nn.Linear(features, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, num_classes))
+        self.query = nn.Parameter(torch.zeros(embed_dim)) if pooling == "attention" else None
 
     def forward(self, x: Tensor, mask: Tensor | None, length: int) -> Tensor:
         """`(B · num_documents, N, D)`, `(B · num_documents, N)` bool or None, and the length with padding."""
-        pooled = pool(x, mask, self.pooling, length)
+        pooled = pool(x, mask, self.pooling, length) if self.query is None else attention_pool(x, mask, self.query)
         if self.num_documents == 2:
             first, second = pooled.unflatten(0, (-1, 2)).unbind(dim=1)
             pooled = torch.cat([first, second, first * second, first - second], dim=-1)
@@ -56,3 +58,14 @@ def pool(x: Tensor, mask: Tensor | None, pooling: Pooling, length: int) -> Tenso
         return torch.where(real.any(dim=1), largest, 0)
     count = length if pooling == "padded_mean" else real.sum(dim=1).clamp(min=1)
     return (x * real).sum(dim=1) / count
+
+
+def attention_pool(x: Tensor, mask: Tensor | None, query: Tensor) -> Tensor:
+    """`Σ_n softmax_n(w·x_n) x_n` over real tokens: `(B, N, D)`, `(B, N)` bool or None, w `(D,)` → `(B, D)`.
+
+    Of an example without tokens, a mean over padding: any finite output does.
+    """
+    score = x @ query.to(x.dtype)
+    if mask is not None:
+        score = score.masked_fill(~mask, torch.finfo(score.dtype).min)
+    return (score.softmax(dim=1)[:, :, None] * x).sum(dim=1)

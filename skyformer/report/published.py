@@ -72,7 +72,11 @@ LEVELS = "data.init_args.level_schedule"
 # As in the paper where a configuration does not name them.
 _STARTS_AND_DATA: dict[str, Any] = {
     "model.positions_lr_factor": 1.0,
+    "model.positions": "learned",
     "model.position_init": "normal",
+    "model.norm": "layer",
+    "model.feed_forward": "gelu",
+    "model.stochastic_depth": 0.0,
     "model.query_key_gain": None,
     "model.init_from": None,
     "model.mlm_weight": 0.0,

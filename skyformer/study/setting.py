@@ -156,6 +156,7 @@ class Setting:
         model = self._parse(backend).model.clone()
         if max_length > self.data.max_length:
             model.position_init = "normal"  # such a sequence is no image
+            model.positions = "rotary" if model.positions == "rotary_2d" else model.positions
         return make_model(model, self.data, max_length)
 
 

@@ -87,6 +87,7 @@ FREE_FOR_WEIGHTS = (
     "model.optimizer",
     "model.position_init",
     "model.query_key_gain",
+    "model.stochastic_depth",
 )
 # What a model that starts from a pretrained encoder may set otherwise, in addition.
 FREE_FOR_FINE_TUNING = (

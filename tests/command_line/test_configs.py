@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+import yaml
 from tiny_runs import ROOT, TINY_DATA
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -11,6 +12,7 @@ TASKS = sorted(TINY_DATA)
 ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.yaml"))
 # What a test machine may lack: a GPU, a C++ compiler's minute, a second process (its own test), an account.
 NOT_HERE = {"fp16", "compile", "ddp", "gpu", "wandb"}
+RECIPES = sorted((ROOT / "configs/recipe").rglob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in (ROOT / "configs/trainer").glob("*.yaml") if path.stem not in NOT_HERE)
 
 
@@ -84,6 +86,35 @@ def test_overlay_that_cannot_run_here_parses(overlay, tmp_path, main, tiny_argum
         "wandb": "WandbLogger",
     }
     assert effect[overlay] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_recipe_trains_at_its_own_size(path, tmp_path, main, tiny_arguments):
+    overlay = str(path.relative_to(ROOT / "configs").with_suffix(""))
+    given = tiny_arguments(path.stem, tmp_path, overlay)
+    sizes = [f"--model.{name}" for name in ("embed_dim", "hidden_dim")]
+    arguments = [argument for argument in given if not argument.startswith(tuple(sizes))]
+    extra = ["--trainer.max_steps=1", "--model.lr_scheduler.init_args.warmup_steps=0", "--test_after_fit=false"]
+    extra.append("--data.init_args.batch_size=1")  # for time
+    if path.stem == "pathfinder":
+        extra.append("--data.init_args.level_schedule=null")  # longer than one step
+    cli = main(["fit", *arguments, *extra])
+    recipe = yaml.safe_load(path.read_text())
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
+    encoder, settings = cli.model.encoder, recipe["model"]
+    assert (len(encoder.blocks), encoder.norm.normalized_shape[0]) == (settings["num_layers"], settings["embed_dim"])
+    assert encoder.rotary is not None
+    assert list(cli.datamodule.chosen_augmentations) == recipe["data"]["init_args"].get("augment", [])
+    assert cli.trainer.optimizers[0].defaults["betas"] == (0.9, 0.98)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_recipe_has_the_steps_of_its_epochs(path):
+    """As a comment says; the counts are those of the tasks' training sets."""
+    examples = {"listops": 96_000, "text": 22_500, "retrieval": 147_086, "image": 45_000, "pathfinder": 160_000}
+    steps, epochs = map(int, re.search(r"max_steps: (\d+) # (\d+) epochs", path.read_text()).groups())
+    batch_size = yaml.safe_load(path.read_text())["data"]["init_args"]["batch_size"]
+    assert steps == epochs * (examples[path.stem] // batch_size)
 
 
 def test_paper_protocol_after_another_attention_is_refused(tmp_path, main, capsys, tiny_arguments):

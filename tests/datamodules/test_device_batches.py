@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
@@ -10,9 +9,10 @@ from random_sequences import RNG, SEQUENCES, random_split
 from runs_compared import assert_same_run
 
 from datamodules import Pathfinder, base
+from datamodules.augmentation import num_views
 from datamodules.batches import EvalBatches
 from datamodules.collate import JoinedSplits, SplitBatches
-from datamodules.image_batches import NUM_SYMMETRIES, ImageBatches
+from datamodules.image_batches import ImageBatches
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def test_sequences(case):
     assert_equal_batches(SplitBatches(split, **settings), SplitBatches(split, **settings, device=CPU), batches)
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", [(), ("transpose", "flip_vertical"), ("flip_horizontal", "shift", "crop")])
 @pytest.mark.parametrize("drop_black", [False, True])
 @pytest.mark.parametrize("black", [0.0, 0.7, 1.0])
 def test_images(black, drop_black, augment):
@@ -44,16 +44,20 @@ def test_images(black, drop_black, augment):
     split = random_split([81] * 30, black=black)
     split.tokens[-81:], split.tokens[-162:-81], split.tokens[-243:-162] = 0, 255, 0
     split.tokens[-200] = 1
-    views = RNG.integers(0, NUM_SYMMETRIES, 30) if augment else np.zeros(30, dtype=np.int64)
+    views = RNG.integers(num_views(augment), size=30)
     items = (RNG.permutation(30) + views * 30).tolist()
     batches = [items, items[:4], [29], [28], [27], [29, 27]]
-    assert_equal_batches(ImageBatches(split, drop_black), ImageBatches(split, drop_black, device=CPU), batches)
+    host, device = (ImageBatches(split, drop_black, augment, device=device) for device in (None, CPU))
+    assert_equal_batches(host, device, batches)
 
 
 def test_splits_joined():
     easy, hard = random_split([81] * 10, black=0.5), random_split([81] * 20, black=0.9)
-    host = JoinedSplits([ImageBatches(split, True) for split in (easy, hard)])
-    device = JoinedSplits([ImageBatches(easy, True, device=CPU), ImageBatches(hard, True, device=CPU)])
+    names = ("transpose", "flip_horizontal", "flip_vertical")
+    host, device = (
+        JoinedSplits([ImageBatches(split, True, names, device=device) for split in (easy, hard)])
+        for device in (None, CPU)
+    )
     assert_equal_batches(host, device, [[3, 4, 5], [10, 29], [12 + 2 * 30, 13 + 7 * 30]])
 
 

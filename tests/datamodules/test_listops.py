@@ -1,12 +1,15 @@
 """ListOps expressions: their grammar, their values, their distribution, and what they depend on."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
+import torch
 
 from datamodules import ListOps, Protocol, examples
 from datamodules.files import PreparedDataError
 from datamodules.generate import generate
-from datamodules.listops_grammar import CLOSE, FIRST_DIGIT, MIN, TOKENS, draw_expression, evaluate
+from datamodules.listops_grammar import CLOSE, FIRST_DIGIT, MIN, TOKENS, draw_expression, evaluate, permute_arguments
 
 LRA = {"min_length": 500, "max_length": 2000, "max_depth": 10, "max_args": 10}
 SHORT = {"min_length": 30, "max_length": 90, "max_depth": 5, "max_args": 4}
@@ -198,3 +201,50 @@ def test_lengths_that_are_never_reached_are_refused():
 
 def test_sequences_fit_the_announced_length():
     assert ListOps().max_length == 2048  # the longest has 1,999 tokens; 2,048 positions are customary
+
+
+def arguments_of(tokens: list[int]) -> tuple:
+    """An expression as nested tuples: an operator and its arguments, or a digit."""
+    stack = [[]]
+    for token in tokens:
+        if token == CLOSE:
+            closed = tuple(stack.pop())
+            stack[-1].append(closed)
+        elif token >= MIN:
+            stack.append([token])
+        else:
+            stack[-1].append(token)
+    return stack[0][0]
+
+
+def in_order(tree):
+    """The same for all orders of arguments."""
+    return tree if isinstance(tree, int) else (tree[0], *sorted(map(in_order, tree[1:]), key=str))
+
+
+def test_permuted_arguments_keep_tree_and_value():
+    for index in range(200):
+        tokens, value = draw_expression(3, index, min_length=1, max_length=100, max_depth=6, max_args=5)
+        permuted = permute_arguments(tokens.astype(np.int64), index)
+        assert evaluate(permuted) == value
+        assert in_order(arguments_of(permuted.tolist())) == in_order(arguments_of(tokens.tolist()))
+        assert np.array_equal(permuted, permute_arguments(tokens.astype(np.int64), index)), "a function of the seed"
+
+
+def test_every_order_of_arguments_is_as_likely():
+    tokens = ids("[MAX 1 [MIN 2 3 ] 4 ]").astype(np.int64)
+    seen = Counter(permute_arguments(tokens, seed).tobytes() for seed in range(3000))
+    assert len(seen) == 3 * 2 * 2
+    assert all(abs(count - 250) < 4.5 * np.sqrt(250) for count in seen.values())
+
+
+def test_training_sees_permuted_expressions_and_evaluation_does_not(tmp_path):
+    plain, permuted = (prepared(tmp_path, augment=augment, batch_size=60) for augment in (False, True))
+    assert plain.folder == permuted.folder
+    (whole,), (other,) = plain.train_dataloader(), permuted.train_dataloader()
+    assert torch.equal(whole.example, other.example)
+    assert torch.equal(whole.mask, other.mask)
+    assert (whole.tokens != other.tokens).any(dim=1).sum() > 30
+    for row, mask, label in zip(other.tokens, other.mask, other.label, strict=True):
+        assert evaluate(row[mask].numpy()) == label
+    assert torch.equal(next(iter(plain.val_dataloader())).tokens, next(iter(permuted.val_dataloader())).tokens)

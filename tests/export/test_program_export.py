@@ -24,8 +24,9 @@ assert "skyformer" not in sys.modules
 
 @pytest.fixture
 def checkpoint(tmp_path, main, tiny_arguments):
-    def train(task: str, attention: str):
-        main(["fit", *tiny_arguments(task, tmp_path / "run", f"attention/{attention}"), "--model.num_layers=1"])
+    def train(task: str, attention: str, *options: str):
+        arguments = tiny_arguments(task, tmp_path / "run", f"attention/{attention}")
+        main(["fit", *arguments, *options, "--model.num_layers=1"])
         return tmp_path / "run/checkpoints/last.ckpt"
 
     return train
@@ -41,6 +42,17 @@ def test_program_gives_the_model_s_scores(attention, checkpoint, tmp_path, main)
         mask[:, 0] = True
         with torch.no_grad():
             assert torch.allclose(program(tokens, mask), model(tokens, mask), atol=1e-5), (batch, length)
+
+
+@long
+def test_program_of_a_recipe_s_network(checkpoint, tmp_path, main):
+    options = ["--model.positions=rotary_2d", "--model.position_init=normal", "--model.pooling=attention"]
+    path = checkpoint("pathfinder", "skyformer", *options, "--model.norm=rms", "--model.feed_forward=geglu")
+    main(["export", f"--ckpt_path={path}", f"--output={tmp_path}/model.pt2"])
+    program, model = torch.export.load(tmp_path / "model.pt2").module(), load_model(path)
+    tokens, mask = torch.randint(256, (3, 100)), torch.rand(3, 100) < 0.4
+    with torch.no_grad():
+        assert torch.allclose(program(tokens, mask), model(tokens, mask), atol=1e-5)
 
 
 @long

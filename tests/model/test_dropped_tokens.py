@@ -81,7 +81,7 @@ def scores_and_gradient(model: SequenceClassifier, *inputs: Tensor | None) -> tu
     return scores.detach(), gradient
 
 
-@pytest.mark.parametrize("pooling", ["mean", "padded_mean", "max", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "padded_mean", "max", "cls", "attention"])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_scores_and_gradients_are_those_of_masking(attention, pooling, pictures, dropped):
     """In evaluation, where the landmarks are the same."""

@@ -47,13 +47,13 @@ def three_steps(encoder: Encoder) -> list[torch.Tensor]:
 
 def make_encoder(attention, gradient_checkpointing: bool) -> Encoder:
     torch.manual_seed(0)
-    sizes = {"embed_dim": 16, "hidden_dim": 16, "dropout": 0.3}
+    sizes = {"embed_dim": 16, "hidden_dim": 16, "dropout": 0.3, "positions": "rotary", "stochastic_depth": 0.3}
     return Encoder(9, 20, attention, **sizes, gradient_checkpointing=gradient_checkpointing)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_gradients_and_state_are_the_same(name):
-    """With dropout, landmark draws, and features that are redrawn every other step."""
+    """With dropout, stochastic depth, rotations, landmark draws, and features that are redrawn every other step."""
     kept, recomputed = (three_steps(make_encoder(BACKENDS[name], on)) for on in (False, True))
     assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
 

@@ -1,5 +1,7 @@
 """Pooling, the head for two documents, rates of the optimiser, against values worked out by hand."""
 
+import math
+
 import pytest
 import torch
 from lightning import Trainer
@@ -25,6 +27,22 @@ MASK = torch.tensor([[True, True, False], [False, True, True]])
 )
 def test_pooling(pooling, expected):
     torch.testing.assert_close(pool(VECTORS, MASK, pooling, 10), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("mask", [MASK, None])
+def test_attention_pooling_starts_as_the_mean_and_weighs_by_a_learned_query(mask):
+    head = ClassificationHead(2, 8, 2, pooling="attention")
+    head.layers = torch.nn.Identity()
+    torch.testing.assert_close(head(VECTORS, mask, 3), pool(VECTORS, mask, "mean", 3))
+    torch.nn.init.constant_(head.query, 0.25)
+    expected = []
+    for row, real in zip(VECTORS, MASK if mask is None else mask, strict=True):
+        tokens = row.tolist() if mask is None else row[real].tolist()
+        weights = [math.exp(0.25 * (a + b)) for a, b in tokens]
+        total = [sum(w * token[i] for w, token in zip(weights, tokens, strict=True)) for i in (0, 1)]
+        expected.append([value / sum(weights) for value in total])
+    torch.testing.assert_close(head(VECTORS, mask, 3), torch.tensor(expected))
+    assert torch.isfinite(head(VECTORS, torch.zeros_like(MASK), 3)).all(), "an example without tokens"
 
 
 def test_pooling_without_a_mask():

@@ -7,7 +7,8 @@ import torch
 from tiny_runs import ROOT, TINY_DATA
 
 from skyformer.attention import ReformerAttention, SkyformerAttention, SoftmaxAttention
-from skyformer.model.encoder import Encoder, sinusoidal_positions_2d
+from skyformer.model.encoder import Encoder
+from skyformer.model.positions import sinusoidal_positions_2d
 
 ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.yaml"))
 

@@ -90,6 +90,10 @@ def test_run_that_goes_from_the_end_of_an_epoch_to_the_end_of_the_next(workers, 
     assert_same_training(tmp_path / "stopped", tmp_path / "whole", from_step=1)
 
 
+OPTIONS = ["--model.positions=rotary", "--model.norm=rms", "--model.feed_forward=geglu", "--model.pooling=attention"]
+OPTIONS += ["--model.stochastic_depth=0.3", "--data.init_args.augment=[permute]"]
+
+
 @pytest.mark.parametrize(
     ("name", "overlays", "extra"),
     [
@@ -97,6 +101,7 @@ def test_run_that_goes_from_the_end_of_an_epoch_to_the_end_of_the_next(workers, 
         ("accumulation", ("trainer/accumulate",), ["--trainer.accumulate_grad_batches=2"]),
         ("bf16", ("trainer/bf16",), []),
         ("positions", (), ["--model.positions_lr_factor=0.1"]),
+        ("options", (), OPTIONS),
     ],
 )
 def test_variants_resume_to_the_last_bit(name, overlays, extra, tmp_path, main, tiny_arguments):
