@@ -21,14 +21,17 @@ _DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"  # Trit
 def has_kernels(x: Tensor, y: Tensor, value: Tensor) -> bool:
     """Return whether the Triton kernels can compute a sum over κ(x, y) with `value`.
 
-    They need a CUDA device and Triton, float32 or a lower precision, rows of at most 128 numbers, and at least one row.
-    An exported program has torch's operators only. With `TRITON_INTERPRET=1` in the environment the kernels run in
-    Triton's interpreter on a CPU, for tests.
+    They need Triton and a CUDA device that multiplies bfloat16 (compute capability 8.0: A100, RTX 30 and later).
+    Tensors are float32 or of a lower precision, with rows of at most 128 numbers, and at least one row. An exported
+    program has torch's operators only. With `TRITON_INTERPRET=1` in the environment the kernels run in Triton's
+    interpreter on a CPU, for tests.
     """
     tensors = (x, y, value)
     return (
         _IS_INSTALLED
         and x.device.type == _DEVICE
+        # torch.compile folds this call into a constant.
+        and (_DEVICE == "cpu" or torch.cuda.get_device_properties(x.device).major >= 8)
         and not is_exporting()
         and product_dtype(x) in TYPES
         and all(tensor.dtype in TYPES for tensor in tensors)

@@ -1,6 +1,7 @@
 """What one program of the Triton kernels computes; `triton_kernels.py` launches them and chooses their blocks.
 
-A tile is a block of rows `(rows, features)` of a matrix of one head. Sums are in float32.
+A tile is a block of rows `(rows, features)` of a matrix of one head. Sums are in float32. A row's place in memory is
+counted in 64 bits: where tokens are the first axis of a tensor, rows are far apart.
 """
 
 import triton
@@ -25,14 +26,14 @@ def taking_part(MASK, mask_strides, b, rows, n, HAS_MASK: tl.constexpr):
 def load_tile(base, strides, rows, kept, SIZE: tl.constexpr, SIZE_BLOCK: tl.constexpr, DTYPE: tl.constexpr):
     """Rows `(rows, SIZE_BLOCK)` of a matrix, as they go into products; zeros where not `kept`."""
     columns = tl.arange(0, SIZE_BLOCK)
-    addresses = base + rows[:, None] * strides[2] + columns[None, :] * strides[3]
+    addresses = base + rows.to(tl.int64)[:, None] * strides[2] + columns[None, :] * strides[3]
     return tl.load(addresses, mask=kept[:, None] & (columns < SIZE)[None, :], other=0.0).to(DTYPE)
 
 
 @triton.jit
 def store_tile(tile, base, strides, rows, kept, SIZE: tl.constexpr, SIZE_BLOCK: tl.constexpr):
     columns = tl.arange(0, SIZE_BLOCK)
-    addresses = base + rows[:, None] * strides[2] + columns[None, :] * strides[3]
+    addresses = base + rows.to(tl.int64)[:, None] * strides[2] + columns[None, :] * strides[3]
     tl.store(addresses, tile.to(base.dtype.element_ty), mask=kept[:, None] & (columns < SIZE)[None, :])
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,15 @@ def test_any_strides_and_leading_axes():
     assert_close(gaussian_product, heads_inside, torch.float32)
     for outer in [(3,), (1, 2, 1)]:
         assert_close(gaussian_product, draw_tensors(20, 33, 16, 16, *outer), torch.float32)
+
+
+@runs_kernels
+def test_rows_further_apart_than_32_bits_count():
+    """Of memory that is never touched between them."""
+    x, y, value = (tensor.half() for tensor in draw_tensors(5, 20, 16, 16, 1, 1))
+    apart = torch.empty(2**31 + 16, dtype=torch.float16, device=DEVICE).as_strided(x.shape, (0, 0, 2**29, 1))
+    apart.copy_(x)
+    assert torch.equal(gaussian_product(apart, y, value), gaussian_product(x, y, value))
 
 
 @runs_kernels
@@ -394,6 +404,16 @@ def test_where_the_kernels_are_used():
     wide = value.new_zeros(1, 2, 4, 129)
     assert not triton_dispatch.has_kernels(x, y, wide)
     assert not triton_dispatch.has_kernels(x, y[:, :, :0], value[:, :, :0])
+
+
+@pytest.mark.parametrize(("major", "used"), [(7, False), (8, True), (9, True)])
+def test_older_gpus_have_the_other_path(major, used, monkeypatch):
+    """Triton does not multiply bfloat16 there, and supports a V100 no more."""
+    monkeypatch.setattr(triton_dispatch, "_DEVICE", "meta")
+    monkeypatch.setattr(triton_dispatch, "product_dtype", lambda x: x.dtype)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    x = torch.empty(1, 2, 4, 16, device="meta")
+    assert triton_dispatch.has_kernels(x, x, x) == used
 
 
 @pytest.mark.parametrize(("compiles", "exports"), [(True, False), (False, True)])
