@@ -128,8 +128,9 @@ class RotaryPositions(nn.Module):
 
     def forward(self, length: int, position: Tensor | None) -> Tensor:
         """`(2, 1, 1, length, P / 2)`, or `(2, B, 1, length, P / 2)` for positions `(B, length)`, for `rotate`."""
-        table = self.table[:, None, :length] if position is None else self.table[:, position]
-        return table[:, :, None]
+        if position is None:  # picked, since `export` needs a tensor that is contiguous whatever the length
+            position = torch.arange(length, device=self.table.device)[None]
+        return self.table[:, position][:, :, None]
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
