@@ -117,6 +117,17 @@ def test_auxiliary_loss_has_a_curve(tmp_path, main, tiny_arguments):
     assert float(row["train/loss"]) == pytest.approx(math.log(10) + 0.5 * math.log(16), abs=1)
 
 
+def test_loss_that_is_not_a_number_is_traced_to_its_layer(tmp_path, main, pretraining, capsys):
+    poison = ["--model.attention=poison.PoisonedAttention", "--trainer.callbacks+=poison.PoisonStep"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *pretraining("listops", tmp_path), *poison, "--trainer.callbacks.batch=1"])
+    assert stopped.value.code == 1
+    assert "error: the loss of step 1 is nan" in capsys.readouterr().err
+    layers = json.loads((tmp_path / "non_finite.0.json").read_text())["layers"]
+    assert layers["encoder.blocks.1.attention.backend"]["output"] in ("inf", "nan"), "where it began"
+    assert layers["masked_tokens.output"]["output"] == "nan"
+
+
 def test_fine_tuning_starts_from_the_whole_encoder(source, tmp_path, main, tiny_arguments, capfd, caplog):
     path = source / "checkpoints/best.ckpt"
     main(["fit", *tiny_arguments("text", tmp_path), *HELD, f"--model.init_from={path}"])
