@@ -7,6 +7,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from skyformer.exceptions import RunError
+
 _PACKAGE = Path(__file__).parent
 IS_CHECKOUT = not (_PACKAGE / "configs").is_dir()  # the wheel holds them inside the package
 ROOT = _PACKAGE.parent  # of a checkout
@@ -24,9 +26,18 @@ def find_config(named: str) -> str:
     return named
 
 
-def overlay_file(named: str, folder: Path) -> Path:
-    """Return the path of an overlay, from its name below `folder` or the path of a YAML file; it may not exist."""
-    return Path(find_config(named)).expanduser() if named.endswith((".yaml", ".yml")) else folder / f"{named}.yaml"
+def find_overlay(named: str, folder: Path, why: str) -> Path:
+    """Return the path of an overlay, from its name below `folder` or the path of a YAML file.
+
+    Raises:
+        RunError: where it does not exist; `why` says who named it.
+    """
+    is_path = named.endswith((".yaml", ".yml"))
+    path = Path(find_config(named)).expanduser() if is_path else folder / f"{named}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(str(found.relative_to(folder).with_suffix("")) for found in folder.rglob("*.yaml")))
+        raise RunError(f"{why} {named}: there is no file {path}. Known: {known}; or name a YAML file.")
+    return path
 
 
 def with_shipped_configs(arguments: Sequence[str]) -> list[str]:

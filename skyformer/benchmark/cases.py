@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from skyformer.exceptions import RunError
-from skyformer.installation import CONFIGS, overlay_file
+from skyformer.installation import CONFIGS, find_overlay
 
 OVERLAYS = CONFIGS / "attention"
 Part = Literal["layer", "step"]
@@ -84,11 +84,7 @@ def overlay_path(named: str) -> Path:
     Raises:
         RunError: where it does not exist.
     """
-    path = overlay_file(named, OVERLAYS.parent if "/" in named else OVERLAYS)
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in OVERLAYS.glob("*.yaml")))
-        raise RunError(f"--backends {named}: no file {path}. Known: {known}; or name a YAML file.")
-    return path
+    return find_overlay(named, OVERLAYS.parent if "/" in named else OVERLAYS, "--backends")
 
 
 def read_size(text: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import yaml
 
 from skyformer.exceptions import RunError
 from skyformer.files import write_atomically
-from skyformer.installation import CONFIGS, ROOT, overlay_file, python_arguments
+from skyformer.installation import CONFIGS, ROOT, find_overlay, python_arguments
 from skyformer.sweep.job import threads_of
 from skyformer.yaml_text import load_yaml
 
@@ -117,12 +117,7 @@ def _names(path: Path, key: str, given: Any) -> list[str]:
 
 def _find(path: Path, key: str, named: str, folder: str) -> Path:
     """The file of a name: below configs/, or a path, as the user would type it here."""
-    below = CONFIGS / folder
-    file = overlay_file(named, below)
-    if not file.is_file():
-        known = ", ".join(sorted(str(found.relative_to(below).with_suffix("")) for found in below.rglob("*.yaml")))
-        raise RunError(f"{path}: {key}: {named}: there is no file {file}. Known: {known}; or name a YAML file.")
-    return from_here(file)
+    return from_here(find_overlay(named, CONFIGS / folder, f"{path}: {key}:"))
 
 
 def from_here(path: Path) -> Path:

@@ -245,7 +245,7 @@ def test_own_attention_and_two_of_one_class(study, tmp_path):
     ("arguments", "said"),
     [
         (["stability", "--backends=[skyformer]"], "softmax must be among them"),
-        (["stability", "--backends=[softmax,no_such]"], "--backends no_such: no file"),
+        (["stability", "--backends=[softmax,no_such]"], "--backends no_such: there is no file"),
         (["stability", "--steps=0"], "--steps 0 must be at least 1"),
         (["stability", "--steps=100"], "--steps 100: an epoch has 12 batches"),
         (["stability", "--backends=[]"], "--backends []: name one or more"),
