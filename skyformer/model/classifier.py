@@ -328,6 +328,10 @@ class SequenceClassifier(LightningModule):
                 )
                 torch.autograd.grad(loss, weights, allow_unused=True)
 
+    def training_losses(self, batch: Any) -> tuple[Tensor, ...]:
+        """Return the loss of a training step on this batch, the accuracy, and the loss of hidden tokens where it is one."""
+        return self._loss_and_accuracy(*self._inputs(batch), batch.label)
+
     def _loss_and_accuracy(
         self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor
     ) -> tuple[Tensor, ...]:

@@ -31,7 +31,6 @@ from skyformer.ops.kernel import at_least_float32
 AttentionFactory = Callable[[int, int, int], Attention]
 # For torch.compile, which by itself draws landmarks from a generator of its own: another run than the eager one.
 COMPILE_OPTIONS = {"fallback_random": True}
-AMPLITUDE = 0.1  # of `sinusoidal_2d`
 
 
 class Encoder(nn.Module):

@@ -187,7 +187,7 @@ def layer_norms(trainer: Trainer, module: LightningModule, batch: Any, taken: in
     seed_step(trainer, taken)
     try:
         with torch.compiler.set_stance("force_eager"), trainer.precision_plugin.forward_context():
-            module._loss_and_accuracy(*module._inputs(batch), batch.label)
+            module.training_losses(batch)
     finally:
         for hook in hooks:
             hook.remove()
