@@ -329,7 +329,7 @@ class SequenceClassifier(LightningModule):
                 torch.autograd.grad(loss, weights, allow_unused=True)
 
     def training_losses(self, batch: Any) -> tuple[Tensor, ...]:
-        """Return loss and accuracy of a training step on this batch, and the loss of hidden tokens with `mlm_weight`."""
+        """Return loss and accuracy of a training step on this batch, and that of hidden tokens with `mlm_weight`."""
         return self._loss_and_accuracy(*self._inputs(batch), batch.label)
 
     def _loss_and_accuracy(

@@ -37,7 +37,7 @@ pytest.importorskip("triton")
 
 @pytest.mark.skipif(ON_GPU or INTERPRETED, reason="the tests below run here")
 def test_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--no-header", "-x", __file__]
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--no-header", "-x", __file__]
     run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
