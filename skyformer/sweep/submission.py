@@ -14,7 +14,7 @@ from skyformer.sweep.job import Job, threads_of
 from skyformer.training.memory import GPU_SHARE
 
 PYTHON = sys.executable
-_ALLOCATED = 0.9  # of a GPU's memory, where runs share it: each takes some in addition to what torch allocates
+_ALLOCATED = 0.9  # of a GPU's memory, where runs share it: CUDA itself takes some for each process
 
 
 def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = (), runs_per_gpu: int = 1) -> Job:
