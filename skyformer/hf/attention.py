@@ -72,8 +72,10 @@ class Settings:
                 f"config.skyformer: num_landmarks must be a whole number of at least 1 (got {self.num_landmarks!r}). "
                 "Fix: set 128"
             )
-        if not self.ridge > 0:
-            raise ValueError(f"config.skyformer: ridge must be greater than 0 (got {self.ridge!r}). Fix: set 0.1")
+        if not isinstance(self.ridge, int | float) or not self.ridge > 0:
+            raise ValueError(f"config.skyformer: ridge must be a number above 0 (got {self.ridge!r}). Fix: set 0.1")
+        if not isinstance(self.seed, int):
+            raise ValueError(f"config.skyformer: seed must be a whole number (got {self.seed!r}). Fix: set 0")
 
     @classmethod
     def of(cls, module: nn.Module) -> "Settings":
@@ -200,7 +202,7 @@ def _landmarks(
     """
     batch, _, length, _ = query.shape
     if module.training:
-        noise = torch.rand((batch, 2, length), device=query.device)
+        noise = torch.rand((batch, 2, length), dtype=torch.float32, device=query.device)
     else:
         # The k-th pair is that of the k-th token, whatever the length.
         pairs = torch.rand((length, 2), generator=torch.Generator().manual_seed(settings.seed), dtype=torch.float32)

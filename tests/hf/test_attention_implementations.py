@@ -244,7 +244,9 @@ def test_causal_and_windowed_models_are_refused(architecture, settings):
     [
         ({"num_landmarks": 0}, r"num_landmarks must be a whole number of at least 1 \(got 0\)"),
         ({"num_landmarks": 2.5}, r"num_landmarks must be a whole number of at least 1 \(got 2.5\)"),
-        ({"ridge": 0}, r"ridge must be greater than 0 \(got 0\)"),
+        ({"ridge": 0}, r"ridge must be a number above 0 \(got 0\)"),
+        ({"ridge": "0.1"}, r"ridge must be a number above 0 \(got '0.1'\)"),
+        ({"seed": None}, r"seed must be a whole number \(got None\)"),
         ({"landmarks": 3}, r"config.skyformer must be a dict of num_landmarks, ridge, seed \(got {'landmarks': 3}\)"),
     ],
 )
