@@ -30,6 +30,8 @@ def settings_of(run: Run) -> Settings:
     """All that its result depends on but the seed, as `{"model.dropout": 0.1}`; `batch` is of all processes."""
     flat = flatten(run.config)
     kept = {key: value for key, value in flat.items() if _matters(key) and key not in _BATCH}
+    if isinstance(start := kept.get("model.init_from"), str):  # each seed may start from a pretraining of its own
+        kept["model.init_from"] = start.replace(f"/seed{run.seed}/", "/seed*/")
     if run.examples_per_step:
         kept["batch"] = run.examples_per_step * run.num_processes
     return kept

@@ -3,6 +3,7 @@
 import pytest
 from report_runs import groups_in, write_run
 
+from skyformer.report.runs import find_runs
 from skyformer.report.tables import accuracy_rows, accuracy_table
 
 
@@ -40,6 +41,25 @@ def test_arguments_of_one_class_tell_groups_apart_beside_another_class(tmp_path)
     for steps in (10, 20):
         write_run(tmp_path / str(steps), model__lr_scheduler__init_args__warmup_steps=steps)
     assert len({group.label for group in groups_in(tmp_path)}) == 3
+
+
+def test_fine_tuned_runs_are_a_row_beside_those_from_scratch(tmp_path):
+    """Each seed from a pretraining of its own."""
+    for seed in (0, 1):
+        write_run(tmp_path / f"scratch{seed}", seed=seed)
+        start = f"runs/pretrain/listops/skyformer/seed{seed}/checkpoints/best.ckpt"
+        write_run(tmp_path / f"tuned{seed}", seed=seed, model__init_from=start)
+    labels = {group.label: len(group.runs) for group in groups_in(tmp_path)}
+    start = "runs/pretrain/listops/skyformer/seed*/checkpoints/best.ckpt"
+    assert labels == {"Skyformer, init_from=none": 2, f"Skyformer, init_from={start}": 2}
+
+
+def test_pretraining_is_left_out(tmp_path):
+    write_run(tmp_path / "pretrained", model__objective="masked_tokens")
+    write_run(tmp_path / "tuned")
+    runs, problems = find_runs([tmp_path])
+    assert [run.folder.name for run in runs] == ["tuned"]
+    assert problems == [f"{tmp_path}/pretrained: pretraining, which has no accuracy on the task; left out"]
 
 
 def test_setting_that_is_missing_is_none(tmp_path):
