@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from skyformer.attention import BACKENDS
 from skyformer.benchmark.cases import Case, Form, Part, Precision, cases_of
-from skyformer.benchmark.peers import PEER_OF
+from skyformer.benchmark.peers import PEER_OF, PEERS
 from skyformer.benchmark.released import released_rows
 from skyformer.benchmark.results import print_table, write_csv
 from skyformer.benchmark.worker import ERROR, measure
@@ -45,6 +45,8 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
     peers = config.peers
     if peers is None:
         peers = dict.fromkeys(peer for backend in config.backends for peer in PEER_OF.get(backend, ()))
+    if unknown := [peer for peer in peers if peer not in PEERS]:
+        raise RunError(f"--peers {unknown[0]} is not one of {', '.join(PEERS)}")
     if "graphed" in config.forms and (config.device != "cuda" or config.part != "step"):
         raise RunError("--forms graphed needs --device cuda and --part step: a graph holds a step's passes on a GPU")
     common = {name: config[name] for name in ("part", "device", "repeats", "dropout")}

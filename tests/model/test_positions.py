@@ -252,7 +252,11 @@ def test_command_with_positions_that_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("task", "positions"), [("listops", "sinusoidal"), ("listops", "none"), ("pathfinder", "rotary_2d")]
+    ("task", "positions"),
+    [
+        *(pytest.param("listops", name, marks=pytest.mark.long) for name in ("sinusoidal", "none")),
+        ("pathfinder", "rotary_2d"),
+    ],
 )
 def test_run_with_other_positions(task, positions, tmp_path, main, tiny_arguments):
     """Pathfinder's configuration names a start of learned positions."""
