@@ -208,6 +208,7 @@ def test_status_starts_nothing(write_grid, fake_python, main, capsys):
     assert {path.name for path in fake_python.iterdir()} == {"status"}
 
 
+@pytest.mark.long
 def test_killed_sweep_goes_on_and_repeats_nothing(tmp_path, data_dir, write_grid):
     """The whole way in real processes: the sweep is killed while its run is at work, and started again, and again."""
     folder, log = tmp_path / "runs/listops/skyformer/seed0", tmp_path / "said"

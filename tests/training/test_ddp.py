@@ -94,6 +94,7 @@ def test_process_that_dies_ends_the_run_with_a_message(tmp_path, tiny_arguments)
     assert not list((tmp_path / "run").rglob("*.partial"))
 
 
+@pytest.mark.long
 def test_error_in_the_first_process_alone_ends_all(tmp_path, tiny_arguments):
     """Only it prepares data; the others wait for it."""
     missing = [f"--data.init_args.data_dir={tmp_path}/data", f"--data.init_args.source={tmp_path}/nothing"]
@@ -110,7 +111,8 @@ def test_sampler_of_lightning_is_refused(tmp_path, tiny_arguments):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
 def test_infinite_loss_in_one_process_stops_all(rank, tmp_path, tiny_arguments):
     poisoned = [
         "--trainer.callbacks+=poison.PoisonStep",

@@ -44,7 +44,8 @@ def test_run_that_was_killed_after_its_last_step(in_evaluation, tmp_path, main, 
     assert list(evaluations(tmp_path / "killed")) == [2, 5, 8]
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_signal_that_reaches_the_loader_too(name, code, tmp_path, main, tiny_arguments):
     """Two loader processes, and the signal to the whole group, as from a terminal or a scheduler."""
     arguments = [*tiny_arguments("listops", tmp_path), "--data.init_args.num_workers=2"]
@@ -65,7 +66,7 @@ def test_signal_in_an_evaluation_does_not_wait_for_its_end(tmp_path, main, tiny_
     assert_same_training(tmp_path / "stopped", tmp_path / "whole", from_step=6)
 
 
-@pytest.mark.parametrize("step", [1, 6, 11, 12, 13])
+@pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.long) for step in (1, 12)] + [6, 11, 13])
 def test_stopped_run_resumes_to_the_last_bit(step, tmp_path, main, tiny_arguments):
     """SIGTERM at the start, in the middle, before, at and after the end of an epoch of twelve batches."""
     arguments = [*tiny_arguments("listops", tmp_path / "stopped"), "--trainer.max_steps=16"]
@@ -77,7 +78,7 @@ def test_stopped_run_resumes_to_the_last_bit(step, tmp_path, main, tiny_argument
     assert_same_training(tmp_path / "stopped", tmp_path / "whole", from_step=step)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_run_that_goes_from_the_end_of_an_epoch_to_the_end_of_the_next(workers, tmp_path, main, tiny_arguments):
     """Epochs of twelve batches; the run ends by their number."""
     extra = ["--trainer.max_steps=50", "--trainer.max_epochs=3", f"--data.init_args.num_workers={workers}"]

@@ -148,6 +148,7 @@ def test_average_follows_the_weights_until_it_starts(tmp_path, main, tiny_argume
     assert all(torch.equal(late[name], weight) for name, weight in plain.items())
 
 
+@pytest.mark.long
 def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_arguments, monkeypatch):
     monkeypatch.setattr(Block, "compile", lambda self, **_: nn.Module.compile(self, backend="eager"))
     main(["fit", *tiny_arguments("listops", tmp_path, "trainer/compile")])
