@@ -10,7 +10,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from skyformer.exceptions import RunError
-from skyformer.export.checkpoint import counted_result, portable_config
+from skyformer.export.checkpoint import check_classifies, counted_result, portable_config
 from skyformer.installation import program
 from skyformer.loading import untrained_model
 from skyformer.model.checkpoint_io import read_checkpoint
@@ -82,13 +82,14 @@ class HubClassifier(
 
         Raises:
             CheckpointError: for a checkpoint that cannot be read.
-            RunError: for a checkpoint whose configuration this version cannot use.
+            RunError: for a checkpoint whose configuration this version cannot use, or a model that was pretrained only.
         """
         path = Path(path).expanduser()
         checkpoint = read_checkpoint(path)
         config = portable_config(load_yaml(checkpoint["config"]))
         kept = {name: config[name] for name in ("model", "data")}
         model = cls({**kept, "run": _describe(config, checkpoint, path)})
+        check_classifies(model.classifier, path)
         model.classifier.load_state_dict(checkpoint["state_dict"])
         return model.eval()
 
