@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skyformer.exceptions import RunError
 from skyformer.export.checkpoint import check_classifies, counted_result, portable_config
-from skyformer.installation import program
+from skyformer.installation import CONFIGS, program
 from skyformer.loading import untrained_model
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.yaml_text import load_yaml
@@ -155,11 +155,21 @@ def portable_command(words: Sequence[str]) -> str:
         if word.startswith("-") and option.rpartition(".")[2].lstrip("-") in _PLACES:
             is_value = not equals
         elif not is_value or word.startswith("--"):
-            kept.append(word)
+            kept.append(_without_folder(word))
             is_value = False
         else:
             is_value = False
     return shlex.join(kept)
+
+
+def _without_folder(word: str) -> str:
+    """The same argument; of an absolute path, such as that of a configuration, its name or its place in the project."""
+    option, equals, value = word.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return word
+    project = CONFIGS.parent
+    return f"{option}{equals}{path.relative_to(project) if path.is_relative_to(project) else path.name}"
 
 
 def _facts(run: dict[str, Any]) -> dict[str, str]:
