@@ -23,6 +23,8 @@ from skyformer.installation import program_name
 from skyformer.training.record import hardware
 
 TEXT, IMAGE = "4x4096", "16x1024"
+_BACKENDS: list[str] = ["skyformer"]
+_FORMS: list[Form] = ["eager"]
 
 
 def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
@@ -39,15 +41,19 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
     config = _parser().parse_args(args)
     if config.repeats < 5:
         raise RunError(f"--repeats {config.repeats} must be at least 5: their median counts")
+    has_graphs = config.device == "cuda" and config.part == "step"
     if config.all:
+        for name, default in (("backends", _BACKENDS), ("forms", _FORMS)):
+            if config[name] != default:
+                raise RunError(f"--all measures all {name} (got --{name} {config[name]}). Fix: leave one of them out")
         config.backends = list(BACKENDS)
-        config.forms = [form for form in get_args(Form) if form != "graphed" or config.device == "cuda"]
+        config.forms = [form for form in get_args(Form) if form != "graphed" or has_graphs]
     peers = config.peers
     if peers is None:
         peers = dict.fromkeys(peer for backend in config.backends for peer in PEER_OF.get(backend, ()))
     if unknown := [peer for peer in peers if peer not in PEERS]:
         raise RunError(f"--peers {unknown[0]} is not one of {', '.join(PEERS)}")
-    if "graphed" in config.forms and (config.device != "cuda" or config.part != "step"):
+    if "graphed" in config.forms and not has_graphs:
         raise RunError("--forms graphed needs --device cuda and --part step: a graph holds a step's passes on a GPU")
     common = {name: config[name] for name in ("part", "device", "repeats", "dropout")}
     cases = [
@@ -115,13 +121,13 @@ def _parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("--part", type=Part, default="step", help="A whole training step, or an attention layer.")
-    add("--backends", type=list[str], default=["skyformer"], help="Overlays of configs/attention, or YAML files.")
-    add("--all", action="store_true", help="All nine backends, in every form that the device has.")
+    add("--backends", type=list[str], default=_BACKENDS, help="Overlays of configs/attention, or YAML files.")
+    add("--all", action="store_true", help="All nine backends, in every form that part and device have.")
     add("--peers", type=list[str] | None, help="Libraries to compare a layer with; default: those of the backends.")
     add("--sizes", type=list[str], default=[IMAGE, TEXT], help="<batch>x<tokens>.")
     add("--precisions", type=list[Precision], default=["float32"], help="float32, bfloat16 (autocast).")
     add("--device", type=Literal["cpu", "cuda"], default="cpu", help="Where it runs.")
-    add("--forms", type=list[Form], default=["eager"], help="eager, compiled, graphed; the last on a GPU.")
+    add("--forms", type=list[Form], default=_FORMS, help="eager, compiled, graphed; the last on a GPU.")
     add("--dropout", type=float, default=0.0, help="Of the encoder and of attention weights.")
     add("--repeats", type=int, default=5, help="Timings, after one or more that do not count.")
     add("--picture", type=bool, default=False, help="Draw time and memory against length.")

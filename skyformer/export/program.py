@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from skyformer.attention import Attention
 from skyformer.exceptions import RunError
+from skyformer.export.checkpoint import check_classifies
 from skyformer.files import write_atomically
 from skyformer.loading import load_model
 
@@ -39,11 +40,7 @@ def export_program(source: Path, target: Path) -> int:
             was pretrained only.
     """
     model = load_model(source)
-    if model.objective != "classify":
-        raise RunError(
-            f"export: {source} was pretrained with model.objective={model.objective} and has no class scores. Fix: "
-            "export a fine-tuned model, or a checkpoint, --output <name>.ckpt"
-        )
+    check_classifies(model, source)
     scores = _Scores(model)
     encoder, documents = model.encoder, model.head.num_documents
     longest = encoder.max_length

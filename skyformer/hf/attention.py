@@ -27,6 +27,7 @@ def register() -> None:
     - `kernelized`: `κ(Q, K) V`, which `skyformer` approximates.
 
     `model.config.skyformer = {"num_landmarks": 64}` changes the settings of `Settings`; they are saved with the model.
+    Only `kernelized` applies the model's dropout on attention weights; the other two form no such weights.
 
     The model's forward pass raises `ValueError` for what a bidirectional attention over one sequence does not cover:
     causal models, sliding windows, soft caps, position biases, attention sinks, packed sequences, cross-attention, a

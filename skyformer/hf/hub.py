@@ -10,8 +10,8 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from skyformer.exceptions import RunError
-from skyformer.export.checkpoint import counted_result, portable_config
-from skyformer.installation import program
+from skyformer.export.checkpoint import check_classifies, counted_result, portable_config
+from skyformer.installation import CONFIGS, program
 from skyformer.loading import untrained_model
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.yaml_text import load_yaml
@@ -82,13 +82,14 @@ class HubClassifier(
 
         Raises:
             CheckpointError: for a checkpoint that cannot be read.
-            RunError: for a checkpoint whose configuration this version cannot use.
+            RunError: for a checkpoint whose configuration this version cannot use, or a model that was pretrained only.
         """
         path = Path(path).expanduser()
         checkpoint = read_checkpoint(path)
         config = portable_config(load_yaml(checkpoint["config"]))
         kept = {name: config[name] for name in ("model", "data")}
         model = cls({**kept, "run": _describe(config, checkpoint, path)})
+        check_classifies(model.classifier, path)
         model.classifier.load_state_dict(checkpoint["state_dict"])
         return model.eval()
 
@@ -154,11 +155,21 @@ def portable_command(words: Sequence[str]) -> str:
         if word.startswith("-") and option.rpartition(".")[2].lstrip("-") in _PLACES:
             is_value = not equals
         elif not is_value or word.startswith("--"):
-            kept.append(word)
+            kept.append(_without_folder(word))
             is_value = False
         else:
             is_value = False
     return shlex.join(kept)
+
+
+def _without_folder(word: str) -> str:
+    """The same argument; of an absolute path, such as that of a configuration, its name or its place in the project."""
+    option, equals, value = word.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return word
+    project = CONFIGS.parent
+    return f"{option}{equals}{path.relative_to(project) if path.is_relative_to(project) else path.name}"
 
 
 def _facts(run: dict[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from skyformer.exceptions import RunError
@@ -573,8 +573,26 @@ def _checked_weights(weights: Sequence[float] | None, num_classes: int) -> Tenso
     return torch.tensor(weights, dtype=torch.float32)
 
 
-class _Mean(MeanMetric):
-    """Keeps its sums in float32 in a half-precision model: in bfloat16 a sum of 256 grows by 1 no more."""
+class _Mean(Metric):
+    """Weighted mean of scalars, not a number where one of them is not: torchmetrics' own leaves those out.
+
+    Keeps its sums in float32 in a half-precision model: in bfloat16 a sum of 256 grows by 1 no more.
+    """
+
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: Tensor | int) -> None:
+        self.total += value.to(self.total) * weight
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        return self.total / self.weight
 
     def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> nn.Module:
         super()._apply(fn, exclude_state)

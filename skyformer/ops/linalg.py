@@ -95,7 +95,8 @@ def newton_schulz_inverse(matrix: Tensor, iterations: int = 6, *, lemma_3: bool 
 def operator_norm(product: Product, transposed: Product, like: Tensor) -> Tensor:
     """‖A‖₂ of a matrix that is known by its products, `(…)`, by subspace iteration on AᵀA.
 
-    It is a lower bound, within 1 % for a square Gaussian matrix, whose singular values lie close together.
+    It is a lower bound, within 1 % for a square Gaussian matrix, whose singular values lie close together. NaN for a
+    matrix that is not finite.
 
     Args:
         product: X → A X, `(…, m, c)` → `(…, n, c)`.
@@ -107,7 +108,11 @@ def operator_norm(product: Product, transposed: Product, like: Tensor) -> Tensor
     basis = torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
     for _ in range(ITERATIONS):
         basis = torch.linalg.qr(transposed(product(basis))).Q
-    return torch.linalg.matrix_norm(product(basis), ord=2)
+    columns = product(basis)
+    is_finite = columns.isfinite().all(dim=-1).all(dim=-1)
+    # LAPACK raises for NaN.
+    norm = torch.linalg.matrix_norm(columns.masked_fill(~is_finite[..., None, None], 0), ord=2)
+    return norm.masked_fill(~is_finite, torch.nan)
 
 
 def matrix_norm(matrix: Tensor) -> Tensor:

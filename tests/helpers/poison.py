@@ -38,6 +38,18 @@ class PoisonStep(Callback):
         backend.poisoned = batch_idx == self.batch and self.rank in (None, trainer.global_rank)
 
 
+class PoisonEvaluation(Callback):
+    """Poisons the second layer for the first batch of each validation."""
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        pl_module.encoder.blocks[1].attention.backend.poisoned = batch_idx == 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.encoder.blocks[1].attention.backend.poisoned = False
+
+
 class PoisonGradient(Callback):
     """Makes one gradient infinite, with a finite loss.
 

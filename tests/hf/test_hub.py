@@ -77,6 +77,10 @@ def test_folder_names_no_place_of_this_machine(run, saved, data_dir):
             ["run.py", "fit", "--ckpt_path", "last", "--data.init_args.source", "/s", "-c", "a"],
             "python run.py fit -c a",
         ),
+        (
+            ["run.py", "fit", "--config", f"{ROOT}/configs/text.yaml", "--config=/home/me/own.yaml"],
+            "python run.py fit --config configs/text.yaml --config=own.yaml",
+        ),
     ],
 )
 def test_command_of_the_card_names_no_folders(words, expected):

@@ -39,6 +39,8 @@ def test_norms_against_singular_values():
     square = draw(2, 60, 60, seed=1) @ torch.diag(0.9 ** torch.arange(60, dtype=torch.float64))
     for matrix in (square, square[:, :5], square[:, :, :40]):
         torch.testing.assert_close(matrix_norm(matrix), torch.linalg.svdvals(matrix)[:, 0], rtol=1e-6, atol=0)
+    square[1, 2, 3] = torch.nan
+    assert matrix_norm(square).isnan().tolist() == [False, True]
 
 
 def test_leverage_scores_and_statistical_dimension():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import pytest
 import torch
@@ -96,3 +97,11 @@ def test_fused_optimiser_stops_at_a_gradient_that_is_not_finite(tmp_path, main, 
         main(["fit", *tiny_arguments("listops", tmp_path), *poison, "--model.optimizer.init_args.fused=true"])
     assert stopped.value.code == 1
     assert "the loss of step 4 is finite on this process, and the gradients are not" in capsys.readouterr().err
+
+
+def test_validation_loss_is_not_a_number_where_that_of_a_batch_is_not(tmp_path, main, tiny_arguments):
+    """And not the mean of the other batches."""
+    poison = ["--model.attention=poison.PoisonedAttention", "--trainer.callbacks+=poison.PoisonEvaluation"]
+    cli = main(["fit", *tiny_arguments("listops", tmp_path), *poison, "--trainer.max_steps=3"])
+    assert math.isnan(cli.trainer.callback_metrics["val/loss"])
+    assert math.isfinite(cli.trainer.callback_metrics["train/loss"])

@@ -16,6 +16,7 @@ from tiny_runs import ROOT, TINY_DATA
 
 from skyformer.exceptions import RunError
 from skyformer.export.program import export_program
+from skyformer.hf.hub import export_folder
 from skyformer.loading import load_model
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.report.runs import find_runs
@@ -215,6 +216,9 @@ def test_what_needs_classes_is_refused(source, tmp_path, main, pretraining, capf
     path = source / "checkpoints/best.ckpt"
     with pytest.raises(RunError, match="has no class scores"):
         export_program(path, tmp_path / "model.pt2")
+    with pytest.raises(RunError, match="has no class scores"):
+        export_folder(path, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
     assert load_model(path).encoder.tokens.num_embeddings == 258
 
 

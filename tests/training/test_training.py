@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import math
 import re
 from functools import partial
 
@@ -207,6 +208,12 @@ def test_health_of_an_exact_approximation():
     assert measure(whole, query, key, value, mask)[1] < 0.01
     assert measure(few, query, key, value, mask)[1] > 0.3
     assert 1 < measure(whole, query, key, value, None)[0] < 40 / 1e-3 + 1
+
+
+@pytest.mark.parametrize("size", [math.nan, 1e30])
+def test_health_of_a_layer_that_overflows_is_not_a_number(size):
+    query, key, value = torch.full((3, 2, 2, 20, 8), size)
+    assert math.isnan(measure(SkyformerAttention(2, 8, 20).eval(), query, key, value, None)[1])
 
 
 def test_full_disk_keeps_the_former_checkpoint(tmp_path, monkeypatch):

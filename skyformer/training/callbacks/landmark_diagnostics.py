@@ -1,5 +1,6 @@
 """Condition number and error of Skyformer's approximation during training."""
 
+import math
 from typing import Any
 
 import torch
@@ -51,11 +52,16 @@ def _has_landmarks(module: LightningModule) -> bool:
 def measure(
     layer: SkyformerAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
 ) -> tuple[float, float]:
-    """(condition number, relative spectral error) of a layer on `(B, H, N, P)` inputs; see `LandmarkDiagnostics`."""
+    """(condition number, relative spectral error) of a layer on `(B, H, N, P)` inputs; see `LandmarkDiagnostics`. NaN
+    where the inputs are not finite.
+    """
     with torch.autocast(query.device.type, enabled=False):
         query, key = query.float(), key.float()
         landmarks, landmark_mask = layer.landmarks(query, key, mask)
-        eigenvalues = torch.linalg.eigvalsh(regularized_gram(landmarks, layer.ridge, landmark_mask))
+        gram = regularized_gram(landmarks, layer.ridge, landmark_mask)
+        if not gram.isfinite().all():  # LAPACK would raise
+            return math.nan, math.nan
+        eigenvalues = torch.linalg.eigvalsh(gram)
         condition = (eigenvalues[..., -1] / eigenvalues[..., 0]).max()
         errors = [
             _spectral_error(layer, query[i], key[i], landmarks[i], _row(mask, i), _row(landmark_mask, i))
