@@ -1,4 +1,4 @@
-"""Views of a training example that keep its label, each by a number.
+"""Augmentations that keep the label of a training example. A number selects one view of the example.
 
 `TrainBatches` samples the number as a function of (seed, epoch, example), so a resumed run sees the same views.
 """
@@ -24,12 +24,12 @@ MOVES_PIXELS_OUT = {"shift", "crop"}  # the others show each pixel once
 
 
 def num_views(names: Sequence[str]) -> int:
-    """How many views all of these augmentations together have; 1 without any."""
+    """Return the number of views of all these augmentations together; 1 without any."""
     return prod(NUM_VIEWS[name] for name in names)
 
 
 def choose(augment: bool | Sequence[str], known: Sequence[str], task: str) -> tuple[str, ...]:
-    """The augmentations that `data.augment` names, in the task's order; `True` is the first of them.
+    """Return the augmentations that `data.augment` names, in the task's order; `True` selects the first.
 
     Args:
         augment: the setting.
@@ -61,10 +61,10 @@ def _shown(augment: bool | Sequence[str]) -> str:
 
 
 def pixel_sources(view: Tensor, names: Sequence[str], side: int) -> Tensor:
-    """Where each pixel of a view of a square image comes from, `(B, side²)` int64, for views `(B,)` int64.
+    """Return the source index of each pixel of a view of a square image, `(B, side²)` int64, for views `(B,)` int64.
 
     `shift` moves by up to 4 pixels each way and repeats the edge. `crop` cuts out a square at most 8 pixels smaller
-    than the image and enlarges it to the image's size, by the nearest pixel.
+    than the image. It enlarges the square by nearest-neighbour sampling.
     """
     view = view[:, None, None]
     place = torch.arange(side, device=view.device)

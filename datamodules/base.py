@@ -1,4 +1,4 @@
-"""What the tasks share: prepare once, map, batch."""
+"""The base class of all tasks: prepare the data once, memory-map it, make batches."""
 
 import atexit
 import multiprocessing
@@ -36,9 +36,9 @@ MOST_DEVICE_SHARE = 4  # at most this fraction of the GPU's free memory, as 1/n
 
 
 class _ResumableLoader(DataLoader[Batch]):
-    """Tell Lightning that training resumes mid-epoch at the next batch, by Lightning's protocol for such loaders.
+    """Resume mid-epoch at the next batch, by Lightning's protocol for such loaders.
 
-    The state is empty: the sampler takes its place from the batches that training has taken.
+    The state is empty, because the sampler computes its position from the number of batches taken.
     """
 
     def state_dict(self) -> dict[str, Any]:
@@ -51,29 +51,34 @@ class _ResumableLoader(DataLoader[Batch]):
 class SequenceDataModule(LightningDataModule, ABC):
     """Base of all tasks. A task gives its class constants, its settings and its raw examples.
 
-    Class constants: `task`, `vocab_size`, `num_classes`, `max_length` (that of the instance where a setting decides),
-    `num_documents` an example, `image_side` (0 for tasks without images), `first_id` (the id of the stored token 0),
-    `class_names`, `citation`, `licence`, `published_val_size` (validation examples the published numbers used),
-    `augmentations` (of training examples, which keep the label; see `augmentation.py`).
+    Class constants of a task:
+
+    - `task`, `vocab_size`, `num_classes`, `class_names`, `citation`, `licence`
+    - `max_length`: an instance may override it
+    - `num_documents`: documents per example
+    - `image_side`: 0 for tasks without images
+    - `first_id`: the id of the stored token 0
+    - `published_val_size`: number of validation examples behind the published numbers
+    - `augmentations`: those that keep the label (`augmentation.py`)
 
     Attributes:
-        drop_black: whether black pixels are left out; False for tasks without images.
+        drop_black: whether black pixels are dropped; False for tasks without images.
         stages: easier data to train on first, each with its number of optimiser steps.
 
     Args:
         data_dir: folder of all prepared data.
         batch_size: examples a batch and process.
         eval_batch_size: the same for validation, test and prediction; default `batch_size`.
-        num_workers: loader processes. With 0, a split that fits lives in the memory of a GPU that trains, and batches
-            are made there. Else batches are copied from a memory map in a few milliseconds, by these processes if any.
-        protocol: departures that published numbers need.
-        augment: names of the task's augmentations, or true for the first of them: each epoch shows every training
-            example in a view that is sampled as a function of (seed, epoch, example).
+        num_workers: loader processes. With 0, training on a GPU keeps a split in GPU memory if it fits, and makes the
+            batches there. Otherwise batches are copied from a memory map in a few milliseconds.
+        protocol: settings that reproduce published numbers.
+        augment: names of the task's augmentations, or true for the first of them. The view of a training example is
+            a function of (seed, epoch, example).
         predict_source: new inputs for `predict`, in place of the test set. A file with one input a line (for Retrieval
             two texts, separated by a tab), or a picture or a folder of them.
 
     Raises:
-        ValueError: for a value that makes no sense, naming its key.
+        ValueError: for an invalid value, naming its key.
     """
 
     task: ClassVar[str]
@@ -124,7 +129,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that the prepared arrays depend on, as plain JSON values."""
+        """The settings that the prepared arrays depend on, as plain JSON values."""
 
     @abstractmethod
     def raw_splits(self) -> RawSplits:
@@ -132,14 +137,14 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def new_examples(self, path: Path) -> Iterator[Example]:
-        """The inputs in a file or folder that a user wants predictions for; label 0, name as the user finds them."""
+        """Yield the inputs of a file or folder for `predict`, with label 0 and a name that locates each input."""
 
     @abstractmethod
     def expected_bytes(self) -> int:
-        """About the size of the prepared folder."""
+        """Return an estimate of the size of the prepared folder."""
 
     def source_sizes(self) -> dict[str, int]:
-        """Sizes of the files that tell whether a source has changed, by name; none for a task that is drawn or fetched.
+        """Return file sizes by name, which detect a changed source; empty for a generated or downloaded task.
 
         Raises:
             PreparedDataError: when the source is not there (any more).
@@ -148,12 +153,12 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def folder(self) -> Path:
-        """Where the prepared arrays lie."""
+        """The folder of the prepared arrays."""
         return self.data_dir / folder_name(self.task, self.settings)
 
     @property
     def layout(self) -> Layout:
-        """What the arrays of this task, with these settings, can hold."""
+        """Return the valid contents of this task's arrays with these settings."""
         is_image = self.image_side > 0
         return Layout(
             num_documents=self.num_documents,
@@ -166,9 +171,9 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def data_hash(self) -> str | None:
-        """16 hexadecimal digits that name what the prepared folder holds, the same wherever it lies.
+        """Return 16 hexadecimal digits that identify the contents of the prepared folder, wherever it is.
 
-        In training, those of the easier stages follow, joined by `+`. None where new inputs are predicted.
+        In training, the hashes of the easier stages follow, joined by `+`. None if new inputs are predicted.
 
         Raises:
             PreparedDataError: when it is not prepared.
@@ -180,7 +185,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def _trains(self) -> bool:
-        """False where a trainer only evaluates, which needs no stages."""
+        """Return False if the trainer only evaluates, which needs no stages."""
         return self.trainer is None or self.trainer.state.fn == "fit"
 
     @property
@@ -189,11 +194,10 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self.predict_source is not None and self.trainer is not None and self.trainer.state.fn == "predict"
 
     def prepare_data(self) -> None:
-        """Prepare the folder unless it is there, and compare its checksums.
+        """Prepare the folder if it is missing, and check its checksums.
 
         Raises:
-            PreparedDataError: when it cannot be made, when what is there has changed since, or when the stages do not
-                go with the run.
+            PreparedDataError: if it cannot be made, if it has changed since, or if the stages do not fit the run.
         """
         if self._predicts_new_inputs:
             return
@@ -239,23 +243,24 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def plateau(self) -> str:
-        """How long training usually stays at chance, and what shortens it; empty where it should not stay there."""
+        """Describe how long training usually stays at chance and what shortens this; empty if no plateau is
+        expected."""
         return ""
 
     @property
     def curriculum(self) -> str:
-        """What training begins with in place of the task's own examples, in words; empty without stages."""
+        """Describe the easier examples that training begins with; empty without stages."""
         return ", then ".join(f"{data.stage_name} first ({steps:,} steps)" for data, steps in self.stages)
 
     def stage_at(self, step: int) -> tuple[int, str]:
-        """Number and name of the stage that the optimiser step of this number, from 0, trains on."""
+        """Return number and name of the stage of this optimiser step; steps count from 0."""
         ends = list(accumulate(steps for _, steps in self.stages))
         number = bisect_right(ends, step)
         return number, [*(data for data, _ in self.stages), self][number].stage_name
 
     @property
     def stage_name(self) -> str:
-        """What these examples are called in a curriculum."""
+        """The name of these examples in a curriculum."""
         return f"the examples of {self.task}"
 
     def _load(self, split: str) -> SplitBatches:
@@ -270,7 +275,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return SplitBatches(arrays, pad_to=pad_to, first_id=self.first_id, device=device)
 
     def _device_for(self, arrays: Split) -> torch.device | None:
-        """The GPU that these arrays can live on; None where batches are made on the CPU."""
+        """Return the GPU that can hold these arrays; None if batches are made on the CPU."""
         if self.trainer is None or self.num_workers > 0 or self.trainer.strategy.root_device.type != "cuda":
             return None
         device = self.trainer.strategy.root_device
@@ -280,16 +285,16 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def prepared_splits(self) -> tuple[str, ...]:
-        """Those that the prepared folder holds; the validation set may be the test set."""
+        """The splits in the prepared folder; the validation set may be the test set."""
         return ("train", "val", "test") if self.val_split == "val" else ("train", "test")
 
     @property
     def val_split(self) -> str:
-        """Which of the prepared splits is the validation set."""
+        """The prepared split that is the validation set."""
         return "val"
 
     def example_names(self, split: str) -> list[str]:
-        """What each example of a split is called, after its place in the source."""
+        """Return the name of each example of a split, from its place in the source."""
         if split == "predict":
             return self.new_names
         parts = self._training_splits if split == "train" else [self.splits[split]]
@@ -312,14 +317,14 @@ class SequenceDataModule(LightningDataModule, ABC):
         return self._loader(JoinedSplits(splits), ScheduledBatches(batches, ends, lambda: self._taken, self._place))
 
     def _batches_before(self, step: int, batches: int) -> int:
-        """Batches that this number of optimiser steps takes; an epoch's last step may accumulate fewer."""
+        """Return the batches of this number of optimiser steps; the last step of an epoch may accumulate fewer."""
         per_step = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         in_epoch = self._batches_an_epoch(batches)
         epochs, rest = divmod(step, -(-in_epoch // per_step))
         return epochs * in_epoch + rest * per_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands in the data: the next batch, as (epoch, batch of the epoch)."""
+        """Return the position in the data: the next batch, as (epoch, batch of the epoch)."""
         assert self.trainer is not None
         epoch, batch = divmod(self._taken, int(self.trainer.num_training_batches))
         return {"epoch": epoch, "batch": batch}
@@ -329,14 +334,14 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def _taken(self) -> int:
-        """Batches that training has taken, over all epochs."""
+        """Return the number of batches taken, over all epochs."""
         return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
     def _place(self, batches: int) -> tuple[int, int]:
-        """The epoch and the batch of it that come next, where that many can be made.
+        """Return the epoch and batch that come next, given the batches per epoch.
 
-        From the number of batches that training has taken: Lightning's count of epochs is one behind after a resume
-        from the end of an epoch to the end of the next.
+        It follows from the number of batches taken. Lightning's count of epochs can be one behind after a resume at the
+        end of an epoch.
 
         Raises:
             PreparedDataError: for a checkpoint whose own counts differ.
@@ -354,7 +359,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         return place
 
     def _batches_an_epoch(self, batches: int) -> int:
-        """How many of an epoch's batches are taken, which Lightning does not know yet when it begins the first."""
+        """Return how many batches of an epoch are used. Lightning does not know this before the first epoch."""
         limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
         return max(1, min(limit, batches) if isinstance(limit, int) else int(limit * batches))
 
@@ -377,7 +382,7 @@ class SequenceDataModule(LightningDataModule, ABC):
     def _loader(self, split: SplitBatches | JoinedSplits, batches: Sampler[list[int]]) -> DataLoader[Batch]:
         on_gpu = self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator)
         parts = split.splits if isinstance(split, JoinedSplits) else [split]
-        # A generator of its own: each new iterator draws a seed, which must not disturb the training's numbers.
+        # A separate generator: each new iterator draws a seed, which must not change the random numbers of training.
         return _ResumableLoader(
             split,
             batch_sampler=batches,
@@ -397,7 +402,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C, and what a scheduler sends, reach a loader's processes too, without which the step could not end."""
+    """Ignore Ctrl-C and the scheduler's signals in a loader process: the main process needs it to finish the step."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -405,7 +410,7 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
 
 @atexit.register
 def _end_workers() -> None:
-    """End what an error left. multiprocessing would send SIGTERM, which workers ignore, and wait for ever."""
+    """Kill workers after an error. multiprocessing would send SIGTERM, which workers ignore, and wait forever."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

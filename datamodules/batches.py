@@ -1,4 +1,4 @@
-"""Batches of like length, in an order that is a pure function of (seed, epoch, rank).
+"""Batches of similar length, in an order that is a pure function of (seed, epoch, rank).
 
 `collate.py` makes the tensors. Shapes: B batch, N tokens.
 """
@@ -19,14 +19,14 @@ class BatchSizeError(ValueError):
 
 
 class Batch(NamedTuple):
-    """What a training step takes. Where an example has two documents, `tokens` and `mask` are `(B, 2, N)`.
+    """The input of a training step. For examples of two documents, `tokens` and `mask` are `(B, 2, N)`.
 
     Attributes:
         tokens: `(B, N)` int64, padded with 0.
         mask: `(B, N)` bool, True = a real token; None where no example is padded.
         label: `(B,)` int64.
         example: `(B,)` int64, the example's place in its split.
-        position: `(B, N)` int64, each token's place in its sequence, where some were left out; None for 0 … N − 1.
+        position: `(B, N)` int64, each token's position in its sequence if tokens were dropped; None for 0 … N − 1.
     """
 
     tokens: Tensor
@@ -37,21 +37,21 @@ class Batch(NamedTuple):
 
 
 class TrainBatches(Sampler[list[int]]):
-    """Batches for training: every rank the same number an epoch, each example at most once an epoch.
+    """Sample batches for training. In an epoch all ranks have equally many, and each example occurs at most once.
 
-    An epoch is a random permutation, cut into pools; a pool is sorted by length and cut into batches for all ranks
-    together, and each rank takes an equal share; the batches of a pool are shuffled. The last, incomplete batch is
-    left out; other examples fall in it in every epoch.
+    An epoch is a random permutation that is cut into pools. A pool is sorted by length and cut into batches for all
+    ranks together. Each rank takes an equal share of a batch, and the batches of a pool are shuffled. The last,
+    incomplete batch is dropped. It has other examples in every epoch.
 
-    A batch item is `example + view * len(lengths)`: which example, and which of its views (`augmentation.py`).
+    A batch item is `example + view * len(lengths)`, which encodes the example and its view (`augmentation.py`).
 
     Args:
         lengths: `(examples,)` of the whole split.
         batch_size: examples a rank.
         seed: of the order.
-        rank, world_size: which share, of how many.
-        place: gives the epoch, and the batch of it, that an iteration begins with, from the number of batches.
-        views: how many an example has; one is sampled for each epoch, as a function of (seed, epoch, example).
+        rank, world_size: this process and the number of processes.
+        place: maps the number of batches to the epoch and the batch at which an iteration begins.
+        views: number of views of an example; the view of an epoch is a function of (seed, epoch, example).
 
     Raises:
         BatchSizeError: for a batch size that leaves no batch.
@@ -159,15 +159,15 @@ class ScheduledBatches(Sampler[list[int]]):
 
 
 class EvalBatches(Sampler[list[int]]):
-    """Batches for evaluation: every example exactly once over all ranks, like lengths together.
+    """Sample batches for evaluation, with every example exactly once over all ranks and similar lengths together.
 
-    The ranks get equal numbers of batches, so that none waits for another, and numbers of examples that differ by one
-    at most; a batch may have one example more than `batch_size` where that takes it.
+    All ranks have equally many batches, so no rank waits for another. Their numbers of examples differ by at most one.
+    A batch may therefore have one example more than `batch_size`.
 
     Args:
         lengths: `(examples,)` of the whole split.
         batch_size: examples a rank, at most.
-        rank, world_size: which share, of how many.
+        rank, world_size: this process and the number of processes.
         num_examples: evaluate only this many, the first of a fixed random order; default all.
 
     Raises:
@@ -177,7 +177,7 @@ class EvalBatches(Sampler[list[int]]):
     def __init__(
         self, lengths: np.ndarray, batch_size: int, rank: int = 0, world_size: int = 1, num_examples: int | None = None
     ) -> None:
-        # Always the same random order, since sources list one class after the other: the first few batches
+        # A fixed random order, since sources list one class after the other. The first few batches
         # (trainer.limit_val_batches), or the first few examples, should stand for all.
         rng = np.random.default_rng(0)
         order = rng.permutation(len(lengths))[:num_examples]

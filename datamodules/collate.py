@@ -1,4 +1,4 @@
-"""From the prepared arrays to the tensors of a batch."""
+"""Make the tensors of a batch from the prepared arrays."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from datamodules.prepared.split import Split
 
 
 class SplitBatches(Dataset[Batch]):
-    """A split that turns a list of indices into a `Batch`; with a batch sampler, one item is one batch.
+    """A dataset that maps a list of indices to a `Batch`; with a batch sampler, one item is one batch.
 
     Args:
         split: the arrays.
-        pad_multiple: N is the longest length of the batch rounded up to a multiple of this, or of an eighth of the
-            power of two below it where that is more.
+        pad_multiple: N is the longest length of the batch, rounded up to a multiple of this. For long sequences the
+            multiple is an eighth of the power of two below the length.
         pad_to: fixed N in place of that.
-        first_id: the id of the stored token 0; where it is above 0, ids below it are free for padding.
-        device: where a copy of the arrays lives, made with the first batch, and where batches are made, without a wait
-            for the device. None: batches are made from the memory map, on the CPU. The batches are equal.
+        first_id: the id of the stored token 0. If it is above 0, the ids below it are free for padding.
+        device: the device that holds a copy of the arrays and makes the batches, without synchronisation. None: the CPU
+            makes them from the memory map. The batches are equal.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class SplitBatches(Dataset[Batch]):
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """`(examples,)` int64: tokens of each example that a batch holds, of the longer one of two documents."""
+        """Tokens of each example in a batch, `(examples,)` int64; of two documents, the longer one's."""
         return self.split.lengths.max(axis=1)
 
     @cached_property
@@ -54,12 +54,12 @@ class SplitBatches(Dataset[Batch]):
 
     @property
     def num_tokens(self) -> np.ndarray:
-        """`(examples,)` int64: tokens of each example that a batch holds, of both documents."""
+        """Tokens of each example in a batch, `(examples,)` int64, over both documents."""
         return self.split.lengths.sum(axis=1)
 
     @cached_property
     def is_never_padded(self) -> bool:
-        """Whether all documents are as long as every batch is wide."""
+        """Whether all documents have the width of every batch."""
         return bool((self.split.lengths == self.longest).all()) and self.width(self.longest) == self.longest
 
     def __len__(self) -> int:
@@ -130,8 +130,8 @@ class SplitBatches(Dataset[Batch]):
     def width(self, longest: int) -> int:
         """N for a batch whose longest sequence has this many tokens: one of eight between a power of two and the next.
 
-        Ever other sizes would leave ever other gaps in memory: a run on Text then grows to twice the size within 800
-        steps, and is slower.
+        Many distinct widths fragment the allocator: a run on Text then doubles its memory within 800 steps and slows
+        down.
         """
         if self.pad_to:
             return self.pad_to
@@ -148,13 +148,13 @@ class DeviceArrays(NamedTuple):
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Copy the array there; on a GPU without waiting for it, which takes pinned memory."""
+    """Copy the array to the device; to a GPU from pinned memory, without synchronisation."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class JoinedSplits(Dataset[Batch]):
-    """Several splits as one; a batch is of one of them.
+    """Several splits as one dataset; each batch is from one split.
 
     Args:
         splits: at least one. Example i of the joined splits is example i − (examples of those before) of its own.

@@ -1,4 +1,4 @@
-"""Examples on their way from a raw source to the prepared arrays: read or drawn on all cores, in order."""
+"""Read or generate the examples of a raw source on all cores, in order."""
 
 import os
 from collections import deque
@@ -35,7 +35,7 @@ class Example(NamedTuple):
     Attributes:
         documents: uint8 tokens of its document, or of its two.
         label: the class.
-        name: where it stands in the source; empty where its place in the split says it.
+        name: its place in the source; empty if its place in the split is enough.
     """
 
     documents: tuple[np.ndarray, ...]
@@ -44,13 +44,14 @@ class Example(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """What a source lists but nobody can use, and why; counted and named in `meta.json`."""
+    """An unusable example and the reason; counted and listed in `meta.json`."""
 
     reason: str
 
 
 class Chunk(NamedTuple):
-    """Some examples: `tokens` uint8 of all documents end to end, `lengths` int64 of each document, `labels` uint8."""
+    """Several examples: `tokens` uint8 of all documents, concatenated, `lengths` int64 of each document, `labels`
+    uint8."""
 
     tokens: np.ndarray
     lengths: np.ndarray
@@ -60,7 +61,7 @@ class Chunk(NamedTuple):
 
 
 def pack(outcomes: Iterable[Example | Skipped]) -> Chunk:
-    """One chunk of them, in their order."""
+    """Return one chunk of the examples, in order."""
     outcomes = list(outcomes)
     examples = [outcome for outcome in outcomes if isinstance(outcome, Example)]
     documents = [document for example in examples for document in example.documents]
@@ -74,12 +75,12 @@ def pack(outcomes: Iterable[Example | Skipped]) -> Chunk:
 
 
 def _one_line(name: str) -> str:
-    """The text as one line of UTF-8, whatever the file system allows in a name."""
+    """Return the text as one line of valid UTF-8, since file names may hold anything."""
     return " ".join(name.encode("utf-8", "backslashreplace").decode().split())
 
 
 def packed(outcomes: Iterable[Example | Skipped]) -> Iterator[Chunk]:
-    """Chunks of them, in their order, made as they come."""
+    """Yield chunks of the examples, in order."""
     remaining = iter(outcomes)
     while part := list(islice(remaining, CHUNK)):
         yield pack(part)
@@ -88,7 +89,7 @@ def packed(outcomes: Iterable[Example | Skipped]) -> Iterator[Chunk]:
 def make_examples(
     make: Callable[[Item], Example | Skipped], items: Sequence[Item], description: str
 ) -> Iterator[Chunk]:
-    """Chunks of `make(item)` for all items, in their order whatever the number of threads, with a progress bar.
+    """Yield chunks of `make(item)` for all items from threads, in order, with a progress bar.
 
     Args:
         make: a pure function that waits for files most of the time.
@@ -116,10 +117,10 @@ def make_examples(
 def make_examples_in_processes(
     make: Callable[[Item], Example | Skipped], items: Sequence[Item], description: str, compiling: str | None = None
 ) -> Iterator[Chunk]:
-    """The same in processes, one for each core, for a `make` that computes. The interpreter's lock limits threads to
-    about three busy cores, even where `make` calls compiled loops that release it.
+    """Do the same in processes, one for each core, for a `make` that computes. The interpreter's lock limits threads
+    to about three busy cores, even if `make` calls compiled loops that release it.
 
-    PyTorch's loader has what that takes: order, an end with the parent's, errors handed over.
+    PyTorch's loader keeps the order, ends with its parent process, and passes errors on.
 
     Args:
         make: a pure, picklable function.
@@ -147,7 +148,7 @@ def make_examples_in_processes(
 
 
 class _Made(Dataset[Chunk | PreparedDataError]):
-    """Item i is the i-th chunk, or the error that a user should read as it is, without the worker's traceback."""
+    """A dataset of chunks. An item may be an error, which reaches the user without the worker's traceback."""
 
     def __init__(self, make: Callable[[Any], Example | Skipped], parts: Sequence[Sequence[Any]]) -> None:
         self.make = make
@@ -193,7 +194,7 @@ def _with_progress(
 
 
 def progress_bar(counter: ProgressColumn) -> Progress:
-    """Description, bar, what is done of how much, time gone and left."""
+    """Make a progress bar: description, bar, completed and total, elapsed and remaining time."""
     return Progress(
         TextColumn("{task.description}", markup=False),  # it can hold the name of a file
         BarColumn(),
@@ -214,7 +215,7 @@ def available_cores() -> int:
 
 
 def _quota() -> list[int]:
-    """Whole cores that the container's share of processor time amounts to; none without such a limit."""
+    """Return the container's limit of processor time in whole cores, if there is one."""
     with suppress(OSError, ValueError):  # no control groups, or `max`
         quota, period = map(int, (_CGROUP / "cpu.max").read_text().split())
         return [quota // period]

@@ -1,4 +1,4 @@
-"""Opens files that somebody else may have put there: regular ones alone, and none larger than it can be."""
+"""Open untrusted files: regular files only, with a limit of their size."""
 
 import errno
 import os
@@ -30,19 +30,19 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class PreparedDataError(RuntimeError):
-    """Data cannot be prepared or used; the message names the file and what to do."""
+    """Data cannot be prepared or used. The message names the file and the fix."""
 
 
 def printable(text: str) -> str:
-    """The text in one line, without the characters that would steer a terminal."""
+    """Return the text as one line, without control characters of a terminal."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A regular file, open to be read.
+    """Open a regular file for reading.
 
     Raises:
-        OSError: when it is missing or may not be read; and for a pipe or a device, which would never end.
+        OSError: if it is missing or not readable, and for a pipe or a device, which would never end.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -50,10 +50,10 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """All of a regular file of at most `limit` bytes.
+    """Read a regular file of at most `limit` bytes.
 
     Raises:
-        OSError: as `open_regular`, and for a larger file, before it fills the memory.
+        OSError: as `open_regular`, and for a larger file, before reading it.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -63,16 +63,16 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def unreadable(path: Path, error: Exception) -> PreparedDataError:
-    """The error that says why a prepared file cannot be read."""
+    """Return the error that explains why a prepared file cannot be read."""
     forbidden = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM)
     return PreparedDataError(f"{path} cannot be read ({error}). {PERMIT if forbidden else REMAKE}")
 
 
 def usable_folder(data_dir: str) -> Path:
-    """The path that `data.data_dir` names.
+    """Return the path that `data.data_dir` names.
 
     Raises:
-        ValueError: for a name that no path can have.
+        ValueError: for an invalid path name.
     """
     try:
         path = Path(data_dir).expanduser()

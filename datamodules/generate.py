@@ -1,4 +1,4 @@
-"""What the tasks that are drawn here share: sizes, seeds, a stream for each split."""
+"""Shared by the generated tasks: sizes, seeds, a stream for each split."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -7,18 +7,18 @@ import numpy as np
 
 from datamodules.examples import Chunk, Example, make_examples_in_processes
 
-# Each split draws from a stream of its own, so that a split's size never changes another split.
+# Each split has its own random stream, so the size of a split never changes another split.
 STREAMS = {"train": 0, "val": 1, "test": 2}
 Draw = Callable[[int, int], tuple[np.ndarray, int]]
 
 
 def generate(draw: Draw, data_seed: int, sizes: dict[str, int], description: str) -> dict[str, Iterable[Chunk]]:
-    """The chunks of each split, lazily, drawn on all cores.
+    """Generate the chunks of each split lazily, on all cores.
 
     Args:
-        draw: (tokens uint8, label) from (the stream's seed, index), a pure, picklable function of them. Tokens of any
-            shape are stored flat.
-        data_seed: names the streams.
+        draw: a pure, picklable function from (the stream's seed, index) to (tokens uint8, label). Tokens of any shape
+            are stored flat.
+        data_seed: seed of the streams.
         sizes: examples a split.
         description: shown, with the split, next to the progress bar.
     """
@@ -39,7 +39,7 @@ def _make(draw: Draw, seed: int, index: int) -> Example:
 
 
 def check_sizes(train: int, val: int, test: int) -> dict[str, int]:
-    """The three sizes by split.
+    """Return the three sizes by split.
 
     Raises:
         ValueError: for one below 1, naming its key.

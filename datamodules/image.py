@@ -1,4 +1,4 @@
-"""Image: which of ten things is on a CIFAR-10 picture? Read grey, pixel by pixel."""
+"""Image: classify CIFAR-10 pictures, in grey, pixel by pixel."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
@@ -27,17 +27,18 @@ Item = tuple[Any, int]
 class Image(SequenceDataModule):
     """CIFAR-10 in grey as sequences of 1,024 pixels; ten classes.
 
-    Krizhevsky 2009: 50,000 pictures to train on; 5,000 of them are the validation set, as in Long Range Arena (Tay et
-    al., ICLR 2021), whose own split follows from how TensorFlow Datasets shuffles. 10,000 are the test set.
+    Krizhevsky 2009: 50,000 training and 10,000 test pictures. 5,000 of the former are the validation set, as in Long
+    Range Arena (Tay et al., ICLR 2021). Its exact split depends on the shuffling of TensorFlow Datasets.
 
     Args:
         batch_size, common: see `SequenceDataModule`.
-        source: folder with torchvision's `cifar-10-batches-py`, or with `train/<class>/` and `test/<class>/` of PNG or
-            JPEG files, classes by name or number; None to fetch the former.
-        grey: luma of `tensorflow`, as in Long Range Arena, or of `pil`, which differs by 1 on a quarter of all colours.
-        drop_black: leave black pixels out of the sequence, as padding, which the published code does.
+        source: folder with torchvision's `cifar-10-batches-py`, or with `train/<class>/` and `test/<class>/` of PNG
+            or JPEG files, classes by name or number; None to fetch the former.
+        grey: luma of `tensorflow`, as in Long Range Arena, or of `pil`, which differs by 1 on a quarter of all
+            colours.
+        drop_black: drop black pixels from the sequence; the published code masks them.
         val_size: pictures of the validation set, a tenth of each class.
-        data_seed: names the draw of the validation set; not the seed of training.
+        data_seed: seed that selects the validation set; independent of the training seed.
     """
 
     task = "image"
@@ -101,7 +102,7 @@ class Image(SequenceDataModule):
             yield Example((GREY[self.grey](pixels).reshape(-1),), 0, name)
 
     def _read(self, split: str) -> tuple[list[Item], Callable[[Item], Example | Skipped]]:
-        """The pictures of a split, each with its class, and what reads one."""
+        """Return the pictures of a split with their classes, and the function that reads one."""
         grey = GREY[self.grey]
         if self._folder is not None:
             return _list_files(self._folder / split), partial(_read_file, self._folder, grey)
@@ -110,7 +111,7 @@ class Image(SequenceDataModule):
 
     @cached_property
     def _folder(self) -> Path | None:
-        """The folder of class folders, where there is one."""
+        """Return the folder of class folders, if there is one."""
         if self.source is None:
             return None
         root = source_path(self.source)
@@ -118,7 +119,7 @@ class Image(SequenceDataModule):
             return None if (root / CIFAR10.base_folder).is_dir() else root
 
     def _torchvision(self, split: str) -> CIFAR10:
-        """torchvision's data set, fetched unless it is named; its checksums are compared before anything is read."""
+        """Return torchvision's data set, downloaded unless named. Its checksums are checked before reading."""
         root = self.data_dir / "downloads" if self.source is None else source_path(self.source)
         try:
             with reading(root):
@@ -134,7 +135,7 @@ class Image(SequenceDataModule):
 
 
 def _list_files(folder: Path) -> list[tuple[Path, int]]:
-    """Every picture below `folder` with its class."""
+    """List every picture below `folder` with its class."""
     with reading(folder):
         classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
     names = [path.name for path in classes]

@@ -1,4 +1,4 @@
-"""Batches of images: black pixels left out, and views of training images."""
+"""Batches of images: drop black pixels, and augment training images."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,13 +18,13 @@ ROWS_AT_ONCE = 4096  # bounds the memory of a pass over all images
 class ImageBatches(SplitBatches):
     """Square images of one size as sequences of pixels.
 
-    Left-out black pixels (0) are what masking them would be: every other pixel keeps its position, so an encoder gives
-    the same scores, at a third of the cost on Pathfinder. An image with black pixels only keeps its first.
+    Dropping black pixels (0) is equivalent to masking them: every other pixel keeps its position, so the scores are the
+    same. On Pathfinder it costs a third. An image of black pixels only keeps its first pixel.
 
     Args:
         split: the arrays.
-        drop_black: leave out black pixels, as the published code masks them.
-        augmentations: what the views are of (`augmentation.py`).
+        drop_black: drop black pixels, which the published code masks.
+        augmentations: those that the views combine (`augmentation.py`).
         pad_multiple, device: see `SplitBatches`.
     """
 
@@ -42,7 +42,7 @@ class ImageBatches(SplitBatches):
         self.side = round(self.pixels.shape[1] ** 0.5)
 
     def width(self, longest: int) -> int:
-        """Views that show some pixels twice may have more that are not black than any image of the split."""
+        """Return the width. A view that repeats pixels may have more non-black pixels than any image of the split."""
         if MOVES_PIXELS_OUT.isdisjoint(self.augmentations):
             return super().width(longest)
         return rounded_up(self.side**2, self.pad_multiple)
@@ -98,8 +98,9 @@ class ImageBatches(SplitBatches):
             pixels = pixels.gather(1, pixel_sources(to_device(view, device), self.augmentations, self.side))
         if not self.drop_black:
             return Batch(pixels.long(), None, label, example)
-        # A row's k-th kept pixel is the first one up to which k are kept: a search, where nonzero() would wait for the
-        # device to learn how many there are. Where no k are kept it finds the row's end, which becomes 0.
+        # The k-th kept pixel of a row is the first one with k kept pixels up to it. This search replaces nonzero(),
+        # which would synchronise with the device to get their number. If fewer than k are kept, it finds the end of the
+        # row, which becomes 0.
         count = (pixels > 0).cumsum(dim=1, dtype=torch.int32)
         width = self.width(int(self.lengths[index].max()))
         number = torch.arange(1, width + 1, dtype=torch.int32, device=device).expand(len(index), -1).contiguous()

@@ -1,9 +1,9 @@
-"""Draws a ListOps expression and its value from (settings, seed, index), in compiled loops.
+"""Generate a ListOps expression and its value from (settings, seed, index), in compiled loops.
 
 Nangia and Bowman, "ListOps: A Diagnostic Dataset for Latent Tree Learning", NAACL-SRW 2018, with the settings of Long
-Range Arena (Tay et al. 2021, `lra_benchmarks/data/listops.py`). A node is an operator with probability ¼ while the tree
-is less than `max_depth` deep, else a digit; an operator has 2 … `max_args` arguments. Trees are drawn until one has
-more than `min_length` and fewer than `max_length` tokens.
+Range Arena (Tay et al. 2021, `lra_benchmarks/data/listops.py`). Where the depth is below `max_depth`, a node is an
+operator with probability ¼. Other nodes are digits. An operator has 2 … `max_args` arguments. Trees are sampled until
+one has more than `min_length` and fewer than `max_length` tokens.
 
 Token ids: 0 padding, 1 … 10 the digits 0 … 9, 11 … 14 the operators `[MIN [MAX [MED [SM`, 15 the closing bracket.
 """
@@ -23,7 +23,7 @@ TRIALS = 1_000_000  # far beyond what LRA's settings need
 def draw_expression(
     seed: int, index: int, min_length: int, max_length: int, max_depth: int, max_args: int
 ) -> tuple[np.ndarray, int]:
-    """The `index`-th expression of the stream named by `seed`.
+    """Return the `index`-th expression of the stream with this seed.
 
     Returns:
         Token ids, uint8, of length strictly between `min_length` and `max_length`, and the value 0 … 9.
@@ -43,7 +43,7 @@ def draw_expression(
 
 
 def longest_expression(max_depth: int, max_args: int) -> int:
-    """Tokens of the largest tree: full at every level."""
+    """Return the number of tokens of the largest tree, which is full at every level."""
     length = 1
     for _ in range(max_depth - 1):
         length = 2 + max_args * length
@@ -61,8 +61,8 @@ def _draw(rng, tokens, min_length, max_depth, max_args):
 
 @njit(nogil=True, cache=True)
 def _grow(rng, tokens, max_depth, max_args):
-    """One tree, depth first, evaluated as it is written: (length, value); the length reaches the buffer's when the
-    tree does not fit.
+    """Generate one tree depth first and evaluate it: (length, value). The length is that of the buffer if the tree does
+    not fit.
     """
     operator = np.zeros(max_depth, dtype=np.int64)
     wanted = np.zeros(max_depth, dtype=np.int64)
@@ -109,7 +109,7 @@ def _apply(operator, arguments):
 
 
 def permute_arguments(tokens: np.ndarray, seed: int) -> np.ndarray:
-    """The same expression with the arguments of each operator in a random order, a function of `seed`.
+    """Permute the arguments of each operator at random, as a function of `seed`.
 
     All four operators are symmetric, so the value stays.
 
@@ -156,7 +156,7 @@ def _permute(rng, tokens):
 
 
 def evaluate(tokens: np.ndarray) -> int:
-    """The value of an expression, by a plain recursion over its tokens; the check on the compiled one.
+    """Evaluate an expression by plain recursion, to check the compiled code.
 
     Raises:
         ValueError: for tokens that are not one whole expression.

@@ -1,4 +1,4 @@
-"""A folder for what numba compiles, where the user can write neither to the package nor to a home (a container's)."""
+"""A cache folder for numba if neither the package nor a home folder is writable, as in some containers."""
 
 import os
 from tempfile import TemporaryDirectory

@@ -1,4 +1,4 @@
-"""Retrieval: does one of two papers cite the other? Read byte by byte."""
+"""Retrieval: classify whether one of two papers cites the other, byte by byte."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -21,9 +21,9 @@ NUM_PAIRS = 182_613
 class Retrieval(SequenceDataModule):
     """Pairs of papers of the ACL Anthology Network as two sequences of bytes; two classes.
 
-    Radev et al. 2013; pairs: Long Range Arena (Tay et al., ICLR 2021), in whose release alone they are. Counts: 147,086
-    / 18,090 / 17,437. A row has label, two identifiers and two texts, tab-separated without quoting. Token ids: 0
-    padding, byte + 1 else; bytes that are not UTF-8 are bytes too.
+    Papers: Radev et al. 2013. The pairs are only in the release of Long Range Arena (Tay et al., ICLR 2021). Counts:
+    147,086 / 18,090 / 17,437. A row has label, two identifiers and two texts, tab-separated without quoting. Token ids:
+    0 padding, byte + 1 else; bytes that are not UTF-8 are bytes too.
 
     Args:
         batch_size, common: see `SequenceDataModule`.
@@ -57,7 +57,7 @@ class Retrieval(SequenceDataModule):
 
     @cached_property
     def release(self) -> Path:
-        """The folder of the release's files."""
+        """Return the folder of the release's files."""
         source = self.data_dir / "lra_release" if self.source is None else source_path(self.source)
         return find_in_release(source, "tsv_data", FILES["train"])
 

@@ -1,4 +1,4 @@
-"""What was prepared: counts, lengths, sizes and padding, for a person to read."""
+"""Print a summary of prepared data: counts, lengths, sizes and padding."""
 
 import numpy as np
 from rich.console import Console
@@ -11,11 +11,11 @@ from datamodules.prepared.format import read_meta
 
 
 def print_summary(data: SequenceDataModule, seconds: float | None) -> None:
-    """Print a task's prepared data; `setup` was called.
+    """Print the summary of a task's prepared data, after `setup`.
 
     Args:
         data: the task.
-        seconds: that preparing took; None where it was there already.
+        seconds: time of preparing; None if the data was there already.
     """
     console = Console(highlight=False, markup=False, emoji=False)  # a path is no markup
     files = [file for split in read_meta(data.folder)["splits"].values() for file in split.values()]
@@ -57,7 +57,7 @@ def _classes(data: SequenceDataModule) -> Table:
 
 
 def _padding(data: SequenceDataModule) -> str:
-    """The share of padding in an epoch of training and in the test set."""
+    """Return the fraction of padding in an epoch of training and in the test set."""
     train, test = data.splits["train"], data.splits["test"]
     shares = {}
     if len(train) >= data.batch_size:
@@ -71,7 +71,7 @@ def _padding(data: SequenceDataModule) -> str:
 
 
 def padding_share(split: SplitBatches, batches: TrainBatches | EvalBatches) -> float:
-    """The share of padding in what these batches hold."""
+    """Return the fraction of padding in these batches."""
     tokens, order = split.num_tokens, list(batches)
     real = sum(int(tokens[batch].sum()) for batch in order)
     room = sum(split.width(int(split.lengths[batch].max())) * len(batch) for batch in order)

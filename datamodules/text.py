@@ -1,4 +1,4 @@
-"""Text: is a film review positive? Read byte by byte."""
+"""Text: classify whether a film review is positive, byte by byte."""
 
 import re
 import tarfile
@@ -39,7 +39,7 @@ class Text(SequenceDataModule):
         source: the unpacked `aclImdb` or an archive of it (tar, whatever its compression); None to fetch it.
         max_bytes: longer reviews are cut.
         val_size: reviews of the validation set, half of each class.
-        data_seed: names the draw of the validation set; not the seed of training.
+        data_seed: seed that selects the validation set; independent of the training seed.
     """
 
     task = "text"
@@ -106,7 +106,7 @@ class Text(SequenceDataModule):
             yield Example((np.frombuffer(line[: self.max_bytes], dtype=np.uint8),), 0, where.rpartition("/")[2])
 
     def _open_reviews(self) -> tuple[list[str], Read]:
-        """The reviews' names, `train/neg/0_3.txt`, in order, and what reads one."""
+        """Return the reviews' names, such as `train/neg/0_3.txt`, in order, and the function that reads one."""
         if self.source is None:
             source = fetch(URL, self.data_dir / "downloads" / URL.rpartition("/")[2], "sha256", SHA256)
         else:
@@ -136,9 +136,9 @@ def _open_folder(folder: Path, max_bytes: int) -> tuple[list[str], Read]:
 
 
 def _open_archive(path: Path, max_bytes: int) -> tuple[list[str], Read]:
-    """All reviews in memory (65 MB): a compressed archive is read from front to back. Nothing is unpacked to disk.
+    """Read all reviews into memory (65 MB), because a compressed archive is sequential. Nothing is unpacked to disk.
 
-    Of each review only the first `max_bytes` are read, since an archive can claim, or hold, any number.
+    Only the first `max_bytes` of each review are read, since an archive can claim or hold any number of bytes.
     """
     reviews = {}
     try:
@@ -166,7 +166,7 @@ def _open_archive(path: Path, max_bytes: int) -> tuple[list[str], Read]:
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-    """Refuse what iteration takes for an end: a damaged header, or an archive cut between two members."""
+    """Raise an error for a corrupt header or a truncated archive, which iteration takes for the end."""
     file: Any = archive.fileobj
     file.seek(archive.offset)
     block = file.read(tarfile.BLOCKSIZE)
@@ -177,7 +177,7 @@ def _check_end(archive: tarfile.TarFile) -> None:
 
 
 def _order(name: str) -> tuple[str, str, int, str]:
-    """By split, class and number: the same from a folder and from any archive."""
+    """Sort key by split, class and number: the same for a folder and for any archive."""
     split, kind, file = name.split("/")
     number = file.split("_")[0]
     return split, kind, int(number) if number.isdecimal() and len(number) < 19 else -1, file

@@ -1,4 +1,4 @@
-"""`fit`, `validate`, `test`, `predict`: LightningCLI with its traps closed."""
+"""`fit`, `validate`, `test`, `predict`: LightningCLI with safer defaults."""
 
 import logging
 import sys
@@ -44,20 +44,20 @@ from skyformer.training.run_folder import (
 
 
 def _quieten() -> None:
-    """Leave out what Lightning says that is an advertisement or not so here."""
+    """Hide messages of Lightning that are advertisements or do not apply here."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_worth_saying)
     for message in (
-        # Every example is predicted once; the tests see to it.
+        # Tests check that every example is predicted once.
         "You are using a custom batch sampler `EvalBatches` for prediction",
-        # A resumed run writes where it wrote before; that is the point of it.
+        # A resumed run writes into its former folder on purpose.
         "Checkpoint directory .* exists and is not empty",
         # Curves are written by steps, whatever the length of an epoch.
         "The number of training batches .* is smaller than the logging interval",
         # The configuration of a checkpoint is handed over as an argument.
         "LightningCLI's args parameter is intended to run from within Python",
-        # Batches take a few milliseconds on a CPU, and on a GPU they are made there.
+        # Batches take a few milliseconds on a CPU. On a GPU they are made on the device.
         "The '.*_dataloader' does not have many workers",
-        # Sums in float32 stay exact; the products that matter are in bfloat16.
+        # Sums stay in full float32, and the expensive products are in bfloat16.
         "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled",
         # Lightning 2.6 calls torch's pytree in a way that torch 2.14 deprecates.
         ".*isinstance.treespec, LeafSpec.*",
@@ -70,7 +70,7 @@ def _dump_text_enumerations() -> None:
     yaml.SafeDumper.add_multi_representer(str, lambda dumper, text: dumper.represent_str(str.__str__(text)))
 
 
-# Advertisements, and what our own lines say already.
+# Advertisements, and messages that our own lines replace.
 _NOISE = (
     "litlogger", "litmodels", "TPU available: False", "`Trainer.fit` stopped: `max_steps=", "from the checkpoint",
     "that has Tensor Cores",
@@ -81,7 +81,7 @@ _NOISE = (
 _LIMITS = {"test": "limit_test_batches", "validate": "limit_val_batches", "predict": "limit_predict_batches"}
 
 
-# In place of Lightning's help, which speaks of what does not work here.
+# Replaces Lightning's help, which names options that do not work here.
 _RESUME = (
     "Checkpoint to resume from: a file, `last` or `best` of the run's folder, or `auto`, which continues the run there "
     "or starts it. Default: start a run."
@@ -93,8 +93,8 @@ _HELP = {
 }
 
 
-# Python caches `Optional[Union[int, float]]` by equality: where torch has asked for it with float first, Lightning gets
-# that one, and `limit_test_batches: 1` would be parsed as 1.0, the whole test set. The first type that fits wins.
+# Python caches `Optional[Union[int, float]]` by equality. If torch has created it with float first, Lightning gets that
+# type. `limit_test_batches: 1` would then be parsed as 1.0, the whole test set.
 _COUNT_OR_SHARE = int | float | None
 
 
@@ -103,16 +103,15 @@ def _is_worth_saying(record: logging.LogRecord) -> bool:
 
 
 def _was_restoring(error: Exception) -> bool:
-    """Whether it came up while Lightning took up a checkpoint's contents."""
+    """Return whether the error arose while Lightning restored a checkpoint."""
     names = (frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.startswith(("resume_", "restore_", "_restore_")) for name in names)
 
 
 def _raising_callback(error: Exception) -> str:
-    """The name of a callback of Lightning's whose own code raised it; empty for any other error.
+    """Return the name of Lightning's callback whose own code raised the error; empty for any other error.
 
-    A user's own callback is left to its traceback, and so is what a callback called outside of Lightning, such as a
-    disk that is full.
+    Errors of a user's own callback keep their traceback. So do errors from outside Lightning, such as a full disk.
     """
     frames = list(traceback.walk_tb(error.__traceback__))
     if isinstance(error, OSError) or not frames[-1][0].f_globals["__name__"].startswith(("lightning.", "torch.nn.")):
@@ -127,9 +126,13 @@ def _raising_callback(error: Exception) -> str:
 class SkyformerCLI(LightningCLI):
     """One model, a data module by class path, a run in one folder.
 
-    Departs from LightningCLI where that surprises: what a checkpoint and the command line disagree on is refused, not
-    silently decided; `--ckpt_path last` continues or says that there is nothing to continue; a folder that holds a run
-    is not written over; checkpoints are written whole; schedules step with the training steps.
+    It differs from LightningCLI as follows:
+
+    - A checkpoint that disagrees with the command line is an error.
+    - `--ckpt_path last` is an error if there is nothing to continue.
+    - A folder that holds a run is not overwritten.
+    - Checkpoints are written atomically.
+    - Schedules step after every training step.
     """
 
     def __init__(self, args: list[str] | None) -> None:
@@ -209,7 +212,7 @@ class SkyformerCLI(LightningCLI):
             raise RunError(f"seed_everything: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: a checkpoint never changes what the command line says; `before_instantiate_classes` compares."""
+        """Do nothing: a checkpoint never changes the command line. `before_instantiate_classes` compares the two."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -266,7 +269,7 @@ class SkyformerCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
             if distributed.is_available() and distributed.is_initialized():
-                distributed.barrier()  # a process that ends first would take the others' connections away
+                distributed.barrier()  # a process that ends first would close the others' connections
             ended = True
         except (RunError, CheckpointError):
             raise
@@ -294,8 +297,8 @@ class SkyformerCLI(LightningCLI):
             self.lock.close()
             if self.config[subcommand].trainer.fast_dev_run:
                 self.scratch.cleanup()
-            # Else gloo's threads abort now and then at the end of a process, which fails a run that was right. NCCL
-            # would wait for processes that failed, or are gone.
+            # Without this, gloo's threads sometimes abort at exit, which fails a correct run. NCCL would wait for
+            # processes that failed or ended.
             begun = distributed.is_available() and distributed.is_initialized()
             if not begun:  # processes that this one started would wait half an hour for it
                 for process in getattr(self.trainer.strategy.launcher, "procs", []):
@@ -320,7 +323,7 @@ class SkyformerCLI(LightningCLI):
             limit_gpu_memory(trainer.strategy.root_device)
         except RunError:
             raise
-        except Exception as error:  # Lightning's own checks are of many kinds, and seldom name the key
+        except Exception as error:  # Lightning's own checks raise many types, and seldom name the key
             said = " ".join(str(error).split())[:500].rstrip(".")
             settings = trainer_settings(self.config[self.subcommand].trainer, said)
             raise RunError(f"trainer: {said}. Set here: {settings}") from error
@@ -352,7 +355,7 @@ class SkyformerCLI(LightningCLI):
     def _test_after_fit(self) -> None:
         if self.config[self.subcommand].test_after_fit:
             folder = Path(self.trainer.default_root_dir)
-            if self.trainer.fast_dev_run:  # there is no checkpoint: the weights at hand
+            if self.trainer.fast_dev_run:  # there is no checkpoint: use the current weights
                 self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
                 return
             if not (folder / BEST).exists():
@@ -380,7 +383,7 @@ class SkyformerCLI(LightningCLI):
         return yaml.safe_load(dump)
 
     def _name_loggers(self, config: Any, folder: Path) -> None:
-        """TensorBoard unless others are named; those that have a folder write into the run's."""
+        """Use TensorBoard unless loggers are named. Loggers with a folder write into the run's folder."""
         if config.trainer.logger in (None, True):
             config.trainer.logger = Namespace(
                 class_path="skyformer.training.loggers.TensorBoardLogger", init_args=Namespace(save_dir=".")

@@ -1,4 +1,4 @@
-"""What stops a command, said in one line with an exit status."""
+"""Print an error in one line and exit with a status."""
 
 import errno
 import os
@@ -18,30 +18,30 @@ from skyformer.training.callbacks.non_finite import NonFiniteLossError
 
 RESUME_HINT = "Resume a run with --ckpt_path last."
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# What gloo and NCCL say when a process cannot be reached, and when it is gone.
+# Messages of gloo and NCCL for a process that is unreachable or gone.
 _UNREACHABLE = ("connectFullMesh", "timed out connecting", "Connection refused")
-# What torch says of a loader's processes that cannot hand over a batch.
+# Messages of torch if a loader process cannot pass on a batch.
 _LOST_WORKERS = ("DataLoader timed out", "DataLoader worker (pid", "Communication with the workers")
 _LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Timed out waiting")
 
 
 @contextmanager
 def exit_on_error(*errors: type[Exception]) -> Iterator[None]:
-    """Turn what stops a command into a message and an exit status.
+    """Turn an error into a message and an exit status.
 
     Args:
         errors: types of error, apart from this package's, that a user can fix.
 
     Raises:
-        SystemExit: 2 for a wrong argument; 1 for any other error, all on stderr, after the traceback of one that
-            this project does not know; 130 and 143 after Ctrl-C and SIGTERM.
+        SystemExit: 2 for a wrong argument, 130 and 143 after Ctrl-C and SIGTERM, 1 for any other error. Messages go to
+            stderr. An unexpected error also prints its traceback.
     """
     expected = (RunError, CheckpointError, NonFiniteLossError, MisconfigurationException, *errors)
     try:
         yield
     except expected as error:
         _exit(str(error), error)
-    except SIGTERMException as error:  # outside training, where LastCheckpoint sees to it
+    except SIGTERMException as error:  # outside training, where LastCheckpoint handles it
         raise SystemExit(128 + signal.SIGTERM) from error
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):

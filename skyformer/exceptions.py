@@ -5,18 +5,18 @@ from contextlib import contextmanager
 
 
 class RunError(RuntimeError):
-    """A command that does not fit the run's folder or checkpoint; the message says what to change."""
+    """A command does not fit the run's folder or checkpoint. The message says what to change."""
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message names it and what to do."""
+    """A checkpoint cannot be used. The message names it and the fix."""
 
 
 @contextmanager
 def unwrapping_value_errors() -> Iterator[None]:
     """Raise the `ValueError` of a class that jsonargparse instantiates as `RunError`.
 
-    The argument has the right type and a value that makes no sense. jsonargparse wraps the error in pages of its own.
+    The argument has the right type and an invalid value. jsonargparse would wrap the error in pages of output.
     """
     try:
         yield

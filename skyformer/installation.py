@@ -1,4 +1,4 @@
-"""What differs between a checkout and an installed package: where the configurations lie, and how a command starts."""
+"""Differences between a checkout and an installed package: paths of the configurations, and the command's name."""
 
 import sys
 from collections.abc import Sequence

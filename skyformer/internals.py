@@ -1,4 +1,4 @@
-"""What this project uses of Lightning's, torch's and jsonargparse's private parts, each by a function of its own.
+"""One function for each private part of Lightning, torch and jsonargparse that this project uses.
 
 `tests/project/test_internals.py` fails when an upgrade changes one of them. Overrides of private methods are in the
 subclasses that need them: `cli.SkyformerCLI`, `training/loggers.py` and `attention.Attention`.
@@ -44,7 +44,7 @@ def train_dataloader(trainer: Trainer) -> Any:
 
 
 def train_even_if_done(trainer: Trainer) -> None:
-    """Let `fit` start and end training also where no step is left, which Lightning passes over."""
+    """Let `fit` start and end training even if no step is left, which Lightning skips."""
     former = trainer.fit_loop
     trainer.fit_loop = _UnskippedFitLoop(trainer, former.min_epochs, former.max_epochs)
     trainer.fit_loop.epoch_loop = former.epoch_loop
@@ -55,7 +55,7 @@ class _UnskippedFitLoop(_FitLoop):
 
 
 def cluster_environment(trainer: Trainer) -> Any:
-    """Return what Lightning knows of the job: that of SLURM, torchrun, or its own."""
+    """Return Lightning's cluster environment: that of SLURM, torchrun, or its own."""
     return trainer._accelerator_connector.cluster_environment
 
 
@@ -81,7 +81,7 @@ def is_compiler_error(error: Exception) -> bool:
 
 
 def scales_itself(optimizer: Optimizer) -> bool:
-    """Return whether it takes the scale of the loss, and leaves a step out by itself, as torch's fused ones do."""
+    """Return whether the optimiser takes the loss scale and skips a step by itself, as torch's fused ones do."""
     return getattr(optimizer, "_step_supports_amp_scaling", False)
 
 

@@ -1,4 +1,4 @@
-"""A trained model from a checkpoint alone."""
+"""Load a trained model from a checkpoint alone."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from skyformer.yaml_text import load_yaml
 
 
 def load_model(path: str | Path) -> SequenceClassifier:
-    """The model of a run's checkpoint, or of an exported one, on the CPU in evaluation mode.
+    """Load the model of a run's checkpoint or of an exported one, on the CPU in evaluation mode.
 
     `model(tokens, mask)` gives class scores; see `SequenceClassifier.forward`. The task's data is not needed.
 
@@ -35,7 +35,7 @@ def load_model(path: str | Path) -> SequenceClassifier:
 
 
 def untrained_model(config: dict[str, Any]) -> SequenceClassifier:
-    """The model of a run's configuration, with initial weights, on the CPU.
+    """Make the model of a run's configuration, with initial weights, on the CPU.
 
     Args:
         config: nested; `model` and `data` are read. The task's data is not needed.
@@ -52,15 +52,15 @@ def untrained_model(config: dict[str, Any]) -> SequenceClassifier:
     only_data = ArgumentParser()
     only_data.add_subclass_arguments(lightning.LightningDataModule, "data")
     data = instantiate(only_data, data=parsed.data)
-    with torch.random.fork_rng(devices=[]):  # initial weights are not kept, so they must not move the generator
+    with torch.random.fork_rng(devices=[]):  # initial weights are replaced, so they must not advance the generator
         return make_model(parsed.model, data, data.max_length)
 
 
 def make_model(settings: Namespace, data: Any, max_length: int) -> SequenceClassifier:
-    """A model with the `model` section of a configuration, for the task of a data module.
+    """Make a model from the `model` section of a configuration, for the task of a data module.
 
     Raises:
-        RunError: for a value that makes no sense.
+        RunError: for an invalid value.
     """
     settings = settings.clone()
     for size in ("vocab_size", "num_classes", "num_documents"):
@@ -74,10 +74,10 @@ def make_model(settings: Namespace, data: Any, max_length: int) -> SequenceClass
 
 
 def instantiate(parser: ArgumentParser, **config: Namespace) -> Any:
-    """What one section of a configuration describes; `parser` knows that section alone.
+    """Instantiate one section of a configuration; `parser` knows only that section.
 
     Raises:
-        RunError: for a value that makes no sense.
+        RunError: for an invalid value.
     """
     with unwrapping_value_errors():
         (made,) = parser.instantiate(Namespace(**config)).values()

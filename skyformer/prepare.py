@@ -13,7 +13,7 @@ from skyformer.exceptions import unwrapping_value_errors
 from skyformer.installation import program_name
 from skyformer.training.config_checks import check_config, check_nulls
 
-# What a task's YAML and its overlays say apart from `data`; nothing of it concerns the data.
+# Other sections of a task's YAML and its overlays; they do not affect the data.
 _OTHERS = (
     "best_checkpoint",
     "ckpt_path",
@@ -37,7 +37,7 @@ def run_prepare(args: list[str]) -> SequenceDataModule:
 
     Raises:
         PreparedDataError: when it cannot be made or, with `--verify`, has changed since.
-        RunError: for a value that makes no sense.
+        RunError: for an invalid value.
         SystemExit: 2 for a wrong argument.
     """
     parser = _parser()

@@ -1,4 +1,4 @@
-"""YAML that people bring: plain values, each key once."""
+"""Read untrusted YAML: plain values, each key once."""
 
 from typing import Any
 

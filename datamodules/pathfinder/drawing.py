@@ -1,9 +1,9 @@
-"""Draws a Pathfinder image from (settings, seed, index), in compiled loops over small stamps.
+"""Draw a Pathfinder image from (settings, seed, index), in compiled loops over small stamps.
 
-Two target snakes of `contour_length` paddles start near the centre; short distractor snakes fill the rest; two
-markers lie on the ends of one snake (label 1) or of two (label 0). Occupancy is kept in 255ths, a paddle's own last
-neighbour excepted, so that a snake may touch the paddle it grew from. Own implementation of the procedure of Kim*,
-Linsley* et al., "Disentangling neural mechanisms for perceptual grouping", ICLR 2020.
+Two target snakes of `contour_length` paddles start near the centre, and short distractor snakes fill the rest. Two
+markers lie on the ends of one snake (label 1) or of two (label 0). Occupancy is stored in 255ths. It excludes the
+previous paddle of a snake, so that a snake may touch the paddle it grew from. Own implementation of the procedure of
+Kim*, Linsley* et al., "Disentangling neural mechanisms for perceptual grouping", ICLR 2020.
 """
 
 from functools import lru_cache
@@ -25,7 +25,7 @@ TARGET_TRIALS = 100_000  # far beyond any real need: 32 × 32, hard, takes about
 
 
 def draw_image(settings: DrawingSettings, seed: int, index: int) -> tuple[np.ndarray, int]:
-    """The `index`-th image of the stream named by `seed`.
+    """Draw the `index`-th image of the stream with this seed.
 
     Returns:
         The picture, `(size, size)` uint8 with minimum 0 and maximum 255, and its label: 1 when the markers lie on
@@ -223,7 +223,7 @@ def _free_pixel(rng, mask, footprint, border):
 
 @njit(nogil=True, cache=True)
 def _is_clear(mask, footprint, border, y, x):
-    """Whether the footprint at (y, x) meets neither an occupied pixel nor the border; outside counts for nothing."""
+    """Return whether the footprint at (y, x) is free and off the border; pixels outside the image are ignored."""
     height, width = mask.shape
     for row in range(len(footprint)):
         ny, nx = y + footprint[row, 0], x + footprint[row, 1]
@@ -338,11 +338,11 @@ def _merge(mask, stamps, paddle):
             mask[row, column] = max(mask[row, column], stamps[stamp, row - y + half, column - x + half])
 
 
-# The generator keeps a paddle as float32 and multiplies it by its contrast: values that lie halfway between two bytes
-# then round up or down as theirs do.
+# As in the generator, a paddle is float32 when it is multiplied by its contrast. This decides the rounding of values
+# halfway between two bytes.
 @njit(nogil=True, cache=True)
 def _stamp(canvas, stamps, paddle, contrast):
-    """Draw one paddle: the brighter of what is there and `contrast` times the stamp."""
+    """Draw one paddle: the maximum of the image and `contrast` times the stamp."""
     stamp, y, x = paddle[0], paddle[1], paddle[2]
     half = stamps.shape[1] // 2
     top, bottom, left, right = _window(canvas.shape, half, y, x)

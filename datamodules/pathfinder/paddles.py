@@ -1,8 +1,7 @@
 """The few shapes that every Pathfinder image is stamped from, drawn once with Pillow.
 
-A paddle is a short line drawn at twice the resolution and reduced with Lanczos. On that finer grid its end can only
-fall on a handful of pixels, so all paddles, their occupancy masks and the places where a next one may go fit in small
-tables that a compiled loop reads.
+A paddle is a short line drawn at twice the resolution and reduced with Lanczos. On the finer grid its end has only a
+few possible pixels. So small tables hold all paddles, their occupancy masks and the possible places of the next paddle.
 """
 
 from typing import NamedTuple
@@ -134,8 +133,8 @@ def _draw_paddle(settings: DrawingSettings, margin: int, end: tuple[int, int]) -
 def _footprints(mask: np.ndarray, reach: int) -> np.ndarray:
     """Offsets that are wholly taken by each paddle, as `(T, F, 2)`, short lists filled with their last row.
 
-    The generator centres this footprint one pixel down and right of the paddle's start and cuts it at `reach`; both
-    matter for where a first paddle may lie, so both are kept.
+    As in the generator, the footprint is centred one pixel down and right of the paddle's start and cut at `reach`.
+    Both affect the possible places of a first paddle.
     """
     half = mask.shape[1] // 2
     offsets = [np.argwhere(stamp == 255) - half + 1 for stamp in mask]
@@ -147,8 +146,8 @@ def _footprints(mask: np.ndarray, reach: int) -> np.ndarray:
 def _reaches_everywhere(offsets: np.ndarray) -> bool:
     """Whether from every pixel of an image at least one of the offsets stays inside it.
 
-    Where none does, the generator's dilation has no value, and it then finds no room at all for that orientation. So
-    only those paddles start a snake whose (shifted) footprint covers its own start: they point up and to the left.
+    If none does, the generator's dilation is undefined there, and it rejects the orientation. So a snake starts only
+    with a paddle whose (shifted) footprint covers its own start. Those paddles point up and to the left.
     """
     side = 2 * int(np.abs(offsets).max()) + 2
     pixels = np.argwhere(np.ones((side, side), dtype=bool))

@@ -87,9 +87,9 @@ def split_pictures(pictures: list[Listed], rule: SplitRule) -> dict[str, list[Li
 
     Args:
         pictures: all of them.
-        rule: `lra`: slices in the order of the list (LRA slices an order that TensorFlow Datasets shuffles by its own
-            hash, so its very sets cannot be had without it); `s4`: PyTorch's `random_split` with seed 42, the S4 code's
-            sets; `whole`: no split, every set is all pictures, to evaluate a model that was trained on others.
+        rule: `lra` slices in the order of the list; LRA itself slices after a shuffle by TensorFlow Datasets. `s4` is
+            PyTorch's `random_split` with seed 42, as in the S4 code. `whole` uses all pictures as every set, to test a
+            model that was trained on others.
     """
     if rule == "whole":
         return {"train": pictures, "val": pictures, "test": pictures}

@@ -1,4 +1,4 @@
-"""Pathfinder and Path-X: do the two marked ends belong to one snake?"""
+"""Pathfinder and Path-X: classify whether the two marked ends belong to one snake."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -24,8 +24,8 @@ class Pathfinder(SequenceDataModule):
     """Grey images as sequences of `resolution²` pixels, drawn here or read from the LRA release; two classes.
 
     The drawing follows the public generator (Kim*, Linsley*, Thakkar, Serre, ICLR 2020) with the settings of Long Range
-    Arena (Tay et al., ICLR 2021), whose Pathfinder is 32 × 32 and whose Path-X is 128 × 128, both of level `hard`.
-    Counts: 160,000 / 20,000 / 20,000, in the release and by default here.
+    Arena (Tay et al., ICLR 2021). There Pathfinder is 32 × 32 and Path-X 128 × 128, both at level `hard`. Counts:
+    160,000 / 20,000 / 20,000, in the release and by default here.
 
     Args:
         batch_size, common: see `SequenceDataModule`.
@@ -36,13 +36,12 @@ class Pathfinder(SequenceDataModule):
         resolution: side of the image: 32, 64, 128 or 256.
         level: 6 (`easy`), 9 (`intermediate`) or 14 (`hard`) paddles a target snake.
         level_schedule: levels to train on first, each with its number of optimiser steps, such as `{easy: 6000}`; the
-            rest of training, and every evaluation, is on `level`. An accuracy made this way used other data than the
-            benchmark has.
-        drop_black: leave black pixels out of the sequence, as padding; False: they are tokens like others.
+            rest of training, and every evaluation, uses `level`. The training data is then not the benchmark's.
+        drop_black: drop black pixels from the sequence. If False, they are tokens like others.
         train_size: number of images to train on.
         val_size: number of images of the validation set.
         test_size: number of images of the test set.
-        data_seed: names the stream of images; not the seed of training.
+        data_seed: seed of the images; independent of the training seed.
     """
 
     task = "pathfinder"

@@ -1,8 +1,13 @@
-"""Prepared arrays: what a task's raw source becomes once, and what training then reads, and nothing else.
+"""Prepared arrays, made once from a task's raw source. Training reads only these.
 
-A folder holds, for each split, `tokens.bin` (all documents end to end), `offsets.bin` (int64, one more than there are
-documents), `labels.bin` and, where the examples have names, `names.txt`; and a `meta.json` that says what made them.
-Its name carries a hash of the settings, so two settings never share a folder. `writing.py` writes it.
+A folder has a `meta.json` that records how it was made. For each split it has these files:
+
+- `tokens.bin`: all documents, concatenated
+- `offsets.bin`: int64, one more than there are documents
+- `labels.bin`
+- `names.txt`, if the examples have names
+
+The folder's name has a hash of the settings, so two settings never share a folder. `writing.py` writes it.
 """
 
 import hashlib
@@ -32,13 +37,13 @@ def folder_name(task: str, settings: Mapping[str, Any]) -> str:
 
 
 def load(folder: Path, settings: Mapping[str, Any], split: str, layout: Layout) -> Split:
-    """Map one split of a prepared folder; what a task cannot have written is refused, whoever made the folder.
+    """Memory-map one split of a prepared folder, and refuse contents that the task cannot have written.
 
     Checksums are not compared (see `verify`).
 
     Raises:
-        PreparedDataError: for a folder that is missing, of another version or settings, with a file cut short, or with
-            arrays that do not fit each other or the task.
+        PreparedDataError: if the folder is missing, or has another version or settings, a truncated file, or arrays
+            that do not fit each other or the task.
     """
     meta = read_meta(folder)
     if meta["settings"] != json.loads(json.dumps(settings)):
@@ -60,7 +65,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """The folder's `meta.json`, checked for its version and its fields.
 
     Raises:
-        PreparedDataError: when it is missing, damaged, of another version, or says what none of this version can say.
+        PreparedDataError: if it is missing, corrupt, of another version, or invalid in this version.
     """
     path = folder / "meta.json"
     try:
@@ -101,7 +106,7 @@ def verify(folder: Path) -> int:
 
 
 def data_hash(folder: Path) -> str:
-    """16 hexadecimal digits that name what the splits hold, the same wherever the folder lies; from `meta.json` alone.
+    """Return 16 hexadecimal digits that identify the contents of the splits, from `meta.json` alone.
 
     Raises:
         PreparedDataError: as `read_meta`.

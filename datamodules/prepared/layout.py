@@ -1,4 +1,4 @@
-"""Which arrays a task can have written; any others are refused before a batch is made of them."""
+"""Check that a task can have written its arrays, before any batch is made of them."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 
 
 def structure_fault(tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray) -> Fault | None:
-    """Whether these are documents end to end, the same number for each label; shapes as in `Split`."""
+    """Return the fault if these are not concatenated documents, equally many for each label; shapes as in `Split`."""
     if not len(labels):
         return Fault("labels", "holds no example")
     count = len(offsets) - 1
@@ -49,7 +49,8 @@ def structure_fault(tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray)
 
 
 def layout_fault(tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray, layout: Layout) -> Fault | None:
-    """Whether arrays without a fault of structure are those of the task; one look at the tokens where ids are few."""
+    """Return the fault if well-formed arrays are not those of the task. Tokens are checked only if not all 256 ids are
+    valid."""
     if len(offsets) - 1 != layout.num_documents * len(labels):
         expected = f"{layout.num_documents} for each of the {len(labels):,} examples of labels.bin"
         return Fault("offsets", f"has {len(offsets) - 1:,} documents, expected {expected}")

@@ -1,4 +1,4 @@
-"""Writes a prepared folder, whole or not at all, once for all processes."""
+"""Write a prepared folder atomically, once for all processes."""
 
 import errno
 import hashlib
@@ -31,8 +31,8 @@ def prepare(
 ) -> Path:
     """Write the folder for `settings` unless it is there; `raw_splits` is only called if it is not.
 
-    It is written under another name and renamed when it is whole, so a folder under its own name always is. One process
-    prepares at a time; another waits and then finds the folder.
+    It is written under a temporary name and then renamed, so a folder under its own name is always complete. One
+    process prepares at a time. Others wait and then find the folder.
 
     Args:
         root: folder of all prepared data; made if missing.
@@ -43,8 +43,8 @@ def prepare(
         source: sizes of the files that the arrays are made from, by name; empty without such files (any more).
 
     Raises:
-        PreparedDataError: when there is no room or no permission, when a split is empty, or when the folder is there
-            but was made from files of other sizes; nothing half-made is left.
+        PreparedDataError: if there is no space or no permission, if a split is empty, or if an existing folder was made
+            from files of other sizes. No partial folder is left.
     """
     folder = root / folder_name(task, settings)
     try:
@@ -62,7 +62,7 @@ def prepare(
 
 
 def _not_prepared(folder: Path, error: OSError, expected_bytes: Callable[[], int]) -> PreparedDataError:
-    """Which of the paths failed, why, and what helps."""
+    """Return the error that names the failed path, the reason and the fix."""
     fix = f"set data.data_dir to {BETTER_PLACES.get(error.errno or 0)}"
     if error.errno not in BETTER_PLACES:  # of all else that a disk can have, too little room is the likeliest
         room = f"{expected_bytes() / 1e6:,.0f} MB"

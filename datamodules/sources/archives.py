@@ -1,4 +1,4 @@
-"""What the readers of raw files share: where they lie, how they fail, how a validation set is cut."""
+"""Shared by the readers of raw files: paths, errors, and the split of a validation set."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +32,7 @@ def source_path(source: str) -> Path:
 
 
 def damaged(where: Path | str, what: str) -> PreparedDataError:
-    """The error that says where a source is not what it should be, and what to do."""
+    """Return the error that names the corrupt place of a source and the fix."""
     line = " ".join(what.split())  # what Python's readers say may have several lines
     return PreparedDataError(
         f"{where}: {printable(line)}. Fetch or unpack it again, or set data.source to a whole copy."
@@ -45,9 +45,9 @@ def source_name(source: str | None) -> str | None:
 
 
 def find_in_release(source: Path, folder: str, marker: str) -> Path:
-    """The folder that holds `marker`: `source` itself or `folder` below it, however the release was unpacked.
+    """Find the folder that holds `marker`: `source` itself or `folder` below it, however the release was unpacked.
 
-    The release has two nested roots; where both have the folder the inner one counts, as in the S4 code.
+    The release has two nested roots. If both have the folder, the inner one is used, as in the S4 code.
 
     Raises:
         PreparedDataError: saying where it was looked for and what to set.
@@ -110,10 +110,10 @@ def read_rows(
 
 
 def read_label(where: str, text: str | bytes, num_classes: int) -> int:
-    """The class that `1` or `1.0` stands for.
+    """Parse a label such as `1` or `1.0`.
 
     Raises:
-        PreparedDataError: for what is no class, naming the place.
+        PreparedDataError: for an invalid class, naming the place.
     """
     shown = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
     found = _LABEL.fullmatch(shown)
@@ -123,7 +123,7 @@ def read_label(where: str, text: str | bytes, num_classes: int) -> int:
 
 
 def cut_val(labels: Sequence[int], val_size: int, seed: int) -> tuple[list[int], list[int]]:
-    """Places of the train and of the validation examples: validation is drawn at random, each class by its share.
+    """Split into training and validation examples at random, stratified by class; return their indices.
 
     Args:
         labels: of all examples.

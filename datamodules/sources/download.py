@@ -1,4 +1,4 @@
-"""Fetches a file once: resumed where it was cut off, checked, with a progress bar."""
+"""Download a file once, with resume, checksum and progress bar."""
 
 import errno
 import hashlib
@@ -23,8 +23,8 @@ FINAL = (401, 403, 404, 410, 416)  # answers that asking again will not change
 def fetch(url: str, path: Path, algorithm: str, digest: str) -> Path:
     """The file behind `url`, at `path`, with this checksum.
 
-    What has arrived is kept in `<path>.part`, and the next attempt, or the next run, asks for the rest. A file with
-    another checksum is kept as `<path>.wrong`, never under its own name.
+    Received bytes are kept in `<path>.part`, and the next attempt or run requests the rest. A file with a wrong
+    checksum is kept as `<path>.wrong`.
 
     Args:
         url: public address.

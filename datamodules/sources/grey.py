@@ -10,8 +10,8 @@ Grey = Callable[[np.ndarray], np.ndarray]
 def tensorflow_luma(pixels: np.ndarray) -> np.ndarray:
     """`(…, 3)` uint8 → `(…)` uint8: what `tf.image.rgb_to_grayscale`, and so Long Range Arena, gives.
 
-    0.2989 R + 0.587 G + 0.114 B of the values over 255, times 255.5, cut to a whole number; in float32 and in this
-    order, since 237 of all 2²⁴ colours come out otherwise in exact arithmetic. Of TensorFlow 2.21 none differs.
+    0.2989 R + 0.587 G + 0.114 B of the values over 255, times 255.5, truncated. The result equals TensorFlow 2.21's for
+    all 2²⁴ colours. This needs float32 and this order: exact arithmetic differs for 237 colours.
     """
     red, green, blue = np.moveaxis(pixels.astype(np.float32) * np.float32(1 / 255), -1, 0)
     weighted = np.float32(0.2989) * red + np.float32(0.587) * green + np.float32(0.114) * blue

@@ -1,4 +1,4 @@
-"""Inputs that belong to no data set, which `predict` reads from `data.predict_source`."""
+"""New inputs, which `predict` reads from `data.predict_source`."""
 
 import codecs
 from collections.abc import Iterable, Iterator
@@ -56,7 +56,7 @@ def read_pictures(path: Path, side: int, mode: Literal["L", "RGB"]) -> Iterator[
 
 
 def as_split(path: Path, examples: Iterable[Example]) -> tuple[Split, list[str]]:
-    """These examples in memory, and their names. Their labels are 0 and stand for nothing.
+    """Return these examples as a split in memory, and their names. Their labels are 0 and have no meaning.
 
     Raises:
         PreparedDataError: when there is no example.

@@ -1,4 +1,4 @@
-"""Attention backends, one a file, swapped by class path."""
+"""Attention backends, one per file, selected by class path."""
 
 from skyformer.attention.base import Attention
 from skyformer.attention.bigbird import BigBirdAttention

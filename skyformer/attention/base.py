@@ -1,4 +1,4 @@
-"""What every attention backend promises.
+"""The contract of every attention backend.
 
 Shapes: B batch, H heads, N tokens, P head dimension.
 """
@@ -14,11 +14,14 @@ from skyformer.ops.checks import check_at_least_one, check_mask
 
 
 class Attention(nn.Module, ABC):
-    """Mixes values between tokens; the projections of query, key, value and output live outside.
+    """Mix values between tokens. The projections of query, key, value and output are outside.
 
-    A backend keeps to four rules. Padding never changes a real token's output. An example's output never depends on
-    the other examples of its batch. In `eval()` the same input gives the same output, also where the method samples.
-    Under autocast and in half precision the backend itself computes in float32 where it must.
+    A backend follows four rules:
+
+    - Padding never changes a real token's output.
+    - An example's output never depends on the other examples of its batch.
+    - In `eval()` the same input gives the same output, even if the method samples.
+    - Under autocast and in half precision, the backend chooses which parts to compute in float32.
 
     Args:
         num_heads: H, positive.
@@ -29,9 +32,9 @@ class Attention(nn.Module, ABC):
         ValueError: for a size below one, naming it.
     """
 
-    # If True, a token's position counts beyond the order of the real tokens: the classifier restores dropped tokens.
+    # If True, the backend uses absolute positions, and the classifier restores dropped tokens.
     needs_absolute_positions = False
-    # Whether keys are the queries: then the encoder makes no others, and `forward` leaves `key` unread.
+    # If True, keys equal queries. The encoder creates no key projection, and `forward` ignores `key`.
     shares_query_and_key = False
     dropout = 0.0  # rate on the attention weights, for a method that has weights to drop
 
@@ -45,13 +48,13 @@ class Attention(nn.Module, ABC):
 
     @property
     def dropout_p(self) -> float:
-        """The rate on the attention weights at this moment: 0 in `eval()`."""
+        """The current dropout rate on the attention weights: 0 in `eval()`."""
         return self.dropout if self.training else 0.0
 
     def register_draw(self, name: str, draw: Tensor) -> None:
         """Register a buffer of random numbers `(…)`, floating, that stays float32 in a half-precision model.
 
-        Rounded to half precision, uniform numbers tie or become 1, and the draw is no longer uniform.
+        Rounded to half precision, uniform numbers would tie or become 1, and the sample would not be uniform.
         """
         self.register_buffer(name, draw)
         self._draws.append(name)
@@ -66,10 +69,10 @@ class Attention(nn.Module, ABC):
         return self
 
     def tie_parameters(self, first: "Attention") -> None:
-        """Take over from the first layer's backend the parameters that all layers share; none by default."""
+        """Use the first layer's parameters that all layers share; none by default."""
 
     def check_inputs(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
-        """Check what `forward` is given against the sizes that the backend was made for.
+        """Check the inputs of `forward` against the sizes of the backend.
 
         Raises:
             ValueError: for other shapes, naming the argument, or a mask that is not boolean.
@@ -100,8 +103,8 @@ class Attention(nn.Module, ABC):
 
 
 def attendable(mask: Tensor | None) -> Tensor | None:
-    """`(B, S)` bool or None as what `scaled_dot_product_attention` takes.
+    """Convert a mask, `(B, S)` bool or None, for `scaled_dot_product_attention`.
 
-    An example without a single token attends everywhere: any finite output does, and NaN would spread.
+    An example without any token attends everywhere: any finite output is valid, and NaN would spread.
     """
     return None if mask is None else (mask | ~mask.any(dim=1, keepdim=True))[:, None, None, :]

@@ -12,10 +12,10 @@ from skyformer.ops.softmax import softmax_attention
 class BigBirdAttention(Attention):
     """Block-sparse softmax attention (Zaheer et al., NeurIPS 2020, §2, internal global tokens), O(N K b P) time.
 
-    Tokens are cut into blocks of b places. A block of queries attends to itself and its neighbours, to the first and
-    the last block with a real token, and to r random blocks of the others; the first and the last attend to all. K = 5
-    + r. Sequences are padded to whole blocks inside. A layer's random blocks are drawn with its weights, the same for
-    all heads, and saved with them.
+    Tokens are cut into blocks of b positions. A block of queries attends to K = 5 + r blocks: itself and its
+    neighbours, the first and the last block with a real token, and r random others. The first and the last block attend
+    to all. Sequences are padded to whole blocks internally. A layer's random blocks are drawn with its weights, shared
+    by all heads, and saved.
 
     Args:
         num_heads, head_dim, max_length: see `Attention`.
@@ -24,7 +24,7 @@ class BigBirdAttention(Attention):
         dropout: rate on the attention weights.
 
     Raises:
-        ValueError: for an argument that cannot work, naming it and what would.
+        ValueError: for an invalid argument, naming it and valid values.
     """
 
     needs_absolute_positions = True

@@ -1,4 +1,4 @@
-"""Informer: softmax attention for the queries that need it, the mean for the others."""
+"""Informer: softmax attention for the most selective queries, the mean of the values for the others."""
 
 import math
 
@@ -15,11 +15,11 @@ class InformerAttention(Attention):
     """ProbSparse attention (Zhou et al., AAAI 2021, Eq. 4–6), O(N s P + u N P) time.
 
     `M(q_i) = max_j (q_i·k_j / √p) − (1/n) Σ_j (q_i·k_j / √p)`, over s sampled keys, measures how far a query's
-    attention is from uniform. The u queries with the largest M attend as in softmax attention; the others get the mean
+    attention is from uniform. The u queries with the largest M attend as in softmax attention. The others get the mean
     of the values. n counts the real tokens, and only they are sampled.
 
-    Each example has a sample of its own, shared by its heads: new in every training step; in `eval()` from numbers that
-    are drawn once from `seed` and saved.
+    Each example has its own sample, shared by its heads. Training draws a new one at every step. In `eval()` it comes
+    from numbers that are drawn once from `seed` and saved.
 
     Args:
         num_heads, head_dim, max_length: see `Attention`.
@@ -29,7 +29,7 @@ class InformerAttention(Attention):
         dropout: rate on the attention weights of the u queries.
 
     Raises:
-        ValueError: for an argument that cannot work, naming it and what would.
+        ValueError: for an invalid argument, naming it and valid values.
     """
 
     eval_noise: Tensor

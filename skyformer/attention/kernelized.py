@@ -10,7 +10,7 @@ from skyformer.ops.gaussian import gaussian_attention
 class KernelizedAttention(Attention):
     """`κ(Q / p^¼, K / p^¼) V` (Skyformer, Eq. 3), O(N²) time, O(N) memory.
 
-    The published code scales by 32^-¼ whatever the head size; here the real one counts.
+    The published code always scales by 32^-¼. This class uses the actual head size.
 
     Args:
         num_heads, head_dim, max_length: see `Attention`.

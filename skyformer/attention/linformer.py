@@ -14,18 +14,18 @@ from skyformer.ops.softmax import softmax_attention
 class LinformerAttention(Attention):
     """`softmax(Q (Eᵀ K)ᵀ / √p) Fᵀ V` with learned E and F `(N, k)` (Wang et al. 2020, Eq. 7), O(N k P) time.
 
-    A token's place chooses its row of E and F; padded tokens contribute nothing. (In Skyformer's published code the
-    projection was neither trained nor saved.)
+    A token's position selects its row of E and F, and padded tokens contribute nothing. In Skyformer's published code
+    the projection is neither trained nor saved.
 
     Args:
         num_heads, head_dim, max_length: see `Attention`.
         projected_length: k.
-        sharing: of the projections (§4): `none`, each head has its E and F; `heads`, a layer has one E and one F;
-            `key_value`, E = F as well; `layers`, one matrix for the whole encoder.
+        sharing: of the projections (§4). `none`: each head has its own E and F. `heads`: a layer has one E and one F.
+            `key_value`: also E = F. `layers`: one matrix for the whole encoder.
         dropout: rate on the attention weights.
 
     Raises:
-        ValueError: for an argument that cannot work, naming it and what would.
+        ValueError: for an invalid argument, naming it and valid values.
     """
 
     needs_absolute_positions = True

@@ -17,8 +17,8 @@ NEVER = -1e30  # a logit whose weight is 0; finite, since an example without tok
 class NystromformerAttention(Attention):
     """`S(Q K̃ᵀ) S(Q̃ K̃ᵀ)⁺ S(Q̃ Kᵀ) V + conv(V)` (Xiong et al., AAAI 2021, Eq. 13–15), O(N m P + m³) time.
 
-    S is the softmax of the rows, of products over √p; Q̃ and K̃ are the means of m contiguous segments of the real
-    tokens. The pseudo-inverse starts from each matrix's own norms; the published code takes the largest of the batch.
+    S is the row softmax of products divided by √p. Q̃ and K̃ are the means of m contiguous segments of the real tokens.
+    The pseudo-inverse starts from each matrix's own norms. The published code takes the largest of the batch.
 
     Args:
         num_heads, head_dim, max_length: see `Attention`.
@@ -27,7 +27,7 @@ class NystromformerAttention(Attention):
         conv_kernel: odd width of the convolution that is added, one filter a head; 0 for none.
 
     Raises:
-        ValueError: for an argument that cannot work, naming it and what would.
+        ValueError: for an invalid argument, naming it and valid values.
     """
 
     def __init__(

@@ -15,20 +15,20 @@ class PerformerAttention(Attention):
     """FAVOR+ (Choromanski et al., ICLR 2021): `φ(Q) (φ(K)ᵀ V)`, each row over `φ(Q) (φ(K)ᵀ 1)`; O(N m P) time.
 
     With x = q / p^¼ or k / p^¼ and orthogonal ω_1 … ω_m, `φ(x) = exp(ω x − ‖x‖²/2 − c) + ε` (Lemma 1, Eq. 7), or
-    `relu(ω x) + ε`. The stabiliser c, which cancels except for ε, is a query's own largest ω x, or the largest of an
-    example's real keys; the published code takes the latter over the batch, and as a constant for the gradient. In
-    float32 throughout.
+    `relu(ω x) + ε`. The stabiliser c cancels except for ε. For a query it is its own largest ω x, and for keys the
+    largest of an example's real keys. The published code takes the largest key of the batch, as a constant for the
+    gradient. All computation is in float32.
 
     Args:
         num_heads, head_dim, max_length: see `Attention`.
         num_features: m.
-        kernel: `softmax`, or `relu`, which estimates another kernel that trains more steadily (§3.4).
+        kernel: `softmax`, or `relu`, which estimates another kernel and trains more stably (§3.4).
         eps: ε, added to every feature; keeps the row sums above zero.
         redraw_every: training steps between new draws of ω; None to keep the first.
         seed: of the first draw; the k-th new one has seed + k.
 
     Raises:
-        ValueError: for an argument that cannot work, naming it and what would.
+        ValueError: for an invalid argument, naming it and valid values.
     """
 
     projection: Tensor

@@ -16,11 +16,12 @@ class ReformerAttention(Attention):
     """LSH attention with shared queries and keys (Kitaev, Kaiser, Levskaya, ICLR 2020, §2), O(N R c P) time.
 
     In each of R rounds a token's bucket is the largest entry of [x R_r; −x R_r], R_r random. Tokens are sorted by
-    bucket, cut into chunks of c, and attend, within their bucket, to their chunk and the one before. Keys are the
-    queries at length one. The rounds are weighed by their normalisers, a pair that meets in several rounds counting
-    once (Eq. 7). Padding is sorted behind all buckets. The published codes let the first chunk look back to the last.
+    bucket and cut into chunks of c. A token attends, within its bucket, to its chunk and the previous one. Keys are the
+    normalised queries. The rounds are weighted by their normalisers, and a pair that meets in several rounds counts
+    once (Eq. 7). Padding is sorted behind all buckets. In the published codes the first chunk also looks back to the
+    last.
 
-    The rotations are new in every training step, shared by a batch's examples and heads; in `eval()` they are drawn
+    The rotations are new in every training step and shared by a batch's examples and heads. In `eval()` they are drawn
     once from `seed` and saved.
 
     Args:
@@ -31,7 +32,7 @@ class ReformerAttention(Attention):
         seed: of the rotations in `eval()`.
 
     Raises:
-        ValueError: for an argument that cannot work, naming it and what would.
+        ValueError: for an invalid argument, naming it and valid values.
     """
 
     shares_query_and_key = True
@@ -72,9 +73,11 @@ class ReformerAttention(Attention):
 
     @torch.no_grad()
     def _sort(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For each round `(R, B, H, N)`: the places in the order of their buckets, each token's rank in that order, and
-        a code such that two tokens meet where the query's is the key's, or one more; padding has a bucket of its own
-        behind all others.
+        """Return, for each round `(R, B, H, N)`, the positions sorted by bucket, each token's rank in this order, and a
+        code.
+
+        Two tokens meet if the query's code equals the key's or is one more. Padding has its own bucket behind all
+        others.
         """
         rotations = self.eval_rotations
         if self.training:

@@ -14,9 +14,9 @@ from skyformer.ops.nystrom import nystrom_gaussian_attention
 class SkyformerAttention(Attention):
     """`κ(Q, W) (κ(W, W) + γI)⁻¹ κ(W, K) V` (Skyformer, Eq. 4–6), O(N d p) time and O(N d) memory.
 
-    W are d rows sampled from [Q; K]. Each example has its own sample, which its heads share, and a new one in every
-    training step, from torch's generator. In `eval()` the sample comes from numbers that are drawn once from `seed` and
-    saved with the weights, one for each real token. So an example's landmarks depend on its number of tokens alone.
+    W are d rows sampled from [Q; K]. Each example has its own sample, which its heads share. In training it is new at
+    every step, from torch's generator. In `eval()` it comes from numbers that are drawn once from `seed` and saved with
+    the weights, one for each real token. An example's landmarks then depend only on its number of tokens.
 
     Args:
         num_heads, head_dim, max_length: see `Attention`.
@@ -29,7 +29,7 @@ class SkyformerAttention(Attention):
         seed: of the fixed draw.
 
     Raises:
-        ValueError: for an argument that cannot work, naming it and what would.
+        ValueError: for an invalid argument, naming it and valid values.
     """
 
     eval_noise: Tensor

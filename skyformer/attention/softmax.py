@@ -1,4 +1,4 @@
-"""Softmax attention, the method that all others replace."""
+"""Softmax attention, the baseline."""
 
 from torch import Tensor
 

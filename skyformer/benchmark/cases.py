@@ -1,4 +1,4 @@
-"""What is measured: one backend or peer, at one size, in one precision."""
+"""Cases to measure: one backend or peer, at one size, in one precision."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -102,7 +102,7 @@ def read_size(text: str) -> tuple[int, int]:
 def cases_of(
     backends: Sequence[str], peers: Sequence[str], sizes: Sequence[str], precisions: Sequence[Precision], **common: Any
 ) -> Iterator[Case]:
-    """All that a command asks for, one size after the other, a backend's peers after it."""
+    """Return all cases of a command, size by size, with a backend's peers after it."""
     named = [read_attention(backend, common["dropout"]) for backend in backends]
     for size in sizes:
         batch_size, length = read_size(size)

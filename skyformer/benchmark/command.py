@@ -1,4 +1,4 @@
-"""`python run.py benchmark`: what attention costs on this machine."""
+"""`python run.py benchmark`: the cost of attention on this machine."""
 
 import json
 import os

@@ -26,10 +26,10 @@ def count(work: Callable[[], object]) -> tuple[int, int]:
 
 
 def count_needed(forward: Callable[[], object], whole: Callable[[], object]) -> tuple[int, int]:
-    """What `count` finds in `whole`, a forward and a backward pass, but no more than three times the forward pass.
+    """Count `whole`, a forward and a backward pass, but at most three times the forward pass.
 
-    A product has two of its size in the backward pass. What is done beyond that, such as recomputing what was not
-    kept, is a choice of the implementation, and must not make its floor look higher.
+    A product has two of its size in the backward pass. Further work, such as recomputing, is a choice of the
+    implementation and must not raise its floor.
     """
     done, once = count(whole), count(forward)
     return min(done[0], 3 * once[0]), min(done[1], 3 * once[1])

@@ -1,4 +1,4 @@
-"""What the machine can do: the rates that a floor is made of."""
+"""Measure the machine's rates, which give the floor."""
 
 import time
 from collections.abc import Callable
@@ -14,8 +14,9 @@ _COPY = 1 << 26  # numbers: 256 MB in float32
 
 
 def matmul_rate(dtype: torch.dtype, device: str) -> float:
-    """Operations a second of a matrix product, two for a multiply-add: of 2,048³, or of 256³ where that is so slow (a
-    precision that the processor does not have) that the larger one would take minutes.
+    """Measure the operations per second of a 2,048³ matrix product; a multiply-add counts as two.
+
+    In a precision that the processor lacks, a 256³ product is used, because the larger one would take minutes.
     """
     quick = _product_rate(256, dtype, device)
     return quick if 2 * _SIDE**3 / quick > _TOO_LONG else _product_rate(_SIDE, dtype, device)
@@ -27,7 +28,7 @@ def _product_rate(side: int, dtype: torch.dtype, device: str) -> float:
 
 
 def copy_rate(device: str) -> float:
-    """Bytes a second, read and written, of a copy that no cache holds."""
+    """Measure the bytes per second, read and written, of a copy larger than the caches."""
     source = torch.ones(_COPY, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / seconds_of(lambda: target.copy_(source), device, _REPEATS)

@@ -1,4 +1,4 @@
-"""What a case runs: a layer, or a whole training step."""
+"""The subject of a case: a layer, or a whole training step."""
 
 from collections.abc import Callable
 from functools import partial

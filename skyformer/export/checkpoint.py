@@ -19,12 +19,12 @@ _EXPORTED = (*FIELDS, "epoch", "data_hash", "num_processes", "pytorch-lightning_
 def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
     """Write the weights and the configuration of a checkpoint, without what only a resume needs; return its bytes.
 
-    The configuration leaves out where this machine keeps its data and runs, and its devices. The result of the run's
-    test goes along where it is that of this checkpoint.
+    The configuration omits this machine's folders and devices. The result of the run's test is included if it is that
+    of this checkpoint.
 
     Args:
         source, target: files.
-        half: store weights and biases in float16; what a landmark draw depends on stays as it is.
+        half: store weights and biases in float16. Numbers of a landmark draw keep their dtype.
 
     Raises:
         CheckpointError: for a source that cannot be read.
@@ -45,7 +45,7 @@ def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
 
 
 def portable_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's nested configuration without where its machine keeps data and runs, and without its devices."""
+    """Return a run's nested configuration without its machine's folders and devices."""
     config = upgrade_config(config)
     config["trainer"]["default_root_dir"] = None
     config["trainer"]["logger"] = None
@@ -73,7 +73,7 @@ def check_classifies(model: SequenceClassifier, source: Path) -> None:
 
 
 def counted_result(source: Path) -> dict[str, Any] | None:
-    """The result of the run's test, where it is that of this checkpoint in its run's folder."""
+    """Return the result of the run's test if it is that of this checkpoint in its run's folder."""
     folder = source.resolve().parent.parent
     if source.name != Path(BEST).name or read_test_accuracy(folder) is None:
         return None

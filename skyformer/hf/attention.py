@@ -80,7 +80,7 @@ class Settings:
 
     @classmethod
     def of(cls, module: nn.Module) -> "Settings":
-        """Those of the configuration that an attention module of transformers holds, or the defaults."""
+        """Return the settings in the configuration of a transformers attention module, or the defaults."""
         given = getattr(getattr(module, "config", None), "skyformer", None) or {}
         known = [field.name for field in fields(cls)]
         if not isinstance(given, Mapping) or not given.keys() <= set(known):
@@ -199,7 +199,8 @@ def _landmarks(
 ) -> tuple[Tensor, Tensor | None]:
     """Scaled rows of [Q; K], `(B, H, D, P)`, and which of them take part, `(B, D)` bool or None.
 
-    As in `SkyformerAttention`: new for each example in training; in evaluation a function of the number of tokens.
+    As in `SkyformerAttention`, they are new for each example in training. In evaluation they are a function of the
+    number of tokens.
     """
     batch, _, length, _ = query.shape
     if module.training:

@@ -74,8 +74,8 @@ class HubClassifier(
     def from_checkpoint(cls, path: str | Path) -> Self:
         """The model of a run's checkpoint, or of an exported one, in evaluation mode.
 
-        The card has the accuracy where the run was tested with this checkpoint, and command and commit where the
-        checkpoint is in its run's folder. Folders of this machine are left out.
+        The card has the accuracy if the run was tested with this checkpoint. It has command and commit if the
+        checkpoint is in its run's folder. Folders of this machine are omitted.
 
         Args:
             path: the file; `~` is the home folder.

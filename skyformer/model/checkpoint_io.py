@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and that run no code."""
+"""Checkpoint files: written atomically, and loaded without executing code."""
 
 import io
 import zipfile
@@ -22,15 +22,17 @@ _FIELDS_TO_RESUME = {"loops": dict, "callbacks": dict}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a temporary file and renames it: a crash or a full disk leaves the former file as it was; of `last.ckpt`
-    the former one is kept as `previous.ckpt`. What could not be read again is refused before anything is written.
+    """Write a temporary file and rename it.
 
-    Lightning's own writes to the system's temporary folder and moves from there, which across file systems is a copy
-    that can be cut short.
+    A crash or a full disk leaves the former file unchanged. A former `last.ckpt` is kept as `previous.ckpt`. Values
+    that safe loading would not read are refused before writing.
+
+    Lightning's own class writes to the system's temporary folder and moves the file. Across file systems this is a
+    copy, which can be truncated.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        # In memory first: these models are a few MB, and torch's own writer does not say that a disk is full.
+        # In memory first: these models are a few MB, and torch's own writer does not report a full disk.
         content, error = _pack(checkpoint)
         if error is not None:
             raise CheckpointError(_name_unreadable(checkpoint)) from error
@@ -40,7 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _pack(value: Any) -> tuple[io.BytesIO, Exception | None]:
-    """The bytes of a value, and the error where safe loading does not read them."""
+    """Return the bytes of a value, and the error if safe loading does not read them."""
     content = io.BytesIO()
     try:
         torch.save(value, content)
@@ -54,7 +56,7 @@ def _pack(value: Any) -> tuple[io.BytesIO, Exception | None]:
 
 
 def _name_unreadable(checkpoint: Mapping[str, Any]) -> str:
-    """Say which callback, or which other part, holds a value that safe loading does not read, and its type."""
+    """Name the callback or other part with a value that safe loading does not read, and the value's type."""
     callbacks = checkpoint.get("callbacks", {})
     parts = {f"callback {name}: its state": state for name, state in callbacks.items()}
     parts |= {f"the checkpoint's {name}": part for name, part in checkpoint.items() if name != "callbacks"}
@@ -68,7 +70,7 @@ def _name_unreadable(checkpoint: Mapping[str, Any]) -> str:
 
 
 def _find_unreadable(value: Any, where: str) -> tuple[str, Any]:
-    """The innermost part that safe loading does not read, with the keys that lead to it."""
+    """Find the innermost part that safe loading does not read, with its keys."""
     inner: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, Mapping):
         inner = [*((key, key) for key in value), *value.items()]
@@ -81,17 +83,17 @@ def _find_unreadable(value: Any, where: str) -> tuple[str, Any]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents, on the CPU; every byte is held against the checksums in it, and nothing is executed.
+    """Return a checkpoint's contents on the CPU, after checking its checksums. No code is executed.
 
     Raises:
-        CheckpointError: for a damaged file or one that this project did not write.
-        OSError: for a file that the disk does not give; that is no damage.
+        CheckpointError: for a corrupt file or one that this project did not write.
+        OSError: for a file that the disk cannot read; the file may be intact.
     """
     content = path.read_bytes()
     try:
         _check_archive(content)
         checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows in many ways: zip, pickle, end of file, memory
+    except Exception as error:  # corruption raises many types: zip, pickle, end of file, memory
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"checkpoint {path} cannot be read: {reason}. It is damaged or none; name another one with --ckpt_path "
@@ -102,7 +104,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _check_archive(content: bytes) -> None:
-    """torch reads a checkpoint without comparing the checksums that it wrote."""
+    """Check the checksums that torch writes into a checkpoint but does not check."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
             raise ValueError("it holds compressed records, which torch does not write")

@@ -45,7 +45,7 @@ OptimizerFactory = Callable[[Iterable], Optimizer]
 
 
 class Prediction(NamedTuple):
-    """What `predict` returns for a batch.
+    """The result of `predict` for a batch.
 
     Attributes:
         example: `(B,)` int64, the example's place in its split.
@@ -59,40 +59,41 @@ class Prediction(NamedTuple):
 
 
 class SequenceClassifier(LightningModule):
-    """Classifies token sequences with one encoder, whatever the attention.
+    """Classify token sequences with an encoder and any attention.
 
-    Curves named `train/…` are of a step on all processes, over its accumulated batches; `val/…` and `test/…` of all
-    examples.
+    Curves named `train/…` are of a step, over its accumulated batches and all processes. Curves named `val/…` and
+    `test/…` are of all examples.
 
-    A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64, and `position
-    (B, N)` int64 or None. Where an example is two documents, tokens and mask are `(B, 2, N)`.
+    A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64. `position (B,
+    N)` is int64 or None. For examples of two documents, tokens and mask are `(B, 2, N)`.
 
     Args:
         attention: makes one backend a layer, from (num_heads, head_dim, max_length). In YAML a class path.
         optimizer: makes the optimiser from the parameters.
-        lr_scheduler: makes the schedule from the optimiser; stepped after every training step, or, where it goes by a
-            metric (`ReduceLROnPlateau`), after every validation. A `total_steps`, `T_max` or `total_iters` that is
-            left out is the length of the run (`schedule.make_schedule`). None for a constant rate.
+        lr_scheduler: makes the schedule from the optimiser. It steps after every training step. A schedule that follows
+            a metric (`ReduceLROnPlateau`) steps after every validation. A missing `total_steps`, `T_max` or
+            `total_iters` is the length of the run (`schedule.make_schedule`). None for a constant rate.
         vocab_size, num_classes, max_length, num_documents, image_side: sizes of the task; linked from the data.
         num_layers, embed_dim, hidden_dim, num_heads, dropout, gradient_checkpointing: see `Encoder`.
         norm, feed_forward, stochastic_depth: see `Encoder`.
         float32_attention, positions, position_init, query_key_gain: see `Encoder`.
         pooling: see `ClassificationHead`.
-        class_weights: one number above 0 a class; the training loss is then the weighted mean of the examples' losses,
-            as in `torch.nn.CrossEntropyLoss`. The validation and the test loss stay plain, so that runs compare.
-        label_smoothing: share of a label that is spread over all classes, in [0, 1); in the training loss only.
+        class_weights: one number above 0 per class. The training loss is then the weighted mean of the examples'
+            losses, as in `torch.nn.CrossEntropyLoss`. The validation and test losses are unweighted.
+        label_smoothing: fraction of a label that is spread over all classes, in [0, 1); in the training loss only.
         positions_lr_factor: learning rate of learned positions as a multiple of the optimiser's. Adam moves each
-            position by the full rate, however little its gradients agree: at a rate of 1e-3 that is mostly noise.
-        objective: `classify`, or `masked_tokens`: predict hidden tokens (`MaskedTokens`), to pretrain the encoder. Loss
-            and accuracy are then those of hidden tokens, and there is no classification head.
-        mask_ratio: probability that a token is hidden.
-        mlm_weight: above 0, the training loss is that of the classes plus this times that of hidden tokens, which takes
-            a second pass through the encoder. Validation and test stay those of the classes.
+            position by the full rate even if its gradients are noise, as they mostly are.
+        objective: `classify`, or `masked_tokens` to pretrain the encoder by predicting masked tokens (`MaskedTokens`).
+            Loss and accuracy are then those of masked tokens, and there is no classification head.
+        mask_ratio: probability that a token is masked.
+        mlm_weight: weight of the masked-token loss in the training loss. Above 0, it takes a second pass through the
+            encoder. Validation and test measure classification only.
         init_from: a checkpoint whose weights a new run starts from (`load_initial_weights`). Optimiser, schedule, data
             and step count are the new run's own.
         compile: run the encoder's blocks through `torch.compile`; checkpoints are the same either way.
-        cuda_graph: on one GPU, launch forward and backward pass of a training step as one CUDA graph (`cuda_graph.py`);
-            checkpoints are the same either way. Where that cannot be, a line says why, and training runs without.
+        cuda_graph: on one GPU, run the forward and backward passes of a training step as one CUDA graph
+            (`cuda_graph.py`). Checkpoints are the same either way. If this is not possible, training prints the reason
+            and runs without.
     """
 
     class_weights: Tensor | None
@@ -215,9 +216,8 @@ class SequenceClassifier(LightningModule):
             set_length(self.trainer)
 
     def configure_model(self) -> None:
-        # In place, so that parameter names stay as they are; called again on a later stage, it does nothing new.
-        # Block by block, since all blocks share one compilation, and since a compiled embedding would add its gradients
-        # in an order that differs from run to run on a GPU.
+        # In place, to keep parameter names; a second call has no effect. Block by block, because all blocks share one
+        # compilation. On a GPU, a compiled embedding would add its gradients in an order that varies between runs.
         for part in [*self.encoder.blocks, self.encoder.norm] if self.compile_encoder else []:
             if not is_compiled(part):
                 part.compile(options=COMPILE_OPTIONS)
@@ -226,10 +226,10 @@ class SequenceClassifier(LightningModule):
         """Class scores `(B, classes)`.
 
         Args:
-            tokens: `(B, N)` int64, or `(B, 2, N)`: two documents an example, which the encoder sees one by one.
+            tokens: `(B, N)` int64, or `(B, 2, N)` for two documents, which the encoder processes separately.
             mask: bool of the same shape, True = a real token; None where all are.
-            position: `(B, N)` int64, the places of the tokens in a sequence of `max_length` whose other tokens were
-                masked and left out; None for 0 … N − 1.
+            position: `(B, N)` int64, the positions of the tokens in the full sequence of `max_length`, if masked tokens
+                were dropped; None for 0 … N − 1.
 
         Raises:
             RunError: for a model without class scores.
@@ -246,7 +246,7 @@ class SequenceClassifier(LightningModule):
     def _sequences(
         self, tokens: Tensor, mask: Tensor | None, position: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What the encoder takes: one sequence a document, whole where the backend goes by places."""
+        """Return one sequence per document, with dropped tokens restored if the backend needs absolute positions."""
         if tokens.dim() == 3:
             tokens, mask = tokens.flatten(0, 1), None if mask is None else mask.flatten(0, 1)
         if position is not None and self.encoder.needs_absolute_positions:
@@ -256,7 +256,8 @@ class SequenceClassifier(LightningModule):
     def _masked_batch(
         self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, example: Tensor | None = None
     ) -> MaskedBatch:
-        """Hide tokens and predict them: in an evaluation those of the example, in training those of the step's draw."""
+        """Mask tokens and predict them. The mask depends on the example in an evaluation, and on the step in
+        training."""
         assert self.masked_tokens is not None
         documents = tokens.shape[1] if tokens.dim() == 3 else 1
         tokens, mask, position = self._sequences(tokens, mask, position)
@@ -281,8 +282,8 @@ class SequenceClassifier(LightningModule):
         if is_first:
             self._of_step = []
         self._of_step.append(torch.stack([loss.detach() for loss in losses]))
-        # Each process and each batch has the same number of examples, so the mean of their means is that of all. Hidden
-        # tokens are not as many in each; a step's gradient weighs its batches and processes equally too.
+        # Each process and each batch has the same number of examples, so the mean of their means is exact. The number
+        # of masked tokens varies, but the gradient of a step also weights batches and processes equally.
         means = self.trainer.strategy.reduce(torch.stack(self._of_step).mean(dim=0), reduce_op="mean")
         # Lightning reads what a bar shows at every step, and a GPU waits.
         bar = self.trainer.progress_bar_callback
@@ -310,8 +311,8 @@ class SequenceClassifier(LightningModule):
     def _compile_for(self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor) -> None:
         """Compile for batches like this one, of any size.
 
-        The compiler chooses its kernels by the first sizes that it sees. Those of a resumed run would differ from those
-        of the run's first batch, and so would its sums. Two sizes make it leave the sizes open.
+        The compiler chooses its kernels by the first sizes that it sees. A resumed run begins with other sizes, so its
+        sums would differ. After two sizes the compiler makes the sizes dynamic.
         """
         self._is_compiled = True
         weights = [weight for weight in self.parameters() if weight.requires_grad]
@@ -335,7 +336,8 @@ class SequenceClassifier(LightningModule):
     def _loss_and_accuracy(
         self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor
     ) -> tuple[Tensor, ...]:
-        """Of the batch, for training: scalars, float32 at least. With `mlm_weight` also the loss of hidden tokens."""
+        """Return the training loss and accuracy of a batch, scalars in float32 at least; with `mlm_weight` also the
+        masked loss."""
         if self.objective == "masked_tokens":
             masked = self._masked_batch(tokens, mask, position)
             return masked.loss, masked.accuracy
@@ -389,7 +391,7 @@ class SequenceClassifier(LightningModule):
         return batch.tokens, batch.mask, batch.position
 
     def _evaluate(self, batch: Any, split: str) -> Tensor | MaskedBatch:
-        """Log loss and accuracy of one batch; returns what callbacks show of it: the scores, or the hidden tokens."""
+        """Log loss and accuracy of one batch; return the scores or the masked tokens for callbacks."""
         metrics: Any = self.metrics[split]
         shown: Tensor | MaskedBatch
         if self.objective == "masked_tokens":
@@ -430,7 +432,7 @@ class SequenceClassifier(LightningModule):
             )
         if scheduler is None:
             return optimizer
-        # Lightning steps plateau schedules by batches or epochs, which are not where evaluations are.
+        # Lightning steps plateau schedules by batches or epochs, not after evaluations.
         schedule = {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -444,7 +446,7 @@ class SequenceClassifier(LightningModule):
         if not (gradient_clip_val and scales_itself(optimizer) and mixed):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        # Lightning refuses a fused optimiser in bfloat16 too, whose gradients are as they are.
+        # Lightning also refuses a fused optimiser in bfloat16, which does not scale gradients.
         if gradient_clip_algorithm == "value":
             torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         else:
@@ -463,7 +465,7 @@ class SequenceClassifier(LightningModule):
                     config.scheduler.step(metrics[monitored(config.scheduler).removeprefix("val/")].compute())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume with another length a schedule that keeps the one in its state."""
+        """Refuse to resume with another length if the schedule stores its length in its state."""
         if self._trainer is None or self.trainer.state.fn != "fit":
             return
         _, scheduler = self.make_optimizer_and_scheduler(self.trainer.max_steps)
@@ -477,13 +479,13 @@ class SequenceClassifier(LightningModule):
                     )
 
     def make_optimizer_and_scheduler(self, steps: int | None) -> tuple[Optimizer, LRScheduler | None]:
-        """New ones, from the factories.
+        """Make an optimiser and a schedule from the factories.
 
         Args:
             steps: training steps of the run; -1 for no limit, None where they are not known yet.
 
         Raises:
-            MisconfigurationException: naming the key, when a value makes no sense.
+            MisconfigurationException: for an invalid value, naming the key.
         """
         key = "model.optimizer"
         try:
@@ -509,7 +511,7 @@ class SequenceClassifier(LightningModule):
             raise MisconfigurationException(f"{key}: {str(error) or type(error).__name__}") from error
 
     def _parameter_groups(self) -> Iterable:
-        """All in one, or the position embedding in a last one of its own."""
+        """Return one group, or a second one for the position embedding."""
         if self.positions_lr_factor == 1:
             return self.parameters()
         positions = self.encoder.get_parameter("positions.weight")
@@ -518,7 +520,7 @@ class SequenceClassifier(LightningModule):
 
 
 def fused(optimizer: Optimizer) -> Optimizer:
-    """The same optimiser with all its work in one kernel, where it is torch's Adam or AdamW and nothing else is set.
+    """Return a fused version of torch's Adam or AdamW unless another form is set.
 
     torch itself takes a slower form by default.
     """
@@ -533,7 +535,7 @@ def fused(optimizer: Optimizer) -> Optimizer:
 
 
 def monitored(scheduler: ReduceLROnPlateau) -> str:
-    """The metric that a plateau schedule goes by; torch's own has no name for it, but knows which way is better."""
+    """Return the metric of a plateau schedule. torch's class does not name it, but its `mode` tells which one."""
     return getattr(scheduler, "monitor", "val/loss" if scheduler.mode == "min" else "val/accuracy")
 
 
@@ -574,9 +576,9 @@ def _checked_weights(weights: Sequence[float] | None, num_classes: int) -> Tenso
 
 
 class _Mean(Metric):
-    """Weighted mean of scalars, not a number where one of them is not: torchmetrics' own leaves those out.
+    """Weighted mean of scalars: NaN if one of them is. torchmetrics' own mean leaves those out.
 
-    Keeps its sums in float32 in a half-precision model: in bfloat16 a sum of 256 grows by 1 no more.
+    Its sums are float32, also in a half-precision model: in bfloat16, 256 + 1 is 256.
     """
 
     total: Tensor

@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from skyformer.internals import copy_all
 
-WARM_UP_STEPS = 3  # before capture: compile, pick algorithms, allocate what stays allocated
+WARM_UP_STEPS = 3  # before capture: compile, pick algorithms, make permanent allocations
 MAX_GRAPHS = 128  # each takes memory and the time of some steps; lengths up to 16,384 have about 70 widths
 
 
@@ -179,7 +179,7 @@ def scales_loss(trainer: Trainer) -> bool:
 
 
 def reason_against_graph(trainer: Trainer) -> str | None:
-    """What stands against CUDA graphs in this run; None where they work."""
+    """Return the reason against CUDA graphs in this run; None if they work."""
     needs = {
         f"a run of one process (got {trainer.world_size})": trainer.world_size == 1,
         f"trainer.accumulate_grad_batches=1 (got {trainer.accumulate_grad_batches})": (

@@ -29,7 +29,7 @@ from skyformer.ops.dropout import Dropout, check_probability
 from skyformer.ops.kernel import at_least_float32
 
 AttentionFactory = Callable[[int, int, int], Attention]
-# For torch.compile, which by itself draws landmarks from a generator of its own: another run than the eager one.
+# Without this, torch.compile draws landmarks from its own generator, and results differ from the eager run.
 COMPILE_OPTIONS = {"fallback_random": True}
 
 
@@ -44,23 +44,23 @@ class Encoder(nn.Module):
         num_layers, embed_dim, hidden_dim, num_heads: 2, 64, 128, 2 in the paper.
         dropout: rate after the embedding, after attention, and twice in each feed-forward network.
         norm: before attention and feed-forward network and at the end: `layer` or `rms`.
-        feed_forward: `gelu`, or `geglu`, whose gate has as many features again and half as many weights more.
-        stochastic_depth: rate at which a sequence leaves out a branch of the last block in training; that of block l
-            of L is l / L times this.
+        feed_forward: `gelu`, or `geglu`, which has a gate and 1.5 times the weights.
+        stochastic_depth: probability in training that a sequence skips a branch of the last block. Block l of L has
+            l / L of it.
         float32_attention: keep attention in float32 in mixed and half precision, as the published code does.
-        positions: `learned` or `sinusoidal` vectors, added to the embedding; `rotary` or, on images, `rotary_2d`
-            rotations of queries and keys, so that each score depends on the distance of two tokens; or `none`.
-        position_init: how `learned` positions start: `normal`, of standard deviation 0.02, or `sinusoidal_2d`, which
-            gives near pixels of an image similar vectors (`sinusoidal_positions_2d`).
-        query_key_gain: None: query and key projections start independent. A number: they start equal, at this multiple
-            of their usual size, so each token first attends to tokens like itself: on images to its neighbourhood,
-            the smaller the larger the gain. After mimetic initialization (Trockman and Kolter, ICML 2023).
-        gradient_checkpointing: recompute each block in the backward pass instead of keeping what it computed. The
-            gradients are the same; memory falls, and each step repeats the forward pass.
+        positions: `learned` or `sinusoidal` vectors, which are added to the embedding; `rotary` or, on images,
+            `rotary_2d` rotations of queries and keys; or `none`.
+        position_init: initial values of `learned` positions: `normal`, of standard deviation 0.02, or `sinusoidal_2d`,
+            which gives nearby pixels similar vectors (`sinusoidal_positions_2d`).
+        query_key_gain: None initialises query and key projections independently. A number makes them equal, at this
+            multiple of their usual size. Each token then attends to similar tokens, on images to its neighbourhood. A
+            larger gain makes it smaller. After mimetic initialization (Trockman and Kolter, ICML 2023).
+        gradient_checkpointing: recompute each block in the backward pass instead of storing its activations. The
+            gradients are the same. It saves memory and takes more time.
         image_side: of the images whose pixels are the tokens; 0 for other sequences.
 
     Raises:
-        ValueError: for sizes that do not go together, naming them.
+        ValueError: for incompatible sizes, naming them.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class MultiHeadAttention(nn.Module):
                 mixed = self.backend(query.to(exact), key.to(exact), value.to(exact), mask)
         else:
             mixed = self.backend(query, key, value, mask)
-        # A backend may compute, and return, more precisely than the weights are kept.
+        # A backend may return a higher precision than that of the weights.
         return self.output(torch.cat(mixed.unbind(1), dim=-1).to(value.dtype))
 
     def _heads(self, projected: Tensor) -> Iterator[Tensor]:
@@ -226,9 +226,9 @@ class MultiHeadAttention(nn.Module):
 def attention_inputs(
     encoder: Encoder, tokens: Tensor, mask: Tensor | None, position: Tensor | None
 ) -> list[tuple[Attention, tuple[Any, ...]]]:
-    """Each layer's backend and what reaches it for `encoder(tokens, mask, position)`: (query, key, value, mask).
+    """Return each layer's backend and its inputs (query, key, value, mask) in `encoder(tokens, mask, position)`.
 
-    Runs without compilation, which would pass the hooks by.
+    It runs without compilation, which would bypass the hooks.
     """
     seen: list[tuple[Attention, tuple[Any, ...]]] = []
     layers = [module for module in encoder.modules() if isinstance(module, Attention)]

@@ -15,9 +15,9 @@ class ClassificationHead(nn.Module):
 
     Args:
         embed_dim, hidden_dim, num_classes: sizes.
-        pooling: `mean` and `max` over real tokens; `cls`, the first real token; `attention`, the mean of real tokens x
-            weighted by the softmax of w·x, where w is learned and starts at 0, as `mean`; `padded_mean` divides the sum
-            over real tokens by the length with padding, as the published code does: the result depends on the padding.
+        pooling: `mean` and `max` are over real tokens. `cls` is the first real token. `attention` is the mean of real
+            tokens x weighted by the softmax of w·x, where w is learned and starts at 0. `padded_mean` divides the sum
+            over real tokens by the length with padding, as the published code does, so it depends on the padding.
         num_documents: 1 or 2 an example.
 
     Raises:

@@ -19,13 +19,13 @@ _TOKENS = "encoder.tokens.weight"
 def load_initial_weights(module: nn.Module, path: Path, data_hash: str | None = None) -> None:
     """Copy the weights and buffers of a checkpoint that have the same name and shape in `module`; print the others.
 
-    Of a model that was pretrained on masked tokens the whole encoder must fit. The embedding of a hidden token is left
-    out where `module` hides none.
+    After pretraining on masked tokens, the whole encoder must match. The embedding of the mask id is dropped if
+    `module` has none.
 
     Args:
         module: changed in place; tensors keep their dtype.
         path: a checkpoint of a run, or one that `export` wrote.
-        data_hash: of the run's own data. A line says where a pretrained model has seen other data.
+        data_hash: of the run's own data. A warning is printed if a pretrained model has seen other data.
 
     Raises:
         CheckpointError: when the file cannot be read or what must fit does not.

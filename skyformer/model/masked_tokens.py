@@ -1,4 +1,4 @@
-"""The objective of masked tokens: hide some, and predict them from the others.
+"""The masked-token objective: mask some tokens, and predict them from the others.
 
 Shapes: B sequences, N tokens, D embedding size, V token ids of the task.
 """
@@ -99,8 +99,8 @@ class MaskedTokens(nn.Module):
 def evaluation_draws(example: Tensor, num_documents: int, max_length: int) -> Tensor:
     """Draws for an evaluation, `(B · num_documents, max_length)` float32, uniform on [0, 1), on the CPU.
 
-    A function of the example and the place in its sequence alone: every evaluation hides the same tokens, whatever the
-    batch, the number of processes, or the pixels that are left out.
+    They depend only on the example and the position in its sequence. So every evaluation masks the same tokens, for any
+    batch, number of processes and dropped pixels.
 
     Args:
         example: `(B,)` int64, each example's place in its split.

@@ -1,4 +1,4 @@
-"""What tells the encoder where a token stands: vectors added to the embedding, or rotations of queries and keys.
+"""Position encodings: vectors added to the embedding, or rotations of queries and keys.
 
 Shapes: B batch, H heads, N tokens, D embedding size, P head dimension.
 """
@@ -101,7 +101,7 @@ class SinusoidalPositions(nn.Module):
 class RotaryPositions(nn.Module):
     """Rotations by position (Su et al., RoFormer, 2021, §3.2): cosines and sines of the angles, in float32 at least.
 
-    Rounded to half precision, the angles of a long sequence would be those of other positions.
+    In half precision, the angles of a long sequence would round to those of other positions.
 
     Args:
         angles: makes them, `(max_length, P / 2)` float64.
@@ -158,7 +158,7 @@ def rotary_angles_2d(side: int, head_dim: int) -> Tensor:
     """The same for the pixels of a square image in the order of the rows, `(side², P / 2)` float64.
 
     The first half of the pairs goes by the row, the second by the column. The base is 100 (Heo et al., Rotary Position
-    Embedding for Vision Transformer, ECCV 2024): with 10,000, half of the pairs would hardly turn within 32 pixels.
+    Embedding for Vision Transformer, ECCV 2024). With 10,000, half of the pairs would hardly turn within 32 pixels.
     """
     axis = rotary_angles(torch.arange(side), head_dim // 2, BASE_2D)
     row, column = axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)

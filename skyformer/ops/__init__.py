@@ -1,7 +1,7 @@
 """The mathematics as functions of tensors. Nothing here imports Lightning.
 
-`gaussian.py` and `nystrom.py` are the paper's two attentions; `nystrom_softmax.py` approximates softmax attention. The
-other modules are what they and the backends use.
+`gaussian.py` and `nystrom.py` are the paper's two attentions. `nystrom_softmax.py` approximates softmax attention. The
+other modules are building blocks for these and the backends.
 """
 
 from skyformer.ops.gaussian import gaussian_attention

@@ -41,15 +41,15 @@ _pass = _Pass()
 def is_recomputing() -> bool:
     """Return True in the second run of a function that `recomputed_in_backward` was given.
 
-    A layer that changes its own state in `forward`, such as a count of calls, must leave it as it is then.
+    A layer that changes its own state in `forward`, such as a count of calls, must not change it in this run.
     """
     return _pass.recomputes
 
 
 def recomputed_in_backward(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """`function(*inputs)`, which keeps its inputs only, and runs again in the backward pass.
+    """Return `function(*inputs)`, storing only its inputs; the backward pass runs it again.
 
-    It draws the same random numbers both times: gradients are those of `function(*inputs)`, and torch's generators end
+    Both runs draw the same random numbers. The gradients are those of `function(*inputs)`, and torch's generators end
     in the same state.
     """
     has_run = False

@@ -36,8 +36,8 @@ class Dropout(nn.Module):
 def dropout(x: Tensor, p: float) -> Tensor:
     """`x` with entries zeroed with probability p, the others divided by the probability of staying.
 
-    On a CPU 16 random bits decide over an entry, so that p is rounded to a multiple of 2⁻¹⁶; the divisor is that of the
-    rounded rate. Elsewhere it is torch's own.
+    On a CPU, each entry uses 16 random bits, so p is rounded to a multiple of 2⁻¹⁶ and the divisor follows. On other
+    devices this is torch's own dropout.
     """
     dropped = round(p * LEVELS)
     if dropped == 0:
@@ -47,7 +47,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     return _Dropout.apply(x, dropped)
 
 
-# An operator of its own, so that torch.compile calls it as it is and a compiled run draws what an eager one does.
+# A custom operator, so that torch.compile calls it unchanged and a compiled run draws the same bits as an eager one.
 @torch.library.custom_op("skyformer::random_int16", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
 def random_int16(count: int, *, device: torch.device) -> Tensor:
     """`(count,)` uniform over all int16, on the CPU; `device` tells the compiler whose generator it draws from.

@@ -1,8 +1,8 @@
 """Exact Gaussian-kernel sums on a CPU in memory linear in the length, by torch's kernel for softmax attention.
 
-It gives `softmax(s Q Kᵀ + b) V` and the logarithm of its normaliser without forming `Q Kᵀ`. With b the halved squares
-of the keys, multiplied by the normaliser again and by the queries' own squares, that is attention by the Gaussian
-kernel, which has no normaliser.
+The kernel computes `softmax(s Q Kᵀ + b) V` and the logarithm of its normaliser without forming `Q Kᵀ`. Let b be −s/2
+times the squared norms of the keys. Multiplying by the normaliser and by the queries' factor `exp(−s ‖q‖² / 2)` then
+gives Gaussian-kernel attention, which has no normaliser.
 
 Shapes: B batch, H heads, L queries, S keys, P features, V size of a value.
 """
@@ -49,10 +49,10 @@ def gaussian_sum(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
 class _GaussianSum(torch.autograd.Function):
     """With P the softmax and l the log-sum-exp, `out_i = w_i (P V)_i`, `w_i = exp(l_i − scale ‖q_i‖²/2)`.
 
-    The gradient for the exponent (i, j) is `F_ij = w_i P_ij ∂out_i·v_j`: softmax's for the incoming gradient `w ∂out`,
-    without its correction of each row, which the kernel takes from the softmax output that it is given. Zeros take it
-    out. `∂q_i = scale (Σ_j F_ij k_j − q_i Σ_j F_ij)`, for keys alike, and the sums of F's rows and columns are
-    `∂out_i·out_i` and `∂v_j·v_j`.
+    The gradient for the exponent (i, j) is `F_ij = w_i P_ij ∂out_i·v_j`. It is softmax's gradient for the incoming
+    gradient `w ∂out`, without the row correction. The kernel computes this correction from the softmax output, so
+    passing zeros removes it. Then `∂q_i = scale (Σ_j F_ij k_j − q_i Σ_j F_ij)`, and keys are symmetric. The sums of F's
+    rows and columns are `∂out_i·out_i` and `∂v_j·v_j`.
     """
 
     @staticmethod

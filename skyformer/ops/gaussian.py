@@ -29,8 +29,9 @@ def gaussian_attention(
 ) -> Tensor:
     """Kernelized attention, Eq. 3: `C V` with `C = κ(Q / p^¼, K / p^¼)`. No softmax, no row normaliser.
 
-    O(L S) time. O(L + S) memory: by Triton kernels on a GPU (`triton_dispatch.py`), on a CPU without dropout through
-    torch's flash kernel (`flash.py`), else by blocks of queries, whose part of C is recomputed in the backward pass.
+    It takes O(L S) time and O(L + S) memory. A GPU uses Triton kernels (`triton_dispatch.py`). A CPU without dropout
+    uses torch's flash kernel (`flash.py`). Otherwise blocks of queries are computed, and their part of C is recomputed
+    in the backward pass.
 
     Args:
         query: `(B, H, L, P)`, floating.

@@ -1,7 +1,7 @@
 """The Gaussian kernel κ(x, y) = exp(−‖x − y‖² / 2) between all pairs of rows.
 
-It is computed as `2^(x'·y' − ‖x'‖²/2 − ‖y'‖²/2)` with `x' = √(log₂ e) x`: a power of two costs a CPU less than half
-of an exponential. One product gives the whole exponent, since the norms ride along as further features.
+It is computed as `2^(x'·y' − ‖x'‖²/2 − ‖y'‖²/2)` with `x' = √(log₂ e) x`: a power of two costs a CPU less than half of
+an exponential. One product gives the whole exponent, since the norms are appended as features.
 """
 
 import math
@@ -18,9 +18,9 @@ TO_BASE_TWO = math.sqrt(LOG2_E)  # factor on x and y
 def gaussian_kernel(x: Tensor, y: Tensor) -> Tensor:
     """κ(x, y) for all pairs: `(…, N, P)`, `(…, M, P)` → `(…, N, M)`, float32 at least.
 
-    Under autocast the product is in the low precision, whose sums are kept in float32: what is rounded is the exponent,
-    which is small where κ is not, and not x·y, which is large. Rounding can leave a squared distance below zero, and κ
-    is never above one, so the exponent stops at zero.
+    Under autocast the product is in the low precision with sums in float32. So the exponent is rounded, which is small
+    where κ is large, and not x·y, which is large. Rounding can make a squared distance negative, so the exponent is
+    clamped to at most zero.
     """
     low = product_dtype(x)
     x, y = x.to(low), y.to(low)
@@ -54,7 +54,7 @@ class _GaussianKernel(torch.autograd.Function):
 def gaussian_gram(x: Tensor) -> Tensor:
     """κ(x, x), `(…, D, P)` → `(…, D, D)`, float32 at least, with squared distances in float64.
 
-    In float32 rows far from the origin would lose the positive definiteness that a solver needs.
+    In float32, rows far from the origin would make the matrix indefinite, and the solver would fail.
     """
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(at_least_float32(x))
@@ -112,7 +112,7 @@ def half_square(x: Tensor) -> Tensor:
 def half_square_parts(x: Tensor) -> Tensor:
     """‖x‖² / 2 in the dtype of `x`, `(…, N, P)` → `(…, N, 1)`, or `(…, N, 3)` for low precision, to be summed.
 
-    Three numbers of eight bits hold what one of 24 does. The gradient goes through the first alone.
+    Three numbers of 8 bits represent one of 24 bits. Only the first has a gradient.
     """
     exact = half_square(x)
     first = exact.to(x.dtype)
@@ -124,7 +124,7 @@ def half_square_parts(x: Tensor) -> Tensor:
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """What products with `x` are computed in: autocast's choice, except for float64."""
+    """Return the dtype of products with `x`: autocast's choice, except for float64."""
     device = x.device.type
     if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return x.dtype

@@ -1,4 +1,4 @@
-"""Which rows of [Q; K] become landmarks.
+"""Sample the rows of [Q; K] that become landmarks.
 
 Rows 0 … N − 1 are the queries' and N … 2N − 1 the keys'. Shapes: B batch, H heads, N tokens, D landmarks, P head
 dimension.
@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 def uniform_rows(noise: Tensor, mask: Tensor | None, num_landmarks: int) -> tuple[Tensor, Tensor | None]:
     """Rows drawn uniformly from the valid rows of [Q; K], without replacement (Skyformer, §4.2).
 
-    The rows with the largest of independent uniform numbers are such a draw, and each example's draw depends on its
-    own noise and mask alone.
+    It takes the rows with the largest of independent uniform numbers. An example's sample depends only on its own noise
+    and mask.
 
     Args:
         noise: `(B or 1, 2, N)`, uniform in [0, 1); `[:, 0]` for queries, `[:, 1]` for keys.
@@ -35,7 +35,7 @@ def uniform_rows(noise: Tensor, mask: Tensor | None, num_landmarks: int) -> tupl
 def noise_by_rank(noise: Tensor, mask: Tensor | None) -> Tensor:
     """Give the k-th number to the k-th real token of `mask (B, N)`, `(B or 1, 2, N)` → `(B, 2, N)`.
 
-    Masked tokens, and leaving them out, therefore change nothing about the draw.
+    Masking tokens and dropping them therefore give the same sample.
     """
     if mask is None:
         return noise

@@ -25,8 +25,8 @@ def key_features(x: Tensor, omega: Tensor, mask: Tensor | None) -> Tensor:
 class _Features(torch.autograd.Function):
     """`E_ij = exp(ω_j·x_i − ‖x_i‖²/2 − c)`, one matrix from first to last pass.
 
-    For the incoming gradient G, with `F = G ∘ E`: `∂X = F ω − diag(F 1) X`, less the sum of all F that share a c, times
-    the ω_j of the largest entry, for the x_i of that entry. ω is taken as a constant.
+    For the incoming gradient G, with `F = G ∘ E`: `∂X = F ω − diag(F 1) X`. The x_i of the largest entry, which sets c,
+    also loses ω_j of this entry times the sum of all F that share c. ω is treated as a constant.
     """
 
     @staticmethod

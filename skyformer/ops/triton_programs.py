@@ -1,4 +1,4 @@
-"""What one program of the Triton kernels computes; `triton_kernels.py` launches them and chooses their blocks.
+"""The programs of the Triton kernels; `triton_kernels.py` launches them and chooses their blocks.
 
 A tile is a block of rows `(rows, features)` of a matrix of one head. Sums are in float32. A row's place in memory is
 counted in 64 bits: where tokens are the first axis of a tensor, rows are far apart.
@@ -75,7 +75,7 @@ def dropped_entries(kernel, keys, columns, dropped):
 
 @triton.jit
 def kept_scale(dropped):
-    """What makes up for the dropped entries; sums are multiplied by it at their end."""
+    """Return the factor that compensates for dropped entries; it multiplies the final sums."""
     return 16777216.0 / (16777216 - dropped)
 
 
@@ -170,7 +170,7 @@ def one_gradient(
         weights = tl.dot(left, tl.trans(right), input_precision=PRECISION) * kernel
         weights = truncated(weights.to(DTYPE), PRECISION)
         dx += tl.dot(weights, y, input_precision=PRECISION)
-        sums += tl.sum(weights.to(tl.float32), 1)  # of the rounded weights: what they are off by cancels
+        sums += tl.sum(weights.to(tl.float32), 1)  # of the rounded weights, so that their rounding errors cancel
         if not IS_X:
             dv += tl.dot(kernel.to(DTYPE), right, input_precision=PRECISION)
     if DROPS:

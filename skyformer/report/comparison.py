@@ -1,4 +1,4 @@
-"""Compare how runs were made with each other and with the paper, in remarks and notes."""
+"""Compare the settings of runs with each other and with the paper, in remarks and notes."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -38,14 +38,14 @@ _LONGEST = 3  # differences in a cell; the rest are counted
 
 @dataclass(frozen=True)
 class Remarks:
-    """`words`: what to write into a cell. `is_comparable`: whether its number may be held against the column's."""
+    """`words`: the text of a cell. `is_comparable`: whether its number is comparable with the column's."""
 
     words: tuple[str, ...]
     is_comparable: bool
 
 
 def remarks(group: Group, column: Sequence[Group]) -> Remarks:
-    """How a group differs from most groups of its task, and what of it is missing.
+    """Describe how a group differs from most groups of its task, and its missing runs.
 
     Args:
         group: with or without tested runs.
@@ -70,7 +70,7 @@ def remarks(group: Group, column: Sequence[Group]) -> Remarks:
 
 
 def cost_remarks(group: Group, column: Sequence[Group]) -> tuple[str, ...]:
-    """How a group differs from most groups of its task in what bears on time and memory."""
+    """Describe how a group differs from most groups of its task in settings that affect time and memory."""
     facts, most = _cost_facts(group), _most([_cost_facts(other) for other in column])
     return tuple(_words(_unlike(facts, most), facts, most))
 
@@ -94,7 +94,7 @@ def _words(unlike: Sequence[str], facts: Facts, most: Facts) -> list[str]:
 
 
 def _facts(group: Group) -> Facts:
-    """What the cells of a column should have in common."""
+    """Return the settings that all cells of a column should share."""
     facts: Facts = {
         _SEEDS: len(group.counted),
         _STEPS: min(run.steps for run in group.counted),
@@ -106,7 +106,7 @@ def _facts(group: Group) -> Facts:
 
 
 def _cost_facts(group: Group) -> Facts:
-    """What a step's time and memory depend on apart from the method and the machine."""
+    """Return the settings that affect a step's time and memory, apart from method and machine."""
     facts: Facts = {
         _DATA: _data_of(group.runs),
         "processes": sorted({run.num_processes for run in group.runs}),
@@ -140,7 +140,7 @@ def _left_out(group: Group) -> list[str]:
 
 
 def not_as_paper(group: Group) -> dict[str, str]:
-    """In what a group departs from the paper's setting: each key in words, `batch 16 (paper: 32)`."""
+    """Describe how a group departs from the paper's setting, by key: `batch 16 (paper: 32)`."""
     sources = [(run.config["data"].get("init_args") or {}).get("source") for run in group.runs]
     read_from = {SOURCE: None if None in sources else sources[0]}
     apart = departures(group.backend, group.task, group.settings | read_from)
@@ -157,7 +157,7 @@ def not_as_paper(group: Group) -> dict[str, str]:
 
 
 def cost_not_as_paper(group: Group) -> dict[str, str]:
-    """The same, in what bears on time and memory."""
+    """Do the same for settings that affect time and memory."""
     return {key: words for key, words in not_as_paper(group).items() if not key.startswith(_NO_COST)}
 
 
@@ -165,7 +165,7 @@ _MOST_COMMITS = 4  # named; the rest are counted
 
 
 class PaperNotes:
-    """Footnotes on what is not the paper's setting: one for what a whole column shares, one for what is a cell's own.
+    """Footnotes on departures from the paper: one for those of a whole column, and one for those of a cell.
 
     Args:
         groups: of all columns.

@@ -29,7 +29,7 @@ class Group:
 
     Attributes:
         task, backend: of all its runs.
-        settings: what its runs have in common.
+        settings: those that its runs share.
         runs: all of them, finished or not, by folder.
         variant: settings that name it among other groups of its backend, by their short names; often none.
         others: settings in which it differs from those as well.
@@ -133,10 +133,10 @@ _PREFERRED = (_ATTENTION, "batch", "trainer.max_steps", "model.optimizer", "mode
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """The seeds of each configuration, by task, then in the order of the methods.
 
-    Each is named by its `variant`: as few settings as tell the groups of a method on a task apart.
+    The `variant` of a group has the fewest settings that distinguish the groups of a method on a task.
 
-    A setting of the attention is then named on all tasks. Others, such as the rate, belong to the task: they are named
-    where they tell apart, unless they are as in most groups of other methods. What else differs is in `others`.
+    It names a setting of the attention on all tasks. It names other settings, such as the rate, where they distinguish
+    groups and differ from most groups of other methods. Further differences are in `others`.
     """
     groups = unnamed_groups(runs)
     chosen = {(group.task, group.backend): _telling(_alike(group, groups)) for group in groups}
@@ -152,7 +152,7 @@ def _telling(groups: Sequence[Group]) -> list[str]:
     """Keys, as few as a greedy search finds, whose values are together different in each group."""
     settings = [group.settings for group in groups]
     found: list[str] = []
-    # Arguments of differing classes say little, unless two groups have the same class.
+    # Arguments of different classes say little, unless two groups have the same class.
     for keys in (differing(settings), unequal(settings)):
         left = sorted(set(keys) - set(found), key=_preference)
         while left and _kinds(groups, found) < len(groups):

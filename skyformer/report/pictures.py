@@ -20,9 +20,10 @@ _LEGEND = 30  # characters in a line
 
 
 def looks_of(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
-    """How each label is drawn, as matplotlib takes it: in its method's colour and marker; filled and in the method's
-    line for the setting that is on most tasks, hollow and dashed otherwise for its further ones, and broader for those
-    beyond.
+    """Return the matplotlib style of each label, in its method's colour and marker.
+
+    The setting on most tasks has filled markers and the method's line. Further settings are hollow with another dash,
+    and then also broader.
     """
     by_frequency = Counter(group.label for group in sorted(groups, key=lambda group: group.place))
     backends = {group.label: group.backend for group in groups}
@@ -164,7 +165,7 @@ def draw_progress(groups: Sequence[Group], quantity: str, axis: Axis, path: Path
 
 
 def _text(label: str, drawn: Sequence[tuple[Group, Line]]) -> str:
-    """What the legend says of a line: `Skyformer (3 seeds)`; where some of them are left out, with the task."""
+    """Return a line's legend: `Skyformer (3 seeds)`; with the task if some seeds are excluded."""
     counts = [(group, line.num_seeds, len(group.seeds)) for group, line in drawn if group.label == label]
     has_several_tasks = len({group.task for group, _ in drawn}) > 1
     fewer = [
@@ -186,10 +187,10 @@ def _lines(groups: Sequence[Group], task: str, quantity: str, axis: Axis) -> lis
 
 
 def mean_line(group: Group, quantity: str, axis: Axis) -> Line | None:
-    """The mean over the group's seeds at the steps that all of them evaluated; None where nothing was logged.
+    """Return the mean over the group's seeds at the steps that all of them evaluated; None without logs.
 
-    Runs that have not come as far as the farthest are left out: they would cut the line short; against time those too
-    that logged no speed.
+    Runs shorter than the longest are excluded, because they would cut the line short. Against time, runs without logged
+    speed are excluded too.
     """
     name, factor, _ = QUANTITIES[quantity]
     usable = [run for run in group.runs if axis == "steps" or len(training_seconds(run).step)]

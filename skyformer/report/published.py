@@ -69,7 +69,7 @@ _EVERY_TASK = {"trainer.max_steps": STEPS, _DATA + "pad_to_max_length": True, _D
 _WARMUP, _LR = "model.lr_scheduler.init_args.warmup_steps", "model.optimizer.init_args.lr"
 _DROP_BLACK = "data.init_args.drop_black"
 LEVELS = "data.init_args.level_schedule"
-# As in the paper where a configuration does not name them.
+# Settings that equal the paper's if a configuration does not name them.
 _STARTS_AND_DATA: dict[str, Any] = {
     "model.positions_lr_factor": 1.0,
     "model.positions": "learned",
@@ -153,7 +153,7 @@ def departures(backend: str, task: str, settings: Mapping[str, Any]) -> dict[str
         return {}
     usual = {f"data.init_args.{name}": value for name, value in _SIZES.get(task, {}).items()}
     usual |= _STARTS_AND_DATA | {key: None for key in settings if key.startswith(LEVELS)}
-    # What of these a configuration does not name is as in the paper.
+    # A configuration that does not name one of these has the paper's value.
     expected |= {key: value for key, value in usual.items() if key in settings}
     said = {key: format_value(settings.get(key)) for key in expected}
     unlike = [

@@ -1,4 +1,4 @@
-"""Read trained runs: settings, records, curves and test results, and how long they trained."""
+"""Read trained runs: settings, records, curves, test results and training times."""
 
 import csv
 import json
@@ -186,10 +186,10 @@ def _steps_in(checkpoint: Path) -> int:
 
 
 def training_seconds(run: Run) -> Curve:
-    """Steps taken and the seconds of training behind them, evaluation left out; empty where no speed was logged.
+    """Return steps and their seconds of training, without evaluation; empty if no speed was logged.
 
-    The logged examples a second give the seconds of each step since the point before. The clock of the event files
-    would count the time in which a run stood still. Steps after the last point take their mean.
+    The logged examples per second give the seconds of each step since the previous point. Steps after the last
+    point take the mean. The clock of the event files would include the time in which a run was stopped.
     """
     speed = run.curve("speed/examples_per_second")
     usable = np.isfinite(speed.value) & (speed.value > 0)
@@ -220,8 +220,8 @@ _UNITS: Sequence[tuple[float, str, float]] = ((1, "s", 180), (60, "min", 180 * 6
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """The runs in and below these folders, by path, and what could not be read, each with its file. Pretraining is left
-    out.
+    """Return the runs in and below these folders, by path, and messages about unreadable files. Pretraining is
+    excluded.
 
     A run's folder holds `config.yaml` and one of: event files, `metrics.csv`, `record.json`, `result.json`.
 

@@ -1,4 +1,4 @@
-"""What of a configuration tells one experiment from another, and short names for it."""
+"""The settings that distinguish experiments, and short names for them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,8 @@ _BATCH = ("data.init_args.batch_size", "trainer.accumulate_grad_batches")
 
 
 def settings_of(run: Run) -> Settings:
-    """All that its result depends on but the seed, as `{"model.dropout": 0.1}`; `batch` is of all processes."""
+    """Return the settings that a result depends on, without the seed: `{"model.dropout": 0.1}`; `batch` is the global
+    one."""
     flat = flatten(run.config)
     kept = {key: value for key, value in flat.items() if _matters(key) and key not in _BATCH}
     if isinstance(start := kept.get("model.init_from"), str):  # each seed may start from a pretraining of its own

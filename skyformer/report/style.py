@@ -1,4 +1,4 @@
-"""How a method looks in every picture: name, colour, line, marker."""
+"""The style of a method in every picture: name, colour, line, marker."""
 
 import io
 from dataclasses import dataclass
@@ -37,8 +37,9 @@ class Style:
 
 
 def style_of(backend: str) -> Style:
-    """The look of a backend, the same everywhere; of one that is not in the package, by its name, and where that begins
-    with one that is, as `skyformer_mine`, in the colour of that.
+    """Return the style of a backend. One outside the package has a style from its name.
+
+    A name that begins with a shipped method, such as `skyformer_mine`, takes that method's colour.
     """
     if backend in _METHODS:
         return Style(*_METHODS[backend])

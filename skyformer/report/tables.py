@@ -178,9 +178,9 @@ def _cost_cell(group: Group, groups: Sequence[Group], usual: str, notes: PaperNo
 
 
 def cost_of(group: Group) -> dict[str, Any]:
-    """Hours, peak GB and steps of the runs of the most steps, of those that logged their speed; empty where none did.
+    """Return hours, peak GB and steps of the longest runs with logged speed; empty without any.
 
-    The hours of longer and shorter runs have no mean worth showing.
+    A mean over runs of different lengths would be meaningless.
     """
     timed = [(run, clock.value[-1]) for run in group.runs if len((clock := training_seconds(run)).value)]
     steps = max((run.steps for run, _ in timed), default=0)

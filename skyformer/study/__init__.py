@@ -1,1 +1,1 @@
-"""What the paper measures apart from accuracy: approximation, spectrum, stability."""
+"""The paper's studies besides accuracy: approximation, spectrum, stability."""

@@ -77,9 +77,9 @@ _SIZES = ("num_landmarks", "projected_length", "num_features", "num_queries")
 def sized(attention: Description, num_landmarks: int, length: int, seed: int) -> Description:
     """A backend at size d, its own seed set.
 
-    d is what the method calls its landmarks, features, queries or projected length; of Reformer and BigBird, the number
-    of keys that a query sees, over two chunks a round, or five blocks and the random ones. Nyströmformer's convolution,
-    which approximates nothing, is left out.
+    d is the number of landmarks, features or queries, or the projected length. For Reformer and BigBird it is the
+    number of keys that a query sees: two chunks a round, or five blocks and the random ones. Nyströmformer's
+    convolution is omitted, because it approximates nothing.
 
     Raises:
         RunError: for a backend without such an argument.
@@ -102,8 +102,10 @@ def sized(attention: Description, num_landmarks: int, length: int, seed: int) ->
 def measure_backends(
     inputs: dict[int, Heads], backends: Sequence[str], sizes: Sequence[int], draws: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each method, target, length, d and draw: `error`, the spectral norm of the difference between the two
-    outputs, and `relative`, over that of the target's; both the mean over the heads.
+    """Return a row for each method, target, length, d and draw.
+
+    `error` is the spectral norm of the difference between the two outputs. `relative` is `error` divided by the
+    target's norm. Both are means over the heads.
 
     Args:
         inputs: query, key and value `(1, H, n, p)`, by length.
@@ -194,8 +196,9 @@ def _own_target(method: str, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def draw_choices(choices: Sequence[dict[str, Any]], bounds: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """‖C̃ − C‖ / ‖C‖ against d for each choice of landmarks, a row of panels a γ; in the row without γ also λ at d =
-    d_stat, and at the d of Theorem 2.
+    """Draw ‖C̃ − C‖ / ‖C‖ against d for each choice of landmarks, with a row of panels for each γ.
+
+    The row without γ also has λ at d = d_stat and at the d of Theorem 2.
     """
     lengths = list(dict.fromkeys(row["length"] for row in choices))
     ridges = sorted({row["ridge"] for row in choices}, reverse=True)

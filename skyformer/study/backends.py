@@ -19,8 +19,9 @@ Description = dict[str, Any]  # class path and arguments, as in YAML
 
 
 def read_backends(named: Sequence[str]) -> dict[str, tuple[str, Description]]:
-    """Overlays of configs/attention, or YAML files → the given name and the attention, by what tables call it: the
-    name of its class, or where several share that, of its file.
+    """Read overlays of configs/attention or YAML files. Return name and attention by the label in tables.
+
+    The label is the name of the class, or of the file if several share a class.
 
     Raises:
         RunError: for an unknown backend, no backend at all, or two of one name.

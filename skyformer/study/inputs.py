@@ -52,8 +52,9 @@ def layer_inputs(model: SequenceClassifier, example: Example, number: int) -> tu
 
 
 def example_of_length(setting: Setting, length: int, number: int) -> Example:
-    """The `number`-th example of the validation set that has n tokens, cut to these; where none is long enough, the
-    `number`-th n tokens of all examples one after the other. Of two documents, the longer one.
+    """Return the `number`-th validation example of at least n tokens, cut to n; of two documents, the longer one.
+
+    If no example is long enough, all examples are concatenated, and the `number`-th piece of n tokens is returned.
 
     Raises:
         RunError: where there are fewer.

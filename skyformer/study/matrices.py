@@ -19,8 +19,9 @@ def leverage_scores(kernel: Tensor, ridge: float) -> Tensor:
 
 
 def condition_number(values: Tensor) -> Tensor:
-    """σ_1 / σ_n of singular values `(…, n)`, `(…)`; infinite where σ_n is below σ_1 times n times the machine epsilon,
-    that is, where the rank is not full.
+    """Return σ_1 / σ_n of singular values `(…, n)`, `(…)`.
+
+    It is infinite if σ_n is below σ_1 times n times the machine epsilon, so the rank is not full.
     """
     smallest = values[..., 0] * torch.finfo(values.dtype).eps * values.shape[-1]
     return torch.where(values[..., -1] > smallest, values[..., 0] / values[..., -1], torch.inf)

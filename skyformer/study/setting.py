@@ -117,8 +117,8 @@ class Setting:
     ) -> SequenceClassifier:
         """The model with this attention (None: the configuration's own), in evaluation mode.
 
-        All share the weights that they have in common, whatever a backend draws for its own: of one whose queries are
-        its keys (Reformer), the projections of query and value.
+        All models have equal common weights, whatever random numbers a backend draws. With a backend whose queries are
+        its keys (Reformer), these include the projections of query and value.
 
         Args:
             backend: name of an overlay of configs/attention, or a YAML file.
@@ -175,8 +175,9 @@ def _load_shared(model: SequenceClassifier, state: dict[str, Tensor]) -> None:
 
 
 def _fitted(weight: Tensor, shape: torch.Size) -> Tensor | None:
-    """A weight in this shape: as it is, or with the rows of the key left out, or made those of the query, where one of
-    two methods has queries that are its keys; None where it cannot be.
+    """Fit a weight to this shape; None if this is not possible.
+
+    If only one of two methods has equal queries and keys, the rows of the key are dropped, or copied from the query.
     """
     if weight.shape == shape:
         return weight

@@ -84,8 +84,10 @@ def _models(settings: Sequence[Setting]) -> Iterator[tuple[str, Setting, Sequenc
 
 
 def measure(setting: Setting, model: SequenceClassifier) -> dict[str, Any]:
-    """Means over the examples, in float64: `singular_values` of the layer's output, over the first one; `output`,
-    `matrix` (condition number, effective rank); `system`, the condition of M + γI, or None.
+    """Return means over the examples, in float64.
+
+    `singular_values` are those of the layer's output, divided by the first. `output` and `matrix` are (condition
+    number, effective rank). `system` is the condition of M + γI, or None.
     """
     layers: Any = model.encoder.blocks
     print(type(layers[0].attention.backend).__name__, file=sys.stderr)
@@ -129,8 +131,9 @@ def _system_condition(layer: Attention, query: Tensor, key: Tensor) -> float:
 
 
 def attention_matrix(layer: Attention, query: Tensor, key: Tensor) -> Tensor:
-    """What a backend multiplies the values with, `(B, H, n, p)` twice → `(B, H, n, n)`: its output for the columns of
-    the identity, p at a time.
+    """Return the matrix that multiplies the values, `(B, H, n, p)` twice → `(B, H, n, n)`.
+
+    It is the backend's output for the columns of the identity, p at a time.
     """
     length, head_dim = query.shape[2:]
     identity = torch.eye(length, -(-length // head_dim) * head_dim, dtype=query.dtype).expand(*query.shape[:2], -1, -1)

@@ -1,4 +1,4 @@
-"""How much a training step changes a model's output, for its size: the instability score (Appendix F)."""
+"""The instability score: how much a training step changes a model's output, relative to its size (Appendix F)."""
 
 import math
 import sys

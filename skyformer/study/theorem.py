@@ -57,7 +57,7 @@ def k_means(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
 
 
 def farthest_point(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
-    """From a row drawn uniformly, again and again the row that is farthest from those chosen (Gonzalez 1985)."""
+    """Start from a random row, and repeatedly add the row farthest from those chosen (Gonzalez 1985)."""
     chosen = torch.randint(len(rows), (1,), generator=generator)
     distance = torch.full((len(rows),), math.inf, dtype=rows.dtype)
     places = []
@@ -71,9 +71,9 @@ def farthest_point(rows: Tensor, num_landmarks: int, generator: Generator) -> Te
 def ridge_leverage(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
     """Drawn with probabilities that follow the rows' ridge leverage scores, estimated recursively.
 
-    Musco and Musco, NeurIPS 2017, Algorithm 3 with a fixed number of landmarks: the scores of a set of rows are
-    estimated from a weighted sample of half of it, found in the same way, down to a set of d rows. The ridge of a
-    level is what the k largest eigenvalues of the sample's kernel leave out of its trace, over k = d / (4 ln d).
+    Musco and Musco, NeurIPS 2017, Algorithm 3 with a fixed number of landmarks. The scores of a set of rows are
+    estimated from a weighted sample of half of it. This recursion ends at a set of d rows. The ridge of a level is the
+    trace of the sample's kernel without its k largest eigenvalues, divided by k = d / (4 ln d).
     """
     order = torch.randperm(len(rows), generator=generator)
     sizes = [len(rows)]
@@ -132,8 +132,9 @@ def scaled_rows(heads: Heads) -> Tensor:
 
 @torch.no_grad()
 def measure_bound(inputs: dict[int, Heads]) -> Iterator[dict[str, Any]]:
-    """A row for each length and λ, of the head that needs the most: `d_stat`, and `bound`, the number of landmarks with
-    which `‖C̃ − C‖ ≤ λ` with probability 1 − δ.
+    """Return a row for each length and λ, of the head that needs the most landmarks.
+
+    `d_stat` is the statistical dimension. With `bound` landmarks, `‖C̃ − C‖ ≤ λ` with probability 1 − δ.
 
     Theorem 2: `d ≥ C (d_stat / β) ln(n / δ)` for a constant C that the paper does not state; here it is one. β is the
     largest for which uniform sampling is β-approximate: `d_stat / β = 2n max_i ℓ_i(λ)`, ℓ the ridge leverage scores
@@ -161,8 +162,9 @@ def _needed(rows: Tensor, length: int) -> list[tuple[float, float]]:
 def measure_choices(
     inputs: dict[int, Heads], sizes: Sequence[int], ridges: Sequence[float], draws: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """A row for each choice of landmarks, length, d, γ and draw: `relative`, ‖C̃ − C‖₂ / ‖C‖₂ with C = κ(Q, K), and
-    `seconds` that the choice took; both the mean over the heads.
+    """Return a row for each choice of landmarks, length, d, γ and draw.
+
+    `relative` is ‖C̃ − C‖₂ / ‖C‖₂ with C = κ(Q, K), and `seconds` the time of the choice. Both are means over the heads.
     """
     for length, heads in inputs.items():
         rows = scaled_rows(heads)
@@ -186,8 +188,8 @@ def measure_choices(
 def nystrom_error(query: Tensor, key: Tensor, kernel: Tensor, landmarks: Tensor, ridge: float) -> Tensor:
     """‖κ(Q, W) (κ(W, W) + γI)⁻¹ κ(W, K) − C‖₂, `(H,)`; rows `(H, n, p)`, W `(H, d, p)`, C `(H, n, n)`.
 
-    Landmarks that nearly coincide make κ(W, W) singular without a γ, so it is solved by its eigenvectors, those of
-    eigenvalues below 1e-12 of the largest left out.
+    Without γ, nearly equal landmarks make κ(W, W) singular. So it is solved by its eigenvectors, without those of
+    eigenvalues below 1e-12 of the largest.
     """
     left, right = gaussian_kernel(query, landmarks), gaussian_kernel(landmarks, key)
     eigenvalues, vectors = torch.linalg.eigh(gaussian_kernel(landmarks, landmarks))

@@ -24,10 +24,10 @@ _DEFAULTS = {"time": 240, "signal_delay_s": 90}
 
 
 def submit(jobs: Mapping[Cell, Job], runs: Path, parallel: int | None, slurm: Mapping[str, Any]) -> str:
-    """Submit runs as one array, each told its end with SIGUSR1 and free to be queued again.
+    """Submit runs as one array. Each gets SIGUSR1 before its time limit and can be queued again.
 
     Args:
-        jobs: of the runs.
+        jobs: one per run.
         runs: the sweep's folder, on a disk that the nodes see.
         parallel: how many run at once; None for as many as SLURM lets.
         slurm: parameters of submitit's SlurmExecutor, such as partition, time, cpus_per_task, gpus_per_node.
@@ -41,7 +41,7 @@ def submit(jobs: Mapping[Cell, Job], runs: Path, parallel: int | None, slurm: Ma
     threads = max(job.threads for job in jobs.values())
     given = {**_DEFAULTS, "job_name": f"sweep-{runs.name}", "cpus_per_task": threads, **slurm}
     given["array_parallelism"] = given.get("array_parallelism", parallel or len(jobs))
-    # submitit would send SIGUSR2, and its own way to queue a job again knows nothing of checkpoints.
+    # submitit would send SIGUSR2, and its own requeue ignores checkpoints.
     signal = {"signal": f"USR1@{given['signal_delay_s']}", "requeue": True}
     given["additional_parameters"] = {**signal, **given.get("additional_parameters", {})}
     try:
@@ -60,7 +60,7 @@ def submit(jobs: Mapping[Cell, Job], runs: Path, parallel: int | None, slurm: Ma
 
 
 def wait(cells: Sequence[Cell], events: Events) -> dict[str, str]:
-    """Say how these runs end, until none is queued or running.
+    """Report how these runs end, until none is queued or running.
 
     Returns:
         The last states of SLURM's jobs by their ids.
@@ -82,7 +82,7 @@ def wait(cells: Sequence[Cell], events: Events) -> dict[str, str]:
 
 
 def _next_queue() -> dict[str, str]:
-    """The queue after a while; a few times without an answer are borne."""
+    """Return the queue after a pause. A few missing answers are tolerated."""
     for _ in range(_PATIENCE - 1):
         time.sleep(_POLL_SECONDS)
         with suppress(RunError):

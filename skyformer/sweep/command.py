@@ -18,13 +18,13 @@ from skyformer.sweep.resources import choose_parallel, has_slurm, read_queue, vi
 
 
 def run_sweep(args: list[str]) -> None:
-    """Start the runs of a grid that are not finished, or show how they stand.
+    """Start the unfinished runs of a grid, or show their states.
 
     Args:
         args: arguments after `sweep`.
 
     Raises:
-        RunError: for a grid, a run or a folder that is refused; then nothing has been started.
+        RunError: for an invalid grid, run or folder, before anything starts.
         SystemExit: 1 where a run failed or stopped; 2 for a wrong argument; 128 + n after signal n.
     """
     config = _parse(args)
@@ -64,7 +64,7 @@ def _parse(args: list[str]) -> Namespace:
 
 
 def _todo(events: Events, retry: bool) -> list[Cell]:
-    """What a sweep starts: what was not begun or did not end; with `--retry true`, what failed, and only that."""
+    """Return the runs to start: those not started or not finished; with `--retry true`, only the failed ones."""
     states = (State.FAILED,) if retry else (State.STOPPED, State.WAITING)
     return [cell for cell, progress in events.seen.items() if progress.state in states]
 
@@ -108,7 +108,7 @@ def _on_cluster(config: Namespace, runs: Path, todo: Sequence[Cell], threads: in
 
 
 def _import(name: str) -> Any:
-    """A module that needs submitit, which is an extra."""
+    """Import a module that needs submitit, which is an extra."""
     try:
         return import_module(f"skyformer.sweep.{name}")
     except ModuleNotFoundError as error:

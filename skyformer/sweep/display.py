@@ -17,7 +17,7 @@ _LINES = 5  # of a log
 
 
 def print_table(seen: Seen, at_once: int | None) -> None:
-    """All runs: state, steps, the best validation accuracy and the test accuracy in %, and the time left."""
+    """Print all runs: state, steps, the best validation accuracy and the test accuracy in %, and the time left."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     names = [*("task", "backend"), *(["override"] if any(cell.override for cell in seen) else [])]
     for name in names:
@@ -77,7 +77,7 @@ def print_failed(seen: Seen) -> None:
 
 
 def last_lines(path: Path, count: int = _LINES) -> Iterable[str]:
-    """The last lines of a log that say something, each within 200 characters."""
+    """Return the last non-empty lines of a log, each cut to 200 characters."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 20_000))
@@ -89,7 +89,7 @@ def last_lines(path: Path, count: int = _LINES) -> Iterable[str]:
 
 
 class Events:
-    """Says what happens to runs, as it happens.
+    """Print events of runs as they happen.
 
     Args:
         plans: every run of the grid with its configuration.
@@ -101,25 +101,25 @@ class Events:
         self.seen: dict[Cell, Progress] = {}
 
     def look(self, queue: Mapping[str, str]) -> dict[Cell, Progress]:
-        """The progress of all runs; that of finished ones is read once."""
+        """Return the progress of all runs; finished runs are read once."""
         for cell, config in self.plans.items():
             if cell not in self.seen or self.seen[cell].state != State.FINISHED:
                 self.seen[cell] = progress_of(cell, config, queue)
         return self.seen
 
     def state(self, cell: Cell, queue: Mapping[str, str]) -> State:
-        """Of a run as it is now, without a look at its curves."""
+        """Return the state of a run, without reading its curves."""
         return state_of(cell.folder, self.plans[cell]["trainer"]["max_steps"], queue)
 
     def started(self, cell: Cell) -> None:
         print(f"started   {cell.name}", flush=True)
 
     def ended(self, cell: Cell, said: Path | None = None) -> None:
-        """Say how a run ended, as it was when last looked at, and how long the others will take.
+        """Print how a run ended, and how long the others will take.
 
         Args:
             cell: the run.
-            said: the log of its job, for one that did not come to start its run.
+            said: the log of its job, if the job failed before it started the run.
         """
         progress = self.seen[cell]
         if progress.state == State.FINISHED:

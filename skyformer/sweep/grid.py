@@ -29,7 +29,7 @@ class Axis:
     """One value of an axis of the grid.
 
     Attributes:
-        name: the part of the run's folder that is named after it.
+        name: its part of the run's folder name.
         path: its YAML file; None for an override.
         arguments: dotted keys and values, for its runs only.
     """
@@ -41,7 +41,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a grid file says; `overrides` is empty where it has none."""
+    """The contents of a grid file; `overrides` may be empty."""
 
     tasks: list[Axis]
     backends: list[Axis]
@@ -78,7 +78,7 @@ def read_mapping(path: Path, why: str) -> dict[Any, Any]:
     """The keys and values of a YAML file.
 
     Raises:
-        RunError: where it is wrong; `why` says who named it.
+        RunError: for an invalid file; `why` says what named it.
     """
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
@@ -150,7 +150,7 @@ class Cell:
     Attributes:
         task, backend, override, seed: its place in the grid; an empty override where the grid has none.
         runs: the sweep's folder.
-        configured: arguments of `fit` except those in which the seeds of one configuration differ.
+        configured: arguments of `fit` without those that depend on the seed.
     """
 
     task: str
@@ -167,7 +167,7 @@ class Cell:
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """What its other seeds have in common."""
+        """The part of the name that all seeds share."""
         return self.task, self.backend, self.override
 
     @property
@@ -204,10 +204,10 @@ def cells_of(grid: Grid, runs: Path) -> list[Cell]:
 
 
 def _files(task: Axis, configs: list[Path], backend: Axis) -> list[Path]:
-    """The files of a run in the order in which they count, later ones more.
+    """Return the files of a run, in order; later files win.
 
-    A backend of the class that the task has already comes before `configs`, else it would undo what these say of it,
-    as protocol/paper does; one of another class comes after them, since it has no such arguments.
+    A backend with the task's own class comes before `configs`. Otherwise it would undo their settings of the class,
+    such as those of protocol/paper. A backend of another class comes after them, because it has no such arguments.
     """
     assert task.path is not None
     assert backend.path is not None
@@ -228,9 +228,7 @@ def _attention_class(path: Path) -> str | None:
 
 
 def _merged(layers: Iterable[Arguments]) -> Arguments:
-    """Merged arguments: later ones count more, in that order. A value may have two spellings, or be part of another,
-    and the parser takes what comes last.
-    """
+    """Merge arguments; later ones win. A value may have two spellings or be part of another, so the order is kept."""
     merged: Arguments = {}
     for layer in layers:
         for key, value in layer.items():
@@ -244,12 +242,12 @@ def _written(arguments: Arguments) -> Iterable[str]:
 
 
 def _value(value: Any) -> str:
-    """As on the command line, where a text that reads as something else needs quotes."""
+    """Format a value for the command line, with quotes for text that parses as another type."""
     return value if isinstance(value, str) and load_yaml(value) == value else json.dumps(value)
 
 
 def write_commands(cell: Cell, threads: int) -> None:
-    """Write `commands.sh` into the run's folder: what the sweep does there, for a user's own hands."""
+    """Write the sweep's commands into `commands.sh` in the run's folder, for manual use."""
     program = ["python", *python_arguments(from_here(ROOT / "run.py"))]
     lines = [shlex.join([*program, *part]) for part in (cell.fit, cell.test)]
     text = "\n".join(

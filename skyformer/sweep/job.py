@@ -29,12 +29,12 @@ STOPS = {128 + signal.Signals[name] for name in _ASK if hasattr(signal, name)}
 
 @dataclass
 class Attempt:
-    """One time that a job worked on a run.
+    """One attempt of a job at a run.
 
     Attributes:
-        started, ended: seconds since 1970; `ended` is None while it runs, and for ever if it was killed.
-        status: exit status of its last command, 128 + n for signal n; None as above.
-        max_steps: optimiser steps that the run was to have.
+        started, ended: seconds since 1970; `ended` is None while it runs and if it was killed.
+        status: exit status of its last command, 128 + n for signal n; None like `ended`.
+        max_steps: optimiser steps of the whole run.
         threads: of each process.
         host: the machine.
     """
@@ -48,7 +48,7 @@ class Attempt:
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
-    """In their order; none where there is no file, or a damaged one: then a run continues from its checkpoint."""
+    """Return the attempts in order; empty for a missing or corrupt file: the run then continues from its checkpoint."""
     with suppress(OSError, ValueError, TypeError):
         return [Attempt(**attempt) for attempt in json.loads((folder / _FILE).read_text(encoding="utf-8"))]
     return []
@@ -59,39 +59,37 @@ def write_attempts(folder: Path, attempts: list[Attempt]) -> None:
 
 
 def threads_of(folder: Path, threads: int) -> int:
-    """Those of each process: a run that has begun keeps its own, since sums in another order differ in their last bits;
-    `threads` for another.
+    """Return the threads of each process. A started run keeps its number, because the order of sums affects the last
+    bits.
     """
     attempts = read_attempts(folder)
     return attempts[0].threads if attempts else threads
 
 
 def is_finished(folder: Path, max_steps: int) -> bool:
-    """Whether the last attempt trained this many steps, or more, and tested the best checkpoint."""
+    """Return whether the last attempt trained at least this many steps and tested the best checkpoint."""
     last = read_attempts(folder)[-1:]
     return any(a.status == 0 and a.max_steps >= max_steps for a in last) and read_test_accuracy(folder) is not None
 
 
 @contextmanager
 def hold(folder: Path, seconds: float) -> Iterator[bool]:
-    """Whether no other job has this run, for which one waits so long; then none has until the end of the context."""
+    """Lock the run against other jobs until the end of the context; yield whether this succeeded within the wait."""
     with _held(folder / _LOCK, seconds) as free:
         yield free
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a job has this run, or something else trains in its folder.
+    """Return whether a job has this run, or another process trains in its folder.
 
-    To ask is to hold a lock for an instant. A job waits longer than that for its own, and keeps others from asking for
-    that of its training, which does not wait.
+    Checking briefly takes the lock. A job waits longer than that for its own lock. While it holds it, nobody checks the
+    lock of its training, which does not wait.
     """
     return not _is_free(folder / _LOCK) or is_trained(folder)
 
 
 def is_trained(folder: Path, seconds: float = 0.0) -> bool:
-    """Whether a process trains in the folder, and does so for so long; for one that holds the run, or knows that no job
-    does.
-    """
+    """Return whether a process still trains in the folder after the wait. Call it only if no other job has the run."""
     return not _is_free(folder / _LOCK_OF_FIT, seconds)
 
 
@@ -104,7 +102,7 @@ def _is_free(path: Path, seconds: float = 0.0) -> bool:
 
 @contextmanager
 def _held(path: Path, seconds: float) -> Iterator[bool]:
-    """Whether nobody else has this lock, for which one waits so long; held until the end of the context."""
+    """Take this lock until the end of the context; yield whether this succeeded within the wait."""
     try:
         lock = acquire_lock(path, seconds)
     except Timeout:
@@ -117,7 +115,7 @@ def _held(path: Path, seconds: float) -> Iterator[bool]:
             lock.release()
 
 
-# Others hold a lock for an instant to see whether it is held; that of the training, only before a job has the other.
+# Others briefly take a lock to check it; that of the training only before a job has the run's lock.
 _PROBE_SECONDS, _PROBE_TRAINING_SECONDS = 10.0, 1.0
 _TOO_SHORT = 124  # as timeout(1) says it
 _UNKNOWN_SIGNAL = -signal.SIGUSR1  # a command that does not know SLURM's signal yet, or any more, dies of it
@@ -143,7 +141,7 @@ class Job:
 
 
 class _Commands:
-    """Runs commands, and passes on to them the signals that ask for an end: SIGTERM, and SLURM's SIGUSR1."""
+    """Run commands, and forward SIGTERM and SLURM's SIGUSR1 to them."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -151,7 +149,7 @@ class _Commands:
         self.process: subprocess.Popen[bytes] | None = None
 
     def listen(self) -> None:
-        """In place of submitit's handlers, whose own way to queue a job again would end the training unsaved."""
+        """Replace submitit's handlers, whose requeue would end the training without a checkpoint."""
         signal.signal(signal.SIGTERM, self._receive)
         signal.signal(signal.SIGUSR1, self._receive)
 
@@ -161,7 +159,7 @@ class _Commands:
             self.process.send_signal(number)
 
     def run(self) -> int:
-        """The return code of the last one, which is the first that fails; negative for a signal."""
+        """Run until a command fails; return the last return code, negative for a signal."""
         code = 0
         for command in self.job.commands:
             if self.received is not None:
@@ -173,7 +171,7 @@ class _Commands:
 
     def _run(self, command: tuple[str, ...]) -> int:
         environment = {**os.environ, **self.job.environment}
-        # The run is one task of SLURM's, whatever trainer.devices says: Lightning starts the others itself.
+        # The run is one SLURM task, whatever trainer.devices is: Lightning starts the other processes itself.
         environment.pop("SLURM_NTASKS", None)
         with Path(self.job.folder, LOG).open("ab") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}\n".encode())
@@ -185,10 +183,10 @@ class _Commands:
 
 
 def run_job(job: Job) -> None:
-    """Train and test, unless another job does, or did; says in the run's folder how it ended.
+    """Train and test, unless another job does or did. Record the outcome in the run's folder.
 
-    A job of SLURM's that is told its end is queued again: by `fit` itself after its checkpoint, and from here where
-    that was not training.
+    A SLURM job that gets SIGUSR1 is queued again: by `fit` after its checkpoint, and by this function outside of
+    training.
     """
     folder = Path(job.folder)
     commands = _Commands(job)

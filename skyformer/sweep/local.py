@@ -24,19 +24,19 @@ _MINUTES = 60 * 24 * 365 * 10  # a limit that submitit's local jobs must have
 
 
 class LocalSweep:
-    """Keeps this many runs going until all have been tried once.
+    """Keep this many runs going until all have been tried once.
 
-    submitit starts whatever it is given at once, so it is given no more than that.
+    submitit starts every job at once, so it gets no more jobs than that.
 
     Args:
         plans: every run of the grid with its configuration.
         runs: the sweep's folder.
-        parallel: runs at once, those that others train included.
+        parallel: runs at once, including those of other processes.
         threads: of each process.
         gpus: of this machine, as CUDA_VISIBLE_DEVICES names them.
         events: prints its progress.
-        runs_per_gpu: how many share one, each with its part of the memory.
-        retry: whether it is the failed runs that are started, and no others.
+        runs_per_gpu: runs that share a GPU, each with its part of the memory.
+        retry: whether to start the failed runs only.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class LocalSweep:
 
         Args:
             waiting: runs to start, in this order.
-            foreign: runs that others train; they are waited for and, except in a retry, taken up where these stop.
+            foreign: runs that other processes train. The sweep waits for them and, except in a retry, continues them.
 
         Raises:
             SystemExit: 128 + n after signal n, once all runs of this sweep have stopped.
@@ -93,7 +93,7 @@ class LocalSweep:
         self.events.started(cell)
 
     def _collect(self, others: list[Cell]) -> None:
-        """Say of jobs that are over how they ended; one whose run another process has taken is waited for."""
+        """Report finished jobs. If another process has taken a run, wait for it."""
         for cell, job in list(self.jobs.items()):
             if job.done():
                 del self.jobs[cell], self.used[cell]
@@ -117,7 +117,7 @@ class LocalSweep:
         self.events.ended(cell, said)
 
     def _stop(self) -> None:
-        """Ask the jobs to stop, and wait for the checkpoints that they write."""
+        """Stop the jobs, and wait for their checkpoints."""
         assert self.signal is not None
         print(f"Stopping {len(self.jobs)} run(s), each after a checkpoint.", flush=True)
         next_time = 0.0

@@ -1,4 +1,4 @@
-"""Each run's configuration before it starts, and whether its folder holds that very run."""
+"""Parse each run's configuration before it starts, and check that its folder holds the same run."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from skyformer.training.config_checks import check_config, check_files
 from skyformer.training.run_folder import FREE_ON_RESUME, flatten
 from skyformer.yaml_text import load_yaml
 
-# What a continued run may change, but a run of this grid may not: a result would depend on it.
+# Settings that a continued run may change, but a run of this grid may not, because results depend on them.
 _COUNTS = ("non_finite_loss", "trainer.callbacks", "trainer.check_val", "trainer.limit_",
            "trainer.max_", "trainer.min_", "trainer.val_check_interval")  # fmt: skip
 _DIFFER = ("config", "trainer.default_root_dir")  # in any two runs
@@ -27,7 +27,7 @@ Config = dict[str, Any]
 
 
 class _Parser(SkyformerCLI):
-    """Parses what `fit` would, and goes no further."""
+    """Parse the arguments of `fit`, and stop there."""
 
     def parse(self, args: Sequence[str]) -> Config:
         self.parse_arguments(self.parser, list(args))
@@ -48,7 +48,7 @@ class _Parser(SkyformerCLI):
 
 
 def plan(cells: Sequence[Cell]) -> dict[Cell, Config]:
-    """The whole configuration of each run; its command line is parsed as `fit` will, once for all seeds.
+    """Return the full configuration of each run. Its command line is parsed as in `fit`, once for all seeds.
 
     Raises:
         RunError: for an argument that `fit` would refuse, or two runs that are one, naming them.
@@ -80,7 +80,7 @@ def _check_devices(cell: Cell, config: Config) -> None:
 
 
 def _check_different(plans: Mapping[tuple[str, str, str], Config]) -> None:
-    """Refuse two places of the grid that would train one and the same configuration."""
+    """Refuse two runs with the same configuration."""
     first: dict[str, str] = {}
     for kind, config in plans.items():
         name = "/".join(filter(None, kind))
@@ -92,12 +92,12 @@ def _check_different(plans: Mapping[tuple[str, str, str], Config]) -> None:
 
 
 def _reason(said: str) -> str:
-    """What the parser says after its usage."""
+    """Return the parser's message without its usage."""
     return " ".join(said.rpartition("error:")[2].split())
 
 
 def check_folders(plans: Mapping[Cell, Config]) -> None:
-    """Refuse a folder that holds a run of another configuration than the grid says; a longer run continues.
+    """Refuse a folder that holds a run with another configuration. A longer run may continue it.
 
     Raises:
         RunError: naming each folder and key with both values.

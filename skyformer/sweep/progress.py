@@ -22,7 +22,7 @@ from skyformer.training.result import read_test_accuracy
 
 
 class State(StrEnum):
-    """Where a run stands."""
+    """The state of a run."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -37,12 +37,12 @@ class Progress:
     """One run.
 
     Attributes:
-        state: where it stands.
-        step, max_steps: optimiser steps done as far as they were logged, and to do; step is None where none was.
-        validation_accuracy: the best so far, 0 to 1; None where there was no evaluation.
+        state: its state.
+        step, max_steps: optimiser steps logged so far, and in total; step is None if none was logged.
+        validation_accuracy: the best so far, 0 to 1; None before the first evaluation.
         test_accuracy: of the best checkpoint; None before.
         seconds: that its jobs have taken.
-        left: seconds to its end by its own pace; None where that is not known, or nobody trains.
+        left: seconds to its end at its own pace; None if unknown or not training.
         status: exit status of the last job; None without one.
         stopped_early: whether it finished before `max_steps`, by early stopping or another callback.
     """
@@ -80,14 +80,14 @@ def state_of(folder: Path, max_steps: int, queue: Mapping[str, str]) -> State:
 
 
 def read_slurm_job(folder: Path) -> str:
-    """The id of the last job of SLURM's that was given the run; empty where there was none."""
+    """Return the id of the last SLURM job of the run; empty without one."""
     with suppress(OSError, UnicodeDecodeError):
         return (folder / "slurm_job.txt").read_text(encoding="utf-8").strip()
     return ""
 
 
 def progress_of(cell: Cell, config: Mapping[str, Any], queue: Mapping[str, str]) -> Progress:
-    """Read all of a run's folder that tells of its progress."""
+    """Read the progress of a run from its folder."""
     max_steps = config["trainer"]["max_steps"]
     state = state_of(cell.folder, max_steps, queue)
     attempts = read_attempts(cell.folder)
@@ -115,7 +115,7 @@ def progress_of(cell: Cell, config: Mapping[str, Any], queue: Mapping[str, str])
 
 
 def _ends(attempts: Sequence[Attempt], logged: Sequence[float]) -> list[float]:
-    """When each attempt ended, in seconds since 1970; one that was killed, with its last log before the next one."""
+    """Return when each attempt ended, in seconds since 1970. A killed attempt ends with its last log entry."""
     following = [*(attempt.started for attempt in attempts[1:]), inf]
     return [
         attempt.ended or max((at for at in logged if attempt.started <= at < end), default=attempt.started)
@@ -124,7 +124,7 @@ def _ends(attempts: Sequence[Attempt], logged: Sequence[float]) -> list[float]:
 
 
 def _left(folder: Path, started: float, points: Sequence[ScalarEvent], max_steps: int) -> float | None:
-    """Seconds to the end of a run at the pace of its present attempt; None before that has logged anything."""
+    """Return the seconds to the end of a run at the pace of its current attempt; None before its first log entry."""
     if not points or points[-1].wall_time <= started or max_steps <= 0:
         return None
     step, logged_at = points[-1].step + 1, points[-1].wall_time
@@ -133,7 +133,7 @@ def _left(folder: Path, started: float, points: Sequence[ScalarEvent], max_steps
 
 
 def _curves(folder: Path) -> tuple[list[ScalarEvent], list[float]]:
-    """What was logged of training and evaluations, by step, and the validation accuracies."""
+    """Return the logged times of training and evaluations, by step, and the validation accuracies."""
     scalars, _ = read_scalars(folder)
     losses, accuracies = (scalars.get(name, []) for name in ("train/loss", "val/accuracy"))
     return sorted([*losses, *accuracies], key=lambda point: point.step), [point.value for point in accuracies]
@@ -147,7 +147,7 @@ def _early_end(folder: Path) -> int | None:
 
 
 def _from_step(folder: Path, started: float) -> int:
-    """The step that the present attempt began with."""
+    """Return the first step of the current attempt."""
     with suppress(OSError, ValueError, LookupError, TypeError):
         path = folder / "record.json"
         if path.stat().st_mtime >= started:
@@ -159,10 +159,10 @@ Seen = Mapping[Cell, Progress]
 
 
 def time_left(seen: Seen) -> dict[Cell, float | None]:
-    """Seconds of work that each run needs yet; None where nothing is known.
+    """Estimate the remaining seconds of each run; None if nothing is known.
 
-    A running one by its own pace. Another by what runs of the same configuration with other seeds took, or are going
-    to take; of that, the part of the steps that it has not done.
+    For a running run, its own pace counts. For others, the estimate is the time of other seeds of the same
+    configuration, times the fraction of remaining steps.
     """
     known = defaultdict(list)
     for cell, progress in seen.items():
@@ -182,7 +182,7 @@ def _whole(progress: Progress) -> float | None:
 
 
 def _left_of_whole(progress: Progress, whole: float) -> float:
-    """Seconds that a run needs yet, where runs like it take `whole` seconds."""
+    """Estimate the remaining seconds of a run, if similar runs take `whole` seconds."""
     if progress.state == State.FINISHED:
         return 0.0
     if progress.left is not None:
@@ -191,8 +191,10 @@ def _left_of_whole(progress: Progress, whole: float) -> float:
 
 
 def whole_time_left(seen: Seen, at_once: int | None) -> str:
-    """In words, for all runs but the failed ones: `about 25 min left`; `roughly`, where methods count for which nothing
-    is known yet, each taken for the mean of the others. `at_once`: runs at the same time; None for as many as now.
+    """Describe the time left of all runs except failed ones: `about 25 min left`.
+
+    It says `roughly` if nothing is known of some methods, which then count as the mean of the others. `at_once` is the
+    number of simultaneous runs; None for the current number.
     """
     times = time_left(seen)
     wholes = [seconds for progress in seen.values() if (seconds := _whole(progress)) is not None]

@@ -1,4 +1,4 @@
-"""What runs a sweep can use: GPUs and cores of this machine, SLURM's queue."""
+"""Resources of a sweep: GPUs and cores of this machine, SLURM's queue."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def visible_gpus() -> list[str]:
 
 
 def processes_of(config: Mapping[str, Any]) -> int:
-    """Of a run: `trainer.devices`; one where that leaves it to what the run sees."""
+    """Return the processes of a run: `trainer.devices`, or one if that is automatic."""
     devices = config["trainer"]["devices"]
     return max(1, int(devices)) if str(devices).lstrip("-").isdigit() else 1
 
@@ -30,11 +30,11 @@ def processes_of(config: Mapping[str, Any]) -> int:
 def choose_parallel(
     plans: Mapping[Cell, Mapping[str, Any]], gpus: list[str], threads: int, asked: int | None, runs_per_gpu: int | None
 ) -> int:
-    """Runs at once: as many as `asked` for, else as there are GPUs for, or else cores.
+    """Return the number of simultaneous runs: `asked`, or as many as the GPUs or else the cores allow.
 
     Raises:
-        RunError: for a run that needs more GPUs than there are; for `runs_per_gpu` without a run on a GPU, or for more
-            runs than it allows.
+        RunError: if a run needs more GPUs than there are, if no run uses a GPU with `runs_per_gpu`, or for more runs
+            than it allows.
     """
     on_gpus = any(uses_gpu(config, gpus) for config in plans.values())
     if runs_per_gpu and not on_gpus:
@@ -62,7 +62,7 @@ def uses_gpu(config: Mapping[str, Any], gpus: list[str]) -> bool:
 
 
 def least_used(gpus: Iterable[str], in_use: Iterable[str], count: int) -> list[str]:
-    """This many of these GPUs, those first on which the fewest runs are."""
+    """Return this many GPUs, those with the fewest runs first."""
     used = Counter(in_use)
     return sorted(gpus, key=lambda gpu: used[gpu])[:count]
 
@@ -76,7 +76,7 @@ def has_slurm() -> bool:
 
 
 def read_queue() -> dict[str, str]:
-    """States of the user's jobs that wait or run, by their ids (`7`, `8_0` for a task of an array).
+    """Return the states of the user's queued and running jobs by id (`7`, `8_0` for a task of an array).
 
     Raises:
         RunError: when SLURM does not answer.

@@ -18,7 +18,7 @@ _ALLOCATED = 0.9  # of a GPU's memory, where runs share it: CUDA itself takes so
 
 
 def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = (), runs_per_gpu: int = 1) -> Job:
-    """The work of a run.
+    """Make the job of a run.
 
     Args:
         cell: the run.
@@ -44,14 +44,15 @@ def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = (), r
 
 
 def new_folder(runs: Path) -> Path:
-    """Where submitit keeps this sweep's jobs: one's own, since the numbers of processes come again."""
+    """Make a new folder for submitit's jobs of this sweep, because process ids repeat."""
     return runs / ".submitit" / f"{time.strftime('%Y-%m-%d-%H-%M-%S')}-{os.getpid()}"
 
 
 @contextmanager
 def inherited() -> Iterator[None]:
-    """What jobs take from this process: where the code is; and to ignore Ctrl-C and the closing of the terminal, which
-    reach all processes in it: the sweep then asks its jobs to stop, one after the other.
+    """Let jobs inherit the path of the code, and ignore Ctrl-C and the closing of the terminal.
+
+    These signals reach all processes of the terminal. The sweep itself then stops its jobs.
     """
     path = os.environ.get("PYTHONPATH")
     if IS_CHECKOUT:

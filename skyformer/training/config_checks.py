@@ -1,4 +1,4 @@
-"""What jsonargparse lets through and a run could not use, or should not execute."""
+"""Check what jsonargparse accepts but a run cannot use or must not execute."""
 
 import inspect
 import json
@@ -39,7 +39,7 @@ _BASES = {"model.attention": Attention, "model.optimizer": Optimizer, "model.lr_
 
 
 def check_files(arguments: Sequence[str]) -> None:
-    """Check the files that `--config` names, for what the parser would stumble over; it says all else itself.
+    """Check the files that `--config` names for errors that the parser reports badly.
 
     Raises:
         RunError: for a file that is not UTF-8 or names other files, or a file below configs/ that does not exist.
@@ -64,7 +64,7 @@ def check_files(arguments: Sequence[str]) -> None:
 
 
 def _check_former_settings(name: str, content: Any) -> None:
-    """Name what replaced a setting of an earlier version."""
+    """Name the replacement of a setting of an earlier version."""
     protocol: Any = content
     for key in ("data", "init_args", "protocol"):
         protocol = protocol.get(key) if isinstance(protocol, dict) else None
@@ -77,7 +77,7 @@ def _check_former_settings(name: str, content: Any) -> None:
 
 
 def config_files(arguments: Sequence[str]) -> Iterator[str]:
-    """What `--config` names, or `-c`, in the order of the arguments."""
+    """Return the values of `--config` and `-c`, in the order of the arguments."""
     for before, argument in pairwise(["", *arguments]):
         if before in ("--config", "-c"):
             yield argument
@@ -88,7 +88,7 @@ def config_files(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def check_nulls(parser: jsonargparse.ArgumentParser, config: Namespace) -> None:
-    """Refuse null where a type does not allow it; jsonargparse by itself takes it for an argument left out.
+    """Refuse null where the type does not allow it. jsonargparse alone treats it as a missing argument.
 
     Raises:
         SystemExit: 2, naming the key.
@@ -103,9 +103,9 @@ def check_nulls(parser: jsonargparse.ArgumentParser, config: Namespace) -> None:
 
 
 def check_config(config: Namespace) -> None:
-    """Refuse what is not a section, numbers that no computer counts with, and functions in place of classes.
+    """Refuse a value in place of a section, numbers beyond 64 bits, and functions in place of classes.
 
-    jsonargparse would call any function that a class path of the model names, `os.system` too.
+    jsonargparse would call any function that a class path of the model names, even `os.system`.
 
     Raises:
         RunError: naming the key and its value.
@@ -136,7 +136,7 @@ def _check_class(key: str, given: Any, base: type) -> None:
         raise RunError(f"{key}={named}: this must be a class below {base.__module__}.{base.__qualname__}")
 
 
-# Callbacks of Lightning that a run cannot use: why, and what to do.
+# Callbacks of Lightning that a run cannot use, with the reason and the fix.
 _REFUSED = {
     LearningRateFinder: (
         "a search must not change a run's settings",
@@ -162,7 +162,7 @@ _REFUSED = {
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Refuse what Lightning offers and a run cannot use: its settings are those of its `config.yaml`.
+    """Refuse options of Lightning that a run cannot use, because all of its settings are in its `config.yaml`.
 
     Raises:
         RunError: naming the key.
@@ -179,7 +179,7 @@ def check_trainer(trainer: Trainer) -> None:
 
 
 def trainer_settings(given: Namespace, why: str) -> str:
-    """Those of the trainer's settings that are no defaults; if an error's text speaks of some, those alone."""
+    """Return the trainer's settings that are not defaults. If the error's text names some, return only these."""
     defaults = inspect.signature(Trainer).parameters
     changed = {
         key: value for key, value in given.as_dict().items() if key in defaults and value != defaults[key].default

@@ -1,4 +1,4 @@
-"""What TensorBoard's event files hold."""
+"""Read TensorBoard's event files."""
 
 import logging
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ EVENTS = "events.out.tfevents.*"
 
 
 def read_scalars(folder: Path) -> tuple[dict[str, list[ScalarEvent]], bool]:
-    """All points of the curves in a folder's event files, in the order of writing, by name; empty without such files.
+    """Return all points of the curves in a folder's event files by name, in the order of writing.
 
-    Also whether a file is damaged, or still being written; it is then read up to there.
+    Also return whether a file is corrupt or still being written. It is then read up to that point.
     """
     if not any(folder.glob(EVENTS)):
         return {}, False
@@ -25,7 +25,7 @@ def read_scalars(folder: Path) -> tuple[dict[str, list[ScalarEvent]], bool]:
 
 @contextmanager
 def _hear_of_damage() -> Iterator[list[str]]:
-    """TensorBoard leaves out the rest of a damaged file, and says so to its log only, where nobody sees it."""
+    """Detect a corrupt file: TensorBoard skips its rest and reports this only to its log."""
     heard: list[str] = []
     logger = logging.getLogger("tensorboard")
     former = logger.level, logger.propagate

@@ -27,11 +27,11 @@ class TensorBoardLogger(loggers.TensorBoardLogger):
         super().__init__(save_dir, name="", version="", default_hp_metric=False)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Without the epoch, which Lightning adds to everything: runs are counted in steps."""
+        """Log without the epoch, which Lightning adds: runs count steps."""
         super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     def start_at(self, step: int) -> None:
-        """Hide what was logged from this step on: a resumed run logs it again, a new run starts from nothing."""
+        """Hide the points from this step on, because a resumed run logs them again and a new run starts empty."""
         self._kwargs["purge_step"] = step
 
 
@@ -47,8 +47,9 @@ class CSVLogger(loggers.CSVLogger):
         self._experiment: ExperimentWriter | None = None
 
     def start_at(self, step: int, evaluates_first: bool = False) -> None:
-        """Leave out what a run that resumes at this step logs again, and a row that was cut short. What a run without a
-        checkpoint logged is set aside, as `metrics.<k>.csv`, if this one starts from nothing.
+        """Drop the rows that a run resumed at this step logs again, and a truncated row.
+
+        A new run renames the rows of an earlier run without a checkpoint to `metrics.<k>.csv`.
 
         Args:
             step: optimiser steps that are done.
@@ -81,7 +82,7 @@ class WandbLogger(loggers.WandbLogger):
     """Curves to Weights & Biases; a resumed run and its evaluations continue one W&B run.
 
     The W&B run's id is kept in `wandb_id.txt` of the run's folder. Points that a killed run logged after its last
-    checkpoint are there twice, with equal values.
+    checkpoint appear twice, with equal values.
 
     Args:
         project: of W&B.
@@ -105,7 +106,7 @@ class WandbLogger(loggers.WandbLogger):
         self.id_path = Path(save_dir, "wandb_id.txt")
 
     def start_at(self, step: int) -> None:
-        """A run that starts from nothing gets an id of its own, whatever an earlier run left in the folder."""
+        """Give a new run its own id, whatever an earlier run left in the folder."""
         if step == 0:
             self.id_path.unlink(missing_ok=True)
 
@@ -141,7 +142,7 @@ class _AppendingWriter(ExperimentWriter):
             super().save()
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """Whole or not at all; Lightning's own would lose the log if it were killed here."""
+        """Rewrite atomically. Lightning's own method would lose the log if killed here."""
         path = Path(self.metrics_file_path)
         with path.open(newline="") as file:
             write_table(path, fieldnames, csv.DictReader(file))

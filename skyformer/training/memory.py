@@ -1,4 +1,4 @@
-"""Memory of a process: what it keeps, and how much of a GPU's it may take."""
+"""Memory of a process: keep freed memory, and limit GPU memory."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Let freed memory stay with the process, for the next step to use again; True where that could be set.
+    """Keep freed memory in the process for the next step; return whether this could be set.
 
     By default glibc maps every large temporary again, and the page faults take up to two thirds of a training step on a
     CPU. Only glibc has this setting; elsewhere nothing happens.
@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
 
 
 def limit_gpu_memory(device: torch.device) -> None:
-    """Let torch allocate no more of a GPU's memory than the share in the environment, a number up to 1."""
+    """Limit torch to the fraction of a GPU's memory that the environment sets, at most 1."""
     share = os.environ.get(GPU_SHARE)
     if share is not None and device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(float(share), device)

@@ -11,9 +11,9 @@ _NAME = re.compile(r"config(\.\d+)?\.yaml")  # of a run's configurations
 
 
 class OverlayFile(ActionConfigFile):
-    """Add the callbacks of a file to those of the files before it; the parser's own action replaces the list.
+    """Add the callbacks of a file to those of earlier files; the parser's own action would replace the list.
 
-    A `config.yaml` in a run's folder means that folder, wherever the folder was copied or moved.
+    A `config.yaml` in a run's folder refers to that folder, even after it was copied or moved.
 
     A callback replaces an earlier one of the same class and `monitor`. `callbacks: null` removes the earlier ones.
     """
@@ -29,7 +29,7 @@ class OverlayFile(ActionConfigFile):
 
 
 def _run_of(named: str) -> Path | None:
-    """The folder of the run that this file is the configuration of."""
+    """Return the folder of the run whose configuration this file is."""
     path = Path(named).expanduser()
     is_run = _NAME.fullmatch(path.name) and any(
         (path.parent / name).exists() for name in ("record.json", "checkpoints")
@@ -61,7 +61,7 @@ def _as_list(callbacks: Any) -> list[Any]:
 
 
 def _kind(callback: Any) -> Any:
-    """The class and what it monitors; the whole value where it is not in the form that the parser makes."""
+    """Return the class and its `monitor`, or the whole value if it has another form than the parser's."""
     if not isinstance(callback, Namespace) or "class_path" not in callback:
         return callback
     arguments = callback.get("init_args") or {}

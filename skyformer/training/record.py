@@ -1,4 +1,4 @@
-"""What a run was made with: versions, code, data, seed, machine."""
+"""Record the origin of a run: versions, code, data, seed, machine."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse",
 def make_record(
     seed: Any, data_hash: str | None, num_processes: int, step: int, max_steps: int = -1, curriculum: str = ""
 ) -> dict[str, Any]:
-    """All that a run's numbers depend on apart from its configuration, as plain JSON values.
+    """Return everything that a run's numbers depend on apart from its configuration, as plain JSON values.
 
     Args:
         seed: `seed_everything`.
@@ -27,7 +27,7 @@ def make_record(
         num_processes: of the run, over all machines.
         step: that the run starts from.
         max_steps: that it ends at, also where its length is set in epochs; -1 without a limit.
-        curriculum: the easier examples that training began with, in words; empty where there were none.
+        curriculum: description of the easier examples that training began with; empty without any.
     """
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -45,9 +45,7 @@ def make_record(
 
 
 def code_state() -> dict[str, Any]:
-    """The git commit of this project's checkout, and whether anything in it differs from that; None where there is no
-    checkout, or no git.
-    """
+    """Return the git commit of this project's checkout and whether it has changes; None without checkout or git."""
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain")
     return {"skyformer": _version("skyformer"), "commit": commit, "dirty": None if changes is None else changes != ""}
@@ -67,7 +65,7 @@ def hardware() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor's name, which Linux has in a file only, and its family and model."""
+    """Return the processor's name, which Linux has only in a file, and its family and model."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -88,7 +86,7 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the checkout that this file is in, if it is one of this project."""
+    """Return git's output for the checkout of this file, if it is a checkout of this project."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

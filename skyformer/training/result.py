@@ -1,4 +1,4 @@
-"""Whether a run's `result.json` is the test of its best checkpoint; imports little, since each job reads it."""
+"""Check that a run's `result.json` is the test of its best checkpoint. Imports are few, because each job reads it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ _ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of a 
 
 
 def reason_not_counted(result: Mapping[str, Any], path: Path, records: Sequence[Mapping[str, Any]]) -> str:
-    """Why a result is not that of the run's best checkpoint; empty where it is.
+    """Return why a result is not that of the run's best checkpoint; empty if it is.
 
     Args:
         result: the contents of `path`.
@@ -32,7 +32,7 @@ def reason_not_counted(result: Mapping[str, Any], path: Path, records: Sequence[
 
 
 def read_test_accuracy(folder: Path) -> float | None:
-    """From 0 to 1; None for a run that was not tested, or whose result does not count."""
+    """Return the test accuracy, from 0 to 1; None for an untested run or a result that does not count."""
     path = folder / "result.json"
     records: Any = []
     with suppress(*_ERRORS):

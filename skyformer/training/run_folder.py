@@ -1,6 +1,6 @@
-"""A run's folder, and whether a checkpoint belongs to the command that names it.
+"""A run's folder, and checks that a checkpoint fits the command that names it.
 
-A run lives in `runs/<task>/<backend>/seed<k>` unless the user names another folder.
+A run is in `runs/<task>/<backend>/seed<k>` unless the user names another folder.
 """
 
 import json
@@ -21,9 +21,8 @@ from skyformer.model.earlier_versions import upgrade_config
 from skyformer.model.initial_weights import read_initial
 from skyformer.yaml_text import load_yaml
 
-# What may differ between a checkpoint and the command that resumes it: nothing that the training's numbers depend on,
-# except the length of the run, which the schedule follows, the device, and callbacks that the user adds. Settings of
-# callbacks are compared where their states are restored.
+# Settings that may change on a resume. The results of training do not depend on them, except for the length of the run,
+# the device and callbacks of the user. Settings of callbacks are compared when their states are restored.
 FREE_ON_RESUME = (
     "ckpt_path",
     "config",
@@ -57,7 +56,7 @@ FREE_ON_RESUME = (
     "trainer.profiler",
     "trainer.val_check_interval",
 )
-# What the weights depend on, so that it must be the same for test, validate and predict too.
+# Settings that the weights depend on. They must not change for test, validate and predict either.
 FIXED_FOR_WEIGHTS = ("model", "data")
 FREE_FOR_WEIGHTS = (
     "data.init_args.augment",
@@ -89,7 +88,7 @@ FREE_FOR_WEIGHTS = (
     "model.query_key_gain",
     "model.stochastic_depth",
 )
-# What a model that starts from a pretrained encoder may set otherwise, in addition.
+# Further settings that may change for a model that starts from a pretrained encoder.
 FREE_FOR_FINE_TUNING = (
     "model.attention",
     "model.float32_attention",
@@ -103,7 +102,7 @@ MASKED_TOKENS = "masked_tokens"  # the objective of pretraining
 
 
 def run_folder(config: Mapping[str, Any]) -> Path:
-    """The folder of a run with this configuration (that of a subcommand, as plain dicts)."""
+    """Return the folder of a run with this configuration (of a subcommand, as plain dicts)."""
     named = config["trainer"].get("default_root_dir")
     if named:
         return Path(named).expanduser()
@@ -117,24 +116,24 @@ def is_pretraining(config: Mapping[str, Any]) -> bool:
 
 
 def task_name(config: Mapping[str, Any]) -> str:
-    """The task of a configuration: the name of its class, `pathfinder`."""
+    """Return the task of a configuration, from the name of its class: `pathfinder`."""
     return str(config["data"]["class_path"]).rpartition(".")[2].lower()
 
 
 def backend_name(config: Mapping[str, Any]) -> str:
-    """The attention backend of a configuration: the name of its class without the ending, `skyformer`."""
+    """Return the attention backend of a configuration, from the name of its class without the ending: `skyformer`."""
     name: str = config["model"]["attention"]["class_path"].rpartition(".")[2]
     return name.removesuffix("Attention").lower()
 
 
 def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | None:
-    """The file that `--ckpt_path` means; None to start from nothing.
+    """Return the file that `--ckpt_path` means; None to start a new run.
 
-    A path; `last` or `best` of the run's folder, `best` by default, not for fit; `auto`, for fit: `last` where there is
-    a run, so that one command starts it and continues it.
+    It is a path, or `last` or `best` of the run's folder. `best` is the default except for fit. For fit, `auto` is
+    `last` if there is a run, so one command starts and continues it.
 
     Raises:
-        RunError: when it is not there, or when a new fit would write over a run.
+        RunError: if it does not exist, or if a new fit would overwrite a run.
     """
     goes_on = any((folder / name).exists() for name in (LAST, PREVIOUS))
     if subcommand == "fit":
@@ -159,16 +158,16 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
 
 
 def read_or_fall_back(path: Path, named: str | None, subcommand: str) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint at `path`, or, where `--ckpt_path last` or `auto` named it and it is damaged, the one before.
+    """Read the checkpoint at `path`. If `last` or `auto` named it and it is corrupt, read the previous one.
 
-    For fit, a damaged one is set aside as `last.damaged.<k>.ckpt`, so that it does not replace the one before.
+    For fit, a corrupt one is renamed to `last.damaged.<k>.ckpt`, so that it does not replace the previous one.
 
     Returns:
-        Where it was read from, and its contents.
+        The path that was read, and its contents.
 
     Raises:
-        CheckpointError: when none is whole.
-        OSError: when the disk does not give it.
+        CheckpointError: if none is intact.
+        OSError: if the disk cannot read it.
     """
     previous = path.parent / Path(PREVIOUS).name
     try:
@@ -220,7 +219,7 @@ def lock_run(held: ExitStack, folder: Path) -> None:
 def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[str, Any], subcommand: str) -> None:
     """Refuse a checkpoint of another configuration.
 
-    For fit, everything but `FREE_ON_RESUME` must be as it was; else, what the weights depend on.
+    For fit, everything except `FREE_ON_RESUME` must be equal. For other commands, only what the weights depend on.
 
     Raises:
         RunError: listing each key with both values.
@@ -247,8 +246,8 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
 def check_pretrained(config: Mapping[str, Any]) -> None:
     """Refuse a `model.init_from` that was pretrained on another task, or with another encoder.
 
-    Shapes alone do not tell: Text and Retrieval have the same, and so have two heads and four. Checkpoints of other
-    runs may differ (`load_initial_weights`).
+    Equal shapes are not enough: Text and Retrieval have equal shapes, and so have two and four heads. Checkpoints of
+    other runs may differ (`load_initial_weights`).
 
     Raises:
         RunError: listing each setting with both values.
@@ -275,7 +274,7 @@ def check_pretrained(config: Mapping[str, Any]) -> None:
 
 
 def _whole(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """The values of these keys; where the configuration has none there, of the nearest key above that it has."""
+    """Return the values of these keys. For a missing key, return the value of the nearest parent key."""
     values: dict[str, Any] = {}
     for key in keys:
         value: Any = config
@@ -294,7 +293,7 @@ def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_pr
 
     Args:
         checkpoint: contents of the checkpoint.
-        data_hash: of the prepared data at hand; None where it has none.
+        data_hash: of the current prepared data; None if it has none.
         num_processes: of this run.
         fits: whether the run trains.
 
@@ -319,7 +318,7 @@ def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_pr
 
 
 class DataWarning(UserWarning):
-    """An evaluation on other data than a user may think."""
+    """An evaluation uses other data than the user may expect."""
 
 
 def flatten(config: Any) -> dict[str, Any]:

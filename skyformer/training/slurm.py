@@ -43,14 +43,12 @@ def check_processes(trainer: Trainer) -> None:
 
 
 def requeue_signals() -> list[signal.Signals]:
-    """What SLURM sends a while before the end of a job that was submitted with `--signal=SIGUSR1@<seconds>`; none
-    outside of a job.
-    """
+    """Return the signals that SLURM sends before the end of a job submitted with `--signal=SIGUSR1@<seconds>`."""
     return [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") and SLURMEnvironment.job_id() is not None else []
 
 
 def requeue() -> str:
-    """Queue this job, or this task of an array of jobs, again; says what came of it."""
+    """Queue this job or array task again, and return a message about the result."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
     command = ["scontrol", "requeue", job]

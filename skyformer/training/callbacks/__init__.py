@@ -1,4 +1,4 @@
-"""What a run does apart from training: checkpoints, seeds, records, curves, pictures."""
+"""Callbacks of a run: checkpoints, seeds, records, curves, pictures."""
 
 from skyformer.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, TopCheckpoints
 from skyformer.training.callbacks.images import ImageSheet

@@ -24,10 +24,10 @@ from skyformer.training.loggers import CSVLogger
 class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` in the run's folder, to resume from.
 
-    It is written at intervals of steps, before each validation, at the end of training, and after the step
-    during which Ctrl-C or SIGTERM came; the program then exits with 130 or 143, the codes by which a scheduler knows. A
-    second Ctrl-C stops at once, without a checkpoint. In a SLURM job, SIGUSR1 does the same and queues the job again. A
-    run that stopped before an evaluation was over resumes with it.
+    It is written at intervals of steps, before each validation, and at the end of training. After Ctrl-C or SIGTERM it
+    is written at the end of the step, and the program exits with 130 or 143. A second Ctrl-C stops at once, without a
+    checkpoint. In a SLURM job, SIGUSR1 does the same and queues the job again. A run that stopped during an evaluation
+    resumes with this evaluation.
 
     Args:
         every_n_train_steps: optimiser steps between checkpoints, positive.
@@ -56,9 +56,7 @@ class LastCheckpoint(Checkpoint):
         self._to_log = state_dict["to_log"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Fix Lightning's count of epochs, which falls one behind where a run continues from the end of an epoch to the
-        end of the next.
-        """
+        """Fix Lightning's count of epochs, which is one behind after a resume at the end of an epoch."""
         loop = checkpoint["loops"]["fit_loop"]
         epoch = int((loop["epoch_loop.batch_progress"]["total"]["ready"] - 1) // trainer.num_training_batches)
         if loop["epoch_progress"]["total"]["processed"] <= epoch:  # it is under way
@@ -78,7 +76,7 @@ class LastCheckpoint(Checkpoint):
         self._make_up(trainer)
 
     def _make_up(self, trainer: Trainer) -> None:
-        """What the step before a resume would have done after its checkpoint: its row of the log, its evaluation."""
+        """Finish the step before a resume: write its row of the log and run its evaluation."""
         for logger in trainer.loggers if self._to_log else []:
             logger.log_metrics(self._to_log, step=trainer.global_step - 1)
         if self._evaluation_is_due:
@@ -93,7 +91,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # With accumulation, only a step's last batch leaves nothing behind that a checkpoint does not hold.
+        # With accumulation, only after a step's last batch does a checkpoint hold the complete state.
         if is_accumulating(trainer):
             return
         stop = self._must_stop(trainer)
@@ -101,7 +99,7 @@ class LastCheckpoint(Checkpoint):
         enough = trainer.global_step - self._saved_step >= self.every_n_train_steps
         enough = enough or trainer.global_step == trainer.max_steps or self._minutes_are_over(trainer)
         if stop or enough or self._evaluation_is_due:
-            # The loggers get this step's numbers after the callbacks, so a run that is killed in between has lost them.
+            # The loggers get this step's numbers after the callbacks. A run killed in between would lose them.
             self._to_log = metrics_to_log(trainer)
             self._save(trainer)
         self._evaluation_is_due = False
@@ -113,7 +111,7 @@ class LastCheckpoint(Checkpoint):
             self._exit(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Only where the end could not be foreseen: a run continued from here would count its curves one step ahead.
+        # Only at an unforeseen end: a run continued from here would count its curves one step ahead.
         if trainer.global_step > self._saved_step:
             self._save(trainer)
         if self._must_stop(trainer):
@@ -125,7 +123,7 @@ class LastCheckpoint(Checkpoint):
         self._former = {}
 
     def _must_stop(self, trainer: Trainer) -> bool:
-        """Whether a signal came, to this process or another one of the run; all then know the one that counts most."""
+        """Return whether any process of the run got a signal; all processes then agree on the strongest."""
         if trainer.world_size == 1:
             return self.signal is not None  # without a number on a GPU, which would wait for it
         order: list[int | None] = [None, signal.SIGINT, signal.SIGTERM, *slurm.requeue_signals()]
@@ -165,12 +163,12 @@ class LastCheckpoint(Checkpoint):
 
 @rank_zero_only
 def _say(text: str) -> None:
-    """Print above the progress bar, which a log message would tear."""
+    """Print above the progress bar, which a log message would break."""
     print(text, flush=True)
 
 
 class _InRunFolder(ModelCheckpoint):
-    """Files with names of their own in `checkpoints/` of the run's folder, wherever that is moved."""
+    """Checkpoints with fixed names in `checkpoints/` of the run's folder, even if it moves."""
 
     def __init__(self, monitor: str, mode: str, filename: str, save_top_k: int) -> None:
         super().__init__(
@@ -183,7 +181,7 @@ class _InRunFolder(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take up the best scores whose files lie next to the checkpoint, and bring those files to this run's folder.
+        """Restore the best scores whose files are next to the checkpoint, and copy these files to this run's folder.
 
         Lightning forgets scores in another folder. A score without its file would keep later files from being written.
         """
@@ -213,19 +211,20 @@ class _InRunFolder(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The same whatever the settings, so that a resumed run finds its best scores so far."""
+        """A key that does not depend on the settings, so that a resumed run finds its best scores."""
         return type(self).__name__
 
 
 def _is_of_step(path: Path, most: int) -> bool:
-    """Whether it is a checkpoint of at most `most` steps; a later one belongs to another course of the run."""
+    """Return whether it is a checkpoint of at most `most` steps. A later one is from another continuation of the
+    run."""
     with suppress(OSError, CheckpointError):
         return bool(read_checkpoint(path)["global_step"] <= most)
     return False
 
 
 class BestCheckpoint(_InRunFolder):
-    """Keeps `checkpoints/best.ckpt` in the run's folder: the one with the best metric on the validation set.
+    """Keeps `checkpoints/best.ckpt` in the run's folder, the checkpoint with the best validation metric.
 
     Args:
         monitor: `val/accuracy` or `val/loss`.

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 @dataclass(frozen=True)
 class EarlyEnd:
-    """The end of a run that did not take all of its steps, although nothing failed.
+    """The end of a run before its last step, without a failure.
 
     Attributes:
         step: optimiser steps that it took.
@@ -30,7 +30,7 @@ class EarlyEnd:
 
 
 def early_end(trainer: Trainer) -> EarlyEnd | None:
-    """How training ended early; None where it took all of its steps."""
+    """Return how training ended early; None if it took all of its steps."""
     step, most = trainer.global_step, trainer.max_steps
     if step >= most > 0 or (most <= 0 and not trainer.should_stop):
         return None

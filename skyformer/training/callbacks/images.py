@@ -21,8 +21,10 @@ Tile = tuple[np.ndarray, tuple[int, int, int], str]  # picture, colour of frame 
 
 
 class ImageSheet(Callback):
-    """Adds the first images to TensorBoard at each validation: `images/val`, captioned `label -> prediction`. In
-    pretraining, `images/reconstruction`: each as it is, with its hidden pixels in colour, and with predicted ones.
+    """Add the first images to TensorBoard at each validation.
+
+    `images/val` has captions `label -> prediction`. In pretraining, `images/reconstruction` shows each image, its
+    masked pixels in colour, and its predicted pixels.
     """
 
     def on_validation_batch_end(
@@ -62,9 +64,7 @@ def draw_sheet(pictures: np.ndarray, labels: Tensor, predictions: Tensor) -> np.
 
 
 def draw_reconstructions(batch: MaskedBatch, side: int) -> np.ndarray:
-    """The first eight images → one `(height, width, 3)` uint8 sheet of three rows: the pixels, those that the model
-    sees, those that it predicts in place of the hidden ones.
-    """
+    """Draw the first eight images as a `(height, width, 3)` uint8 sheet of three rows: original, masked, predicted."""
     tokens, hidden, predicted = (
         _pixels(values, batch.position, side)[:COLUMNS].byte().cpu().numpy()
         for values in (batch.tokens, batch.hidden.long(), batch.predicted)

@@ -23,7 +23,7 @@ class LandmarkDiagnostics(Callback):
     - `condition_number/layer<i>` of κ(W, W) + γI, the largest over heads;
     - `spectral_error/layer<i>`, ‖C̃ − C‖₂ / ‖C‖₂ against exact kernelized attention, the mean over heads.
 
-    Over the first two documents of the batch; the error, on at most 1,024 tokens spread evenly over the sequence.
+    Both use the first two documents of the batch. The error uses at most 1,024 evenly spaced tokens.
     """
 
     def on_validation_batch_end(

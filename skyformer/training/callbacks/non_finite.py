@@ -1,4 +1,4 @@
-"""What happens when a loss or its gradients are infinite or not a number."""
+"""Handle a loss or gradients that are infinite or not a number."""
 
 import json
 import math
@@ -25,21 +25,21 @@ class NonFiniteLossError(RuntimeError):
 
 
 class NonFiniteLoss(Callback):
-    """Looks at the loss and the gradients of every optimiser step, on all processes, before they reach the weights.
+    """Check the loss and the gradients of every optimiser step, on all processes, before they reach the weights.
 
-    Writes `non_finite.<rank>.json` into the run's folder: the step, the batch's examples, and for each layer the norm
-    of its weights and of its output on that batch. The checkpoints stay as they were before. With float16, whose loss
-    scaling leaves out steps with infinite gradients by itself, only the loss counts.
+    Write `non_finite.<rank>.json` into the run's folder: the step, the batch's examples, and for each layer the norms
+    of its weights and of its output on that batch. Checkpoints do not change. With float16 only the loss is checked,
+    because loss scaling skips steps with infinite gradients.
 
-    Under `stop`, one process with a fused optimiser does not wait for the device at every step: from a non-finite step
-    on the optimiser changes nothing, and the processor reads so after at most 32 steps, and before each checkpoint.
+    With `stop`, a single process and a fused optimiser, the check does not synchronise at every step. The optimiser
+    changes nothing from a non-finite step on. The result is read after at most 32 steps and before each checkpoint.
 
     Args:
-        action: `stop` the run at that step, or `skip` the step: its gradients are dropped, weights and the optimiser's
-            moments stay as they are, the schedule continues, and `train/skipped_steps` counts it.
+        action: `stop` the run at that step, or `skip` the step. Skipping drops the gradients and keeps weights and
+            moments. The schedule continues, and `train/skipped_steps` counts the step.
 
     Raises:
-        NonFiniteLossError: under `stop`.
+        NonFiniteLossError: with `stop`.
     """
 
     def __init__(self, action: Literal["stop", "skip"] = "stop") -> None:
@@ -79,7 +79,7 @@ class NonFiniteLoss(Callback):
             optimizer.found_inf = (~self._all_finite).float()  # type: ignore[attr-defined]
             self._unread.append((trainer.global_step, total, seen))
             return
-        # One number for all processes, so that all stop, or skip, together. Reading it makes a GPU wait for its step.
+        # One number for all processes, so that all stop or skip together. Reading it synchronises with the GPU.
         if not trainer.strategy.reduce_boolean_decision(math.isfinite(total.item()), all=True):
             self._act(trainer, pl_module, trainer.global_step, seen)
             optimizer.zero_grad(set_to_none=True)  # torch's optimisers leave parameters without gradient alone
@@ -122,7 +122,7 @@ class NonFiniteLoss(Callback):
             # Without its size where it is finite: float16 has scaled it by then.
             "loss": str(culprit.loss.item()) if culprits else "finite on this process",
             "examples": _names(trainer, culprit.batch),
-            # Of accumulated batches the last one's dropout and landmarks, else the same as in the step.
+            # For accumulated batches, dropout and landmarks are those of the last batch.
             "layers": layer_norms(trainer, pl_module, culprit.batch, seen[-1].taken),
         }
         path = Path(trainer.default_root_dir, f"non_finite.{trainer.global_rank}.json")
@@ -147,7 +147,7 @@ class _Seen(NamedTuple):
 
 
 def _reads_found_inf(optimizer: Optimizer) -> bool:
-    """Whether it leaves weights and moments as they are where its `found_inf` is 1, as torch's fused ones do."""
+    """Return whether the optimiser skips a step if its `found_inf` is 1, as torch's fused ones do."""
     fused = all(group.get("fused") for group in optimizer.param_groups)
     return fused and scales_itself(optimizer)
 
@@ -162,10 +162,10 @@ def _names(trainer: Trainer, batch: Any) -> list[Any]:
 
 @torch.no_grad()
 def layer_norms(trainer: Trainer, module: LightningModule, batch: Any, taken: int) -> dict[str, dict[str, str]]:
-    """For each layer that holds weights, and each attention backend, by name: the Euclidean norms of its weights and
-    of its output on this batch, in the order of the computation. As text, since JSON has no infinite numbers.
+    """Return the Euclidean norms of weights and output of each layer with weights and each attention backend.
 
-    Random numbers are those of the step before which `taken` batches were taken.
+    They are sorted in the order of the computation, by name. Values are text, because JSON has no infinite numbers.
+    Random numbers are those of the step after `taken` batches.
     """
     norms: dict[str, dict[str, str]] = {}
 

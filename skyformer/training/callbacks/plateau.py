@@ -1,4 +1,4 @@
-"""What training begins with, and whether it has left chance."""
+"""Curves of the curriculum, and a notice if training has not left chance."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ PAGE = "docs/plateau.md"
 
 
 class LabelCounts:
-    """How often each label, or each hidden token, occurs in the batches of an evaluation, on all processes."""
+    """Counts of each label, or of each masked token, in the batches of an evaluation, over all processes."""
 
     def __init__(self, module: LightningModule) -> None:
         size = module.hparams["vocab_size" if pretrains(module) else "num_classes"]
@@ -49,10 +49,10 @@ class LabelCounter(Callback):
 
 
 class PlateauNotice(LabelCounter):
-    """Says once, after a tenth of the steps, that the validation accuracy has not left the most frequent label's share;
-    nothing in pretraining.
+    """Print a notice if the validation accuracy is still at chance after a tenth of the steps; not in pretraining.
 
-    Leaving it means two standard errors above it, in any evaluation so far.
+    Chance is the fraction of the most frequent label. Accuracy has left it if any evaluation so far is two standard
+    errors above it.
     """
 
     def __init__(self) -> None:
@@ -83,15 +83,15 @@ class PlateauNotice(LabelCounter):
 
 
 def _is_in_an_easier_stage(trainer: Trainer) -> bool:
-    """Whether training has not come to the examples that are evaluated."""
+    """Return whether training still uses easier examples than the evaluation."""
     stages = getattr(trainer.datamodule, "stages", [])
     return bool(stages) and trainer.datamodule.stage_at(trainer.global_step)[0] < len(stages)
 
 
 class CurriculumCurve(Callback):
-    """Logs `train/stage`, the number of the stage that a step trains on, and says when it changes.
+    """Log `train/stage`, the number of the stage of a step, and print a line when it changes.
 
-    Without easier stages it logs nothing.
+    Without easier stages, log nothing.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Writes what `predict` finds."""
+"""Write the results of `predict`."""
 
 import csv
 import io
@@ -17,9 +17,9 @@ from skyformer.files import write_atomically
 class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.csv` or `.parquet` in the run's folder, in the order of the test set.
 
-    Columns: `id` (the example's name in its source, or its place in the test set), `label`, `prediction`, and the
-    probability of each class, `p0`, `p1`, … The new inputs of `data.predict_source` have no label. With several
-    processes each writes its share, `predictions.<rank>.csv`.
+    The columns are `id`, `label`, `prediction` and the probability of each class, `p0`, `p1`, … The id is the example's
+    name in its source, or its index in the test set. New inputs of `data.predict_source` have no label. Each of several
+    processes writes its own `predictions.<rank>.csv`.
 
     Args:
         format: `csv`, or `parquet`, which needs pyarrow.

@@ -1,4 +1,4 @@
-"""One bar for the whole of training, in steps, and one for each evaluation."""
+"""One progress bar for training, in steps, and one for each evaluation."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ from rich.progress import (
 
 
 class StepProgressBar(ProgressBar):
-    """Steps done and to do, time gone and left, the loss; after each validation of `fit` a line that stays.
+    """Show steps, elapsed and remaining time, and the loss. Print a permanent line after each validation of `fit`.
 
-    In a file or a pipe only those lines appear.
+    Output to a file or a pipe has only these lines.
     """
 
     # Not `trainer.progress_bar_metrics`, for which Lightning reads the loss at every step: a GPU would wait.

@@ -1,4 +1,4 @@
-"""What remains of a run: its configuration, what it was made with, final metrics, the result."""
+"""Write the records of a run: configuration, versions and machine, final metrics, result."""
 
 import json
 import re
@@ -25,16 +25,18 @@ from skyformer.yaml_text import load_yaml
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes `config.yaml` and `record.json` into the run's folder when training starts, configuration, data hash and
-    number of processes into every checkpoint, and TensorBoard's hyper-parameters with the final metrics after training.
+    """Write `config.yaml` and `record.json` into the run's folder when training starts.
+
+    Add the configuration, the data hash and the number of processes to every checkpoint. After training, write
+    TensorBoard's hyper-parameters with the final metrics.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Without the checkpoint of this very command: a run's configuration tests its best one.
+        # Without this command's checkpoint, so that a run's configuration tests its best one.
         config = self.config.clone()
         config.ckpt_path = None
         self.text = self.parser.dump(config, skip_unset=False, skip_validation=True)
-        # jsonargparse writes this, with a warning, where it has no text for a value.
+        # jsonargparse writes this, with a warning, for a value without a text form.
         if lost := re.findall(r"([\w.]+): Unable to serialize instance (.*)", self.text):
             key, value = lost[0]
             raise RunError(
@@ -109,14 +111,14 @@ class RunConfig(SaveConfigCallback):
 
 
 def _write_config(path: Path, text: str, resumed: bool) -> None:
-    """What a resumed run began with, if it was something else, stays as `config.1.yaml`."""
+    """Write the configuration. A resumed run keeps a different earlier one as `config.1.yaml`."""
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text and resumed:
         path.rename(next_free_path(path.parent, path.stem, path.suffix))
     write_atomically(path, text)
 
 
 def _add_record(path: Path, record: dict[str, Any]) -> None:
-    """One record for each time that the run was started or resumed, in their order."""
+    """Append a record for this start or resume."""
     records = []
     with suppress(OSError, ValueError):  # none yet, or damaged: then it is kept
         records = json.loads(path.read_text(encoding="utf-8"))
@@ -135,10 +137,10 @@ def _note_early_end(path: Path, end: dict[str, Any]) -> None:
 
 
 class EvaluationResult(LabelCounter):
-    """Prints the result of `test` and `validate` next to that of always guessing the commonest label, and writes it as
-    `result.json` and `validation.json`.
+    """Print the result of `test` and `validate`, with the accuracy of always guessing the most frequent label.
 
-    Both over the examples that were evaluated, or their hidden tokens, on all processes.
+    Write it as `result.json` and `validation.json`. Both numbers cover the evaluated examples, or their masked tokens,
+    on all processes.
     """
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

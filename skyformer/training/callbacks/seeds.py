@@ -9,10 +9,10 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class StepSeed(Callback):
-    """Seeds torch before every training step, so that dropout and landmark draws do not depend on what ran before.
+    """Seed torch before every training step, so that dropout and landmark draws do not depend on earlier steps.
 
-    A resumed run then draws what an uninterrupted one draws, without any generator's state in the checkpoint, and
-    each rank draws its own.
+    A resumed run then draws the same numbers as an uninterrupted one, without a generator state in the checkpoint. Each
+    rank draws different numbers.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -20,7 +20,7 @@ class StepSeed(Callback):
 
 
 def seed_step(trainer: Trainer, taken: int | None = None) -> None:
-    """Seed torch for the batch under way, or for the one before which `taken` batches were taken."""
+    """Seed torch for the current batch, or for the batch after `taken` batches."""
     seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
     if taken is None:
         taken = batches_taken(trainer)
@@ -32,12 +32,13 @@ def seed_step(trainer: Trainer, taken: int | None = None) -> None:
     if device.type not in ("cpu", "cuda"):
         torch.manual_seed(number)
         return
-    # torch.manual_seed also seeds devices that do not compute here, and takes longer than to launch a CUDA graph.
+    # torch.manual_seed also seeds unused devices, and takes longer than the launch of a CUDA graph.
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(number)
 
 
 def batches_taken(trainer: Trainer) -> int:
-    """Training batches before the one under way; Lightning's count of epochs is not always right after a resume."""
+    """Return the number of training batches before the current one. Lightning's count of epochs can be wrong after a
+    resume."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1

@@ -1,4 +1,4 @@
-"""Settings of callbacks that a resumed run changes."""
+"""Check the settings of callbacks on a resume."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -12,12 +12,12 @@ from skyformer.exceptions import RunError
 from skyformer.training.run_folder import flatten
 
 Config = Mapping[str, Any]
-# They decide only when a run ends, so a new value may hold from the resume on, as a new trainer.max_steps does.
+# They only decide when a run ends, so a new value may apply from the resume on, like a new trainer.max_steps.
 _TAKE_NEW_SETTINGS = (EarlyStopping, Timer)
 
 
 def check_callback_settings(trainer: Trainer, checkpoint: dict[str, Any], before: Config, now: Config) -> None:
-    """Let new settings of callbacks hold, or refuse them where the checkpoint restores what the former ones made.
+    """Accept new settings of callbacks, or refuse them if the checkpoint restores a state made with the former ones.
 
     Args:
         trainer: with the callbacks of this run.
@@ -46,7 +46,7 @@ def check_callback_settings(trainer: Trainer, checkpoint: dict[str, Any], before
 
 
 def _pairs(trainer: Trainer, before: Config, now: Config) -> Iterator[tuple[Callback, dict[str, Any], dict[str, Any]]]:
-    """Each callback with its former and its present settings; those of one class are taken in their order."""
+    """Pair each callback with its former and its current settings; callbacks of one class are matched in order."""
     former, given = _by_class(before), _by_class(now)
     for callback in trainer.callbacks:
         name = type(callback).__name__

@@ -9,10 +9,10 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class StopEvaluationOnSigterm(Callback):
-    """Ends `test`, `validate` and `predict` at once on SIGTERM, all their processes, with status 143.
+    """End all processes of `test`, `validate` and `predict` at once on SIGTERM, with status 143.
 
-    Lightning's own handler broadcasts from within the signal, which hangs where the others compute metrics together,
-    and `predict` does not look at what it sets.
+    Lightning's own handler broadcasts from within the signal, which hangs while the other processes reduce metrics.
+    `predict` ignores its flag.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class StopEvaluationOnSigterm(Callback):
         self._listen(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit":  # LastCheckpoint sees to it there
+        if trainer.state.fn != "fit":  # LastCheckpoint handles it there
             self._listen(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

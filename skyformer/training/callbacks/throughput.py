@@ -13,8 +13,8 @@ from skyformer.internals import is_accumulating
 class Throughput(Callback):
     """Logs `speed/examples_per_second`, `speed/tokens_per_second` (padding not counted) and `speed/peak_memory_mb`.
 
-    Counts are of this process; time spent on validation is left out. Memory is the highest so far: allocated on a CUDA
-    device, else resident in the process.
+    Counts are of this process and exclude validation. Memory is the peak so far: allocated memory on a CUDA device, and
+    otherwise resident memory of the process.
     """
 
     def __init__(self) -> None:
