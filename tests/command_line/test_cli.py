@@ -415,6 +415,7 @@ ready.wait()
 """
 
 
+@pytest.mark.long
 def test_worker_that_an_error_left_does_not_keep_the_command_from_ending():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", LEFT_BEHIND], env=environment, check=True, timeout=60)

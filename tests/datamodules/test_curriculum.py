@@ -92,7 +92,7 @@ def test_joined_splits_are_those_they_join(data):
     assert batch.example.tolist() == [51, 53, 53]
 
 
-@pytest.mark.parametrize("overlay", ["trainer/csv", "trainer/accumulate"])
+@pytest.mark.parametrize("overlay", [pytest.param("trainer/csv", marks=pytest.mark.long), "trainer/accumulate"])
 def test_run_killed_before_the_switch_resumes_to_the_last_bit(overlay, tmp_path, main, tiny_arguments, caplog):
     """SIGKILL in step 5, the checkpoint at step 4; from step 5 on the images are hard."""
     extra = [EASY, "--last_checkpoint.every_n_train_steps=4", "--data.init_args.augment=true"]

@@ -42,6 +42,7 @@ def foreign(outcomes: dict[str, Outcome]) -> dict[str, str]:
     return {name: outcome.said for name, outcome in outcomes.items() if outcome.verdict == FOREIGN}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("title", KINDS)
 def test_a_sample_of_damages(title, run):
     names = random.Random(f"{SEED} {title}").sample(sorted(damages()), SAMPLE)

@@ -13,7 +13,7 @@ WITH_A_PROGRAM = (
     "skyformer",
     *(pytest.param(name, marks=long) for name in ("kernelized", "softmax", "nystromformer", "linformer", "performer")),
 )
-WITHOUT = ("bigbird", *(pytest.param(name, marks=long) for name in ("informer", "reformer")))
+WITHOUT = ("bigbird", "informer", "reformer")
 ALONE = """
 import sys, torch
 tokens, mask = torch.load(sys.argv[2])
@@ -67,6 +67,7 @@ def test_two_documents_and_a_process_without_the_project(checkpoint, tmp_path, m
         assert torch.allclose(torch.load(tmp_path / "scores.pt"), load_model(path)(tokens, mask), atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attention", WITHOUT)
 def test_attention_without_a_program_is_refused(attention, checkpoint, tmp_path, main, capsys):
     path = checkpoint("pathfinder", attention)

@@ -85,6 +85,7 @@ def test_processes_train_as_one_with_the_whole_batch(
         assert any(name.endswith("accuracy") for name in seen[0])
 
 
+@pytest.mark.long
 def test_process_that_dies_ends_the_run_with_a_message(tmp_path, tiny_arguments):
     """SIGKILL to the second process at step 3; the first would wait for it."""
     die = ["--trainer.callbacks+=stop_at.StopAt", "--trainer.callbacks.step=3", "--trainer.callbacks.rank=1"]

@@ -159,6 +159,7 @@ def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_argum
     assert all(errors)
 
 
+@pytest.mark.long
 def test_compiled_run_trains_alike_and_its_checkpoint_fits_both(tmp_path, main, tiny_arguments, monkeypatch):
     monkeypatch.setattr(Block, "compile", lambda self, **_: nn.Module.compile(self, backend="eager"))
     compiled = main(["fit", *tiny_arguments("listops", tmp_path / "compiled", "trainer/compile")])
@@ -250,6 +251,7 @@ def test_one_cycle_refuses(total, warmup):
         LinearOneCycle(optimizer, total, warmup)
 
 
+@pytest.mark.long
 def test_bucketed_lengths_compile_a_bounded_number_of_graphs():
     """The first length, any length, any batch size, for all blocks together; and as many for evaluation."""
     graphs = []
