@@ -243,8 +243,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def plateau(self) -> str:
-        """Describe how long training usually stays at chance and what shortens this; empty if no plateau is
-        expected."""
+        """Describe how long training usually stays at chance and what shortens this; empty without a plateau."""
         return ""
 
     @property

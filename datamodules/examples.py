@@ -50,8 +50,7 @@ class Skipped(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Several examples: `tokens` uint8 of all documents, concatenated, `lengths` int64 of each document, `labels`
-    uint8."""
+    """Several examples: concatenated `tokens` uint8, `lengths` int64 of each document, `labels` uint8."""
 
     tokens: np.ndarray
     lengths: np.ndarray
@@ -117,8 +116,10 @@ def make_examples(
 def make_examples_in_processes(
     make: Callable[[Item], Example | Skipped], items: Sequence[Item], description: str, compiling: str | None = None
 ) -> Iterator[Chunk]:
-    """Do the same in processes, one for each core, for a `make` that computes. The interpreter's lock limits threads
-    to about three busy cores, even if `make` calls compiled loops that release it.
+    """Do the same in processes, one for each core, for a `make` that computes.
+
+    The interpreter's lock limits threads to about three busy cores, even if `make` calls compiled loops that release
+    it.
 
     PyTorch's loader keeps the order, ends with its parent process, and passes errors on.
 

@@ -61,9 +61,7 @@ def _draw(rng, tokens, min_length, max_depth, max_args):
 
 @njit(nogil=True, cache=True)
 def _grow(rng, tokens, max_depth, max_args):
-    """Generate one tree depth first and evaluate it: (length, value). The length is that of the buffer if the tree does
-    not fit.
-    """
+    """Generate one tree depth first; return (length, value), with the buffer's length if the tree does not fit."""
     operator = np.zeros(max_depth, dtype=np.int64)
     wanted = np.zeros(max_depth, dtype=np.int64)
     count = np.zeros(max_depth, dtype=np.int64)

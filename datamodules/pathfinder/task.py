@@ -53,8 +53,8 @@ class Pathfinder(SequenceDataModule):
     citation = "Linsley et al. 2018; Kim*, Linsley* et al., ICLR 2020; Tay et al., Long Range Arena, ICLR 2021"
     licence = "drawn here; the release's images: Apache 2.0"
     published_val_size = 156 * 128  # batches of the published code
-    # The generator starts snakes up and to the left (docs/pathfinder.md), so its only symmetry is to exchange rows and
-    # columns: flips keep the label, but not the distribution of images, and lengthen the training plateau.
+    # The generator starts snakes up and to the left (docs/pathfinder.md), so its only symmetry exchanges rows and
+    # columns. Flips keep the label but change the distribution of images, and lengthen the training plateau.
     augmentations = ("transpose", "flip_horizontal", "flip_vertical")
 
     def __init__(

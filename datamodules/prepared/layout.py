@@ -49,8 +49,7 @@ def structure_fault(tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray)
 
 
 def layout_fault(tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray, layout: Layout) -> Fault | None:
-    """Return the fault if well-formed arrays are not those of the task. Tokens are checked only if not all 256 ids are
-    valid."""
+    """Return the fault if well-formed arrays are not those of the task. Skip tokens if all 256 ids are valid."""
     if len(offsets) - 1 != layout.num_documents * len(labels):
         expected = f"{layout.num_documents} for each of the {len(labels):,} examples of labels.bin"
         return Fault("offsets", f"has {len(offsets) - 1:,} documents, expected {expected}")

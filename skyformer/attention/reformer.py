@@ -73,8 +73,7 @@ class ReformerAttention(Attention):
 
     @torch.no_grad()
     def _sort(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return, for each round `(R, B, H, N)`, the positions sorted by bucket, each token's rank in this order, and a
-        code.
+        """Return positions sorted by bucket, each token's rank in this order, and a code, each `(R, B, H, N)`.
 
         Two tokens meet if the query's code equals the key's or is one more. Padding has its own bucket behind all
         others.

@@ -29,9 +29,9 @@ def register() -> None:
     `model.config.skyformer = {"num_landmarks": 64}` changes the settings of `Settings`; they are saved with the model.
     Only `kernelized` applies the model's dropout on attention weights; the other two form no such weights.
 
-    The model's forward pass raises `ValueError` for what a bidirectional attention over one sequence does not cover:
-    causal models, sliding windows, soft caps, position biases, attention sinks, packed sequences, cross-attention, a
-    mask for each query, and attention weights as an output.
+    The model's forward pass raises `ValueError` for anything but bidirectional attention over one sequence. Unsupported
+    are causal models, sliding windows, soft caps, position biases, attention sinks, packed sequences, cross-attention,
+    masks per query, and attention weights as an output.
 
     Raises:
         ImportError: without transformers 5.

@@ -256,8 +256,7 @@ class SequenceClassifier(LightningModule):
     def _masked_batch(
         self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, example: Tensor | None = None
     ) -> MaskedBatch:
-        """Mask tokens and predict them. The mask depends on the example in an evaluation, and on the step in
-        training."""
+        """Mask tokens and predict them; the mask depends on the example, and in training on the step."""
         assert self.masked_tokens is not None
         documents = tokens.shape[1] if tokens.dim() == 3 else 1
         tokens, mask, position = self._sequences(tokens, mask, position)
@@ -336,8 +335,7 @@ class SequenceClassifier(LightningModule):
     def _loss_and_accuracy(
         self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return the training loss and accuracy of a batch, scalars in float32 at least; with `mlm_weight` also the
-        masked loss."""
+        """Return loss and accuracy of a training batch, float32 at least; with `mlm_weight` also the masked loss."""
         if self.objective == "masked_tokens":
             masked = self._masked_batch(tokens, mask, position)
             return masked.loss, masked.accuracy

@@ -13,8 +13,8 @@ def set_length(trainer: Trainer) -> None:
     The smaller of `max_steps` and `max_epochs` counts. A loader without a length leaves `max_steps` as it is.
 
     Raises:
-        RunError: where evaluations are to lie further apart than an epoch is long, or a step is to accumulate more
-            batches than an epoch has, which Lightning cannot do.
+        RunError: if an epoch is shorter than the interval between evaluations, or than the batches of an accumulated
+            step. Lightning cannot do either.
     """
     if trainer.fast_dev_run:
         return

@@ -64,8 +64,8 @@ def make_schedule(factory: SchedulerFactory, optimizer: Optimizer, steps: int | 
     """Make the schedule, over the whole run if it has a length that was not set.
 
     Args:
-        factory: a class, a `partial` of one, or a function; with the argument `total_steps`, `T_max` or `total_iters`
-            it gets `steps` by that name, unless it was set to something other than None or -1.
+        factory: a class, a `partial` of one, or a function. Its argument `total_steps`, `T_max` or `total_iters` is set
+            to `steps` if it is None or -1.
         optimizer: whose rates it sets.
         steps: training steps of the run; -1 for no limit, None where they are not known yet.
 

@@ -19,10 +19,10 @@ def gaussian_product(
     """`κ(x_scale x, y_scale y) value`, `(…, N, P)`, `(…, M, P)`, `(…, M, V)` → `(…, N, V)`, in the precision of
     `gaussian_kernel`. With `mask`, `(B, M)` bool for `(B, H, M, P)`, rows of y where it is False take no part.
 
-    The same as `gaussian_kernel(x_scale * x, y_scale * y) @ value`, with fewer passes over the N × M numbers, each
-    while the numbers are in the processor's cache, and O(N + M) memory between forward and backward pass, which
-    computes them again. On a GPU Triton kernels do that, where they can (see `triton_dispatch.has_kernels`). Without
-    them a GPU's compiler fuses the simple form itself. An exported program has torch's operators only.
+    It equals `gaussian_kernel(x_scale * x, y_scale * y) @ value`, with fewer passes over the N × M numbers, each in the
+    processor's cache. It stores O(N + M) memory for the backward pass, which recomputes the kernel. On a GPU Triton
+    kernels do that, where they can (see `triton_dispatch.has_kernels`). Without them a GPU's compiler fuses the simple
+    form itself. An exported program has torch's operators only.
     """
     if triton_dispatch.has_kernels(x, y, value):
         return triton_dispatch.gaussian_product(x, y, value, x_scale, y_scale, mask)

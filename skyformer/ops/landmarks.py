@@ -116,8 +116,8 @@ class _GatherDistinctRows(torch.autograd.Function):
 def segment_means(x: Tensor, mask: Tensor | None, num_segments: int) -> tuple[Tensor, Tensor | None]:
     """Means over m contiguous segments of the real tokens, `(B, H, N, P)` → `(B, H, m, P)`.
 
-    The token of rank r among the n real ones of its example belongs to segment ⌊r m / n⌋; an example with n below
-    `num_segments` has n segments, and the rest of its means are zero.
+    The token of rank r among the n real ones of its example belongs to segment ⌊r m / n⌋. An example with n below
+    `num_segments` has n segments, and its other means are zero.
 
     Returns:
         The means, and which of them an example has `(B, m)` bool, or None where all have all.

@@ -34,8 +34,8 @@ def nystrom_gaussian_attention(
 ) -> Tensor:
     """Skyformer's attention, Eq. 4–6: `κ(Q, W) (κ(W, W) + γI)⁻¹ κ(W, K) V` with Q and K scaled by p^-¼.
 
-    Evaluated from right to left, so that nothing larger than (L + S) × D is formed: time and memory are
-    O((L + S) D P), plus O(D³) for the D × D system, which is solved in float32 at least.
+    The product is evaluated from right to left, so no array is larger than (L + S) × D. Time and memory are O((L + S) D
+    P), plus O(D³) for the D × D system. The system is solved in float32 at least.
 
     Args:
         query: `(B, H, L, P)`, floating.

@@ -11,8 +11,10 @@ from skyformer.ops.dropout import dropout
 def softmax_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0
 ) -> Tensor:
-    """`dropout(softmax(Q Kᵀ / √p)) V`: `torch.nn.functional.scaled_dot_product_attention`, but on a CPU with dropout,
-    where that forms all L × S weights and draws a number for each, by blocks of queries and with faster dropout.
+    """`dropout(softmax(Q Kᵀ / √p)) V`, like `torch.nn.functional.scaled_dot_product_attention`.
+
+    On a CPU with dropout, torch would form all L × S weights and draw a number for each. There this function uses
+    blocks of queries and faster dropout.
 
     Args:
         query: `(B, H, L, P)`, floating.

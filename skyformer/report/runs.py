@@ -220,8 +220,7 @@ _UNITS: Sequence[tuple[float, str, float]] = ((1, "s", 180), (60, "min", 180 * 6
 
 
 def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """Return the runs in and below these folders, by path, and messages about unreadable files. Pretraining is
-    excluded.
+    """Return the runs below these folders by path, without pretraining, and messages about unreadable files.
 
     A run's folder holds `config.yaml` and one of: event files, `metrics.csv`, `record.json`, `result.json`.
 

@@ -27,8 +27,7 @@ _BATCH = ("data.init_args.batch_size", "trainer.accumulate_grad_batches")
 
 
 def settings_of(run: Run) -> Settings:
-    """Return the settings that a result depends on, without the seed: `{"model.dropout": 0.1}`; `batch` is the global
-    one."""
+    """Return the settings that a result depends on, without the seed; `batch` is the global batch size."""
     flat = flatten(run.config)
     kept = {key: value for key, value in flat.items() if _matters(key) and key not in _BATCH}
     if isinstance(start := kept.get("model.init_from"), str):  # each seed may start from a pretraining of its own

@@ -59,9 +59,7 @@ def write_attempts(folder: Path, attempts: list[Attempt]) -> None:
 
 
 def threads_of(folder: Path, threads: int) -> int:
-    """Return the threads of each process. A started run keeps its number, because the order of sums affects the last
-    bits.
-    """
+    """Return the threads of each process. A started run keeps its number, which affects the last bits of sums."""
     attempts = read_attempts(folder)
     return attempts[0].threads if attempts else threads
 

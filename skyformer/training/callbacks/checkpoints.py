@@ -216,8 +216,7 @@ class _InRunFolder(ModelCheckpoint):
 
 
 def _is_of_step(path: Path, most: int) -> bool:
-    """Return whether it is a checkpoint of at most `most` steps. A later one is from another continuation of the
-    run."""
+    """Return whether it has at most `most` steps. A later one is from another continuation of the run."""
     with suppress(OSError, CheckpointError):
         return bool(read_checkpoint(path)["global_step"] <= most)
     return False

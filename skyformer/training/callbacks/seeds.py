@@ -39,6 +39,7 @@ def seed_step(trainer: Trainer, taken: int | None = None) -> None:
 
 
 def batches_taken(trainer: Trainer) -> int:
-    """Return the number of training batches before the current one. Lightning's count of epochs can be wrong after a
-    resume."""
+    """Return the number of training batches before the current one.
+
+    Lightning's count of epochs can be wrong after a resume."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1
