@@ -10,8 +10,10 @@ from skyformer.loading import load_model
 
 long = pytest.mark.long  # tracing takes 10 to 20 seconds
 WITH_A_PROGRAM = (
-    "skyformer",
-    *(pytest.param(name, marks=long) for name in ("kernelized", "softmax", "nystromformer", "linformer", "performer")),
+    *(
+        pytest.param(name, marks=long)
+        for name in ("skyformer", "kernelized", "softmax", "nystromformer", "linformer", "performer")
+    ),
 )
 WITHOUT = ("bigbird", "informer", "reformer")
 ALONE = """
