@@ -9,12 +9,7 @@ import torch
 from skyformer.loading import load_model
 
 long = pytest.mark.long  # tracing takes 10 to 20 seconds
-WITH_A_PROGRAM = (
-    *(
-        pytest.param(name, marks=long)
-        for name in ("skyformer", "kernelized", "softmax", "nystromformer", "linformer", "performer")
-    ),
-)
+WITH_A_PROGRAM = ("skyformer", "kernelized", "softmax", "nystromformer", "linformer", "performer")
 WITHOUT = ("bigbird", "informer", "reformer")
 ALONE = """
 import sys, torch
@@ -34,6 +29,7 @@ def checkpoint(tmp_path, main, tiny_arguments):
     return train
 
 
+@long
 @pytest.mark.parametrize("attention", WITH_A_PROGRAM)
 def test_program_gives_the_model_s_scores(attention, checkpoint, tmp_path, main):
     path = checkpoint("pathfinder", attention)
