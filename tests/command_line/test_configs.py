@@ -88,7 +88,15 @@ def test_overlay_that_cannot_run_here_parses(overlay, tmp_path, main, tiny_argum
     assert effect[overlay] in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path, marks=() if path.parent.name == "small" else pytest.mark.long, id=f"{path.parent.name}-{path.stem}"
+        )
+        for path in RECIPES
+    ],
+)
 def test_recipe_trains_at_its_own_size(path, tmp_path, main, tiny_arguments):
     overlay = str(path.relative_to(ROOT / "configs").with_suffix(""))
     given = tiny_arguments(path.stem, tmp_path, overlay)

@@ -68,6 +68,7 @@ def test_each_block_keeps_its_input_only():
     assert sizes[1] < sizes[0] / 4
 
 
+@pytest.mark.long
 def test_compiled_gradients_are_the_same():
     encoders = [make_encoder(BACKENDS["skyformer"], on) for on in (False, True)]
     for encoder in encoders:

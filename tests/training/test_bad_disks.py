@@ -35,7 +35,7 @@ def whole(tmp_path_factory, main, tiny_arguments):
     return folder, (folder / "checkpoints/last.ckpt").stat().st_size
 
 
-@pytest.mark.parametrize("checkpoints", [1, 2, 3])
+@pytest.mark.parametrize("checkpoints", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 3))])
 def test_disk_that_fills_up_keeps_what_was_whole(checkpoints, whole, tmp_path, main, capsys, tiny_arguments):
     """Room for so many checkpoints: the next one fails. With room again, the run goes on to the same end."""
     folder, size = whole

@@ -23,7 +23,7 @@ WAYS = {
     "early stopping": (("trainer/early_stopping",), [], (0, 0, 0)),
     "workers": ((), [], (2, 0, 1)),
 }
-QUICK = [("text", "reformer"), ("image", "bigbird")]
+QUICK = [("image", "bigbird")]
 
 
 class Case(NamedTuple):

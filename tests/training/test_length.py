@@ -34,7 +34,7 @@ def batches(monkeypatch) -> list[list[int]]:
     return seen
 
 
-@pytest.mark.parametrize("max_steps", [-1, 1000])
+@pytest.mark.parametrize("max_steps", [-1, pytest.param(1000, marks=pytest.mark.long)])
 def test_steps_and_schedule_come_from_epochs(max_steps, tmp_path, main, tiny_arguments, caplog):
     """Also over a stop and a resume, and longer afterwards."""
     epochs = ["--trainer.max_epochs=2", f"--trainer.max_steps={max_steps}", "--trainer.val_check_interval=10"]
@@ -89,7 +89,7 @@ def test_evaluation_by_epochs_over_an_interval_in_batches(tmp_path, main, capsys
     assert list(logged(tmp_path, "val/loss")) == [EPOCH - 1, 2 * EPOCH - 1]
 
 
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_overfitting_repeats_the_same_batches(number, tmp_path, main, tiny_arguments, batches):
     main(["fit", *tiny_arguments("listops", tmp_path), f"--trainer.overfit_batches={number}"])
     assert len(batches) == 9

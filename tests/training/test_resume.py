@@ -78,7 +78,8 @@ def test_stopped_run_resumes_to_the_last_bit(step, tmp_path, main, tiny_argument
     assert_same_training(tmp_path / "stopped", tmp_path / "whole", from_step=step)
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [0, 2])
 def test_run_that_goes_from_the_end_of_an_epoch_to_the_end_of_the_next(workers, tmp_path, main, tiny_arguments):
     """Epochs of twelve batches; the run ends by their number."""
     extra = ["--trainer.max_steps=50", "--trainer.max_epochs=3", f"--data.init_args.num_workers={workers}"]
@@ -100,8 +101,8 @@ OPTIONS += ["--model.stochastic_depth=0.3", "--data.init_args.augment=[permute]"
     [
         ("workers", (), ["--data.init_args.num_workers=2"]),
         ("accumulation", ("trainer/accumulate",), ["--trainer.accumulate_grad_batches=2"]),
-        ("bf16", ("trainer/bf16",), []),
-        ("positions", (), ["--model.positions_lr_factor=0.1"]),
+        pytest.param("bf16", ("trainer/bf16",), [], marks=pytest.mark.long),
+        pytest.param("positions", (), ["--model.positions_lr_factor=0.1"], marks=pytest.mark.long),
         ("options", (), OPTIONS),
     ],
 )
