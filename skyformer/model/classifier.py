@@ -170,6 +170,8 @@ class SequenceClassifier(LightningModule):
         self.positions_lr_factor = positions_lr_factor
         self.label_smoothing = check_probability("label_smoothing", label_smoothing)
         self.register_buffer("class_weights", _checked_weights(class_weights, num_classes), persistent=False)
+        if not 0 < mask_ratio < 1:
+            raise ValueError(f"mask_ratio={mask_ratio} must be above 0 and below 1")
         if objective == "classify":
             self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling, num_documents)
         self.masked_tokens = MaskedTokens(embed_dim, vocab_size, mask_ratio) if hides_tokens else None

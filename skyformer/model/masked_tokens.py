@@ -49,15 +49,10 @@ class MaskedTokens(nn.Module):
         embed_dim: D.
         vocab_size: V; the encoder has V + 1 ids.
         ratio: probability, above 0 and below 1.
-
-    Raises:
-        ValueError: for another ratio.
     """
 
     def __init__(self, embed_dim: int, vocab_size: int, ratio: float) -> None:
         super().__init__()
-        if not 0 < ratio < 1:
-            raise ValueError(f"mask_ratio={ratio} must be above 0 and below 1")
         self.hidden_id = vocab_size
         self.ratio = ratio
         self.output = nn.Linear(embed_dim, vocab_size)

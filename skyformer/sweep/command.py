@@ -34,7 +34,8 @@ def run_sweep(args: list[str]) -> None:
     on_slurm = config.executor == "slurm" or (config.executor == "auto" and has_slurm())
     threads = config.threads or int(config.slurm.get("cpus_per_task", 1))
     gpus = [] if on_slurm else visible_gpus()
-    parallel = 1 if on_slurm else choose_parallel(plans, gpus, threads, config.parallel, config.runs_per_gpu)
+    shared = config.runs_per_gpu if gpus or not config.status else None  # any machine can show the state
+    parallel = 1 if on_slurm else choose_parallel(plans, gpus, threads, config.parallel, shared)
     events = Events(plans, None if on_slurm else parallel)
     queue = read_queue() if on_slurm else {}
     events.look(queue)

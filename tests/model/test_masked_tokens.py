@@ -152,6 +152,7 @@ def test_pretraining_trains_every_parameter():
         ({"objective": "masked"}, "objective='masked' is not one of"),
         ({"objective": "masked_tokens", "mask_ratio": 0.0}, "mask_ratio=0.0 must be above 0 and below 1"),
         ({"mlm_weight": 0.1, "mask_ratio": 1.0}, "mask_ratio=1.0 must be above 0 and below 1"),
+        ({"mask_ratio": 3.0}, "mask_ratio=3.0 must be above 0 and below 1"),
         ({"mlm_weight": -0.1}, "mlm_weight=-0.1 must be a number, 0 or more"),
         ({"mlm_weight": math.inf}, "mlm_weight=inf must be a number, 0 or more"),
         ({"objective": "masked_tokens", "mlm_weight": 0.1}, "mlm_weight=0.1 has no effect"),

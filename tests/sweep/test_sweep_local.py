@@ -200,7 +200,7 @@ def test_run_keeps_its_number_of_threads(write_grid, fake_python, main):
 
 
 def test_status_starts_nothing(write_grid, fake_python, main, capsys):
-    main(sweep(write_grid(overrides={"d64": {}}), fake_python, "--status=true"))
+    main(sweep(write_grid(overrides={"d64": {}}), fake_python, "--status=true", "--runs_per_gpu=2"))
     said = capsys.readouterr().out.splitlines()
     assert said[0].split() == ["task", "backend", "override", "seed", "state", "step", "val", "%", "test", "%", "left"]
     assert said[1].split() == ["listops", "skyformer", "d64", "0", "waiting", "-", "-", "-", "-"]
