@@ -200,7 +200,7 @@ def _short(found: Any) -> Any:
 
 
 def _kept(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What it found, or why it failed: the check goes on."""
+    """What it found, or why it failed. The other parts still run."""
     try:
         return work()
     except Exception as error:

@@ -140,7 +140,7 @@ def test_table_fits_80_columns(measured, capsys):
 
 @pytest.mark.parametrize(("device", "part"), [("cpu", "step"), ("cuda", "step"), ("cuda", "layer")])
 def test_all_methods_in_all_forms(device, part, tmp_path, main, monkeypatch, capsys):
-    """On a GPU with the figures of the released code, of which Performer failed."""
+    """On a GPU with the figures of the released code. It has no figure for Performer, which failed."""
     rates = {
         "forward_s": None,
         "peak_mb": 1.0,

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="the CPU builds of torch bring no Triton")
 
 SHARED_MEMORY = {86: 99 * 1024, 90: 227 * 1024}  # of a program, by compute capability: RTX 30 and 40; H100
 # Compiles what a launch would run, and launches nothing.

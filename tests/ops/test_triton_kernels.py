@@ -32,7 +32,7 @@ SHAPES = [  # N, M, P, V, B, H
 ]
 
 runs_kernels = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a GPU or TRITON_INTERPRET=1")
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="the CPU builds of torch bring no Triton")
 
 
 @pytest.mark.skipif(ON_GPU or INTERPRETED, reason="the tests below run here")
