@@ -1,5 +1,6 @@
 """Tiny versions of the tasks, prepared once for all tests, and the command line that users type."""
 
+import gc
 import os
 import sys
 import threading
@@ -18,6 +19,20 @@ from torch.utils.data import DataLoader
 
 import run
 from skyformer.cli import SkyformerCLI
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays until the end: searching it for garbage again and again takes a while."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """No test cuts the power, so no written file needs to be on the disk at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ from fuzz_arguments import ACCEPTED, KINDS, Sandbox, judge
 from fuzz_cases import BACKENDS, Case, all_cases, keys_of
 from fuzz_process import outcome
 
-SAMPLE = 5
+SAMPLE = 2
 SECONDS = 5  # for a legal value that takes forever; such a case passes
 HARMLESS = ("large", "huge")  # they may run until their limit, which a short test has no time for
 

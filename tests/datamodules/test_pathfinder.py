@@ -41,17 +41,17 @@ def test_images_match_the_public_generator():
 @pytest.mark.parametrize(
     "change",
     [
-        {"continuity": 1.4},
+        pytest.param({"continuity": 1.4}, marks=pytest.mark.long),
         {"continuity": 0.7},
         {"distractor_paddles": 0},
         {"distractor_paddles": 28},  # 7 snakes in place of 5
-        {"contour_length": 13},
-        {"seed_distance": 5},
-        {"marker_radius": 2.5},
+        pytest.param({"contour_length": 13}, marks=pytest.mark.long),
+        pytest.param({"seed_distance": 5}, marks=pytest.mark.long),
+        pytest.param({"marker_radius": 2.5}, marks=pytest.mark.long),
         {"paddle_contrast": 1.0},
-        {"paddle_length": 3},
-        {"paddle_thickness": 1.0},
-        {"padding": 2},
+        pytest.param({"paddle_length": 3}, marks=pytest.mark.long),
+        pytest.param({"paddle_thickness": 1.0}, marks=pytest.mark.long),
+        pytest.param({"padding": 2}, marks=pytest.mark.long),
     ],
     ids=str,
 )

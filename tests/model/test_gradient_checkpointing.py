@@ -78,7 +78,11 @@ def test_compiled_gradients_are_the_same():
 
 
 @pytest.mark.parametrize(
-    ("attention", "extra"), [("skyformer", []), ("performer", ["--model.attention.redraw_every=2"])]
+    ("attention", "extra"),
+    [
+        ("skyformer", []),
+        pytest.param("performer", ["--model.attention.redraw_every=2"], marks=pytest.mark.long),
+    ],
 )
 def test_run_and_its_resume_are_the_same(attention, extra, tmp_path, main, tiny_arguments):
     """By one line of YAML. A run that began without it may resume with it."""

@@ -189,6 +189,7 @@ def test_rotations_stay_precise_in_half_precision():
     assert rotate(x, rotary(4, None)).dtype == torch.bfloat16
 
 
+@pytest.mark.long
 def test_compiled_encoder_gives_the_same():
     """In one graph: nothing in Python depends on the data."""
     tokens, results = torch.randint(9, (2, 20)), []

@@ -110,7 +110,11 @@ def test_what_cannot_be_made_is_refused(name, tmp_path, main, capsys, arguments)
     ("name", "given"),
     [
         ("torch.optim.lr_scheduler.ReduceLROnPlateau", {"mode": "max"}),
-        ("lightning.pytorch.cli.ReduceLROnPlateau", {"monitor": "val/accuracy", "mode": "max"}),
+        pytest.param(
+            "lightning.pytorch.cli.ReduceLROnPlateau",
+            {"monitor": "val/accuracy", "mode": "max"},
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_plateau_schedule_steps_after_evaluations(name, given, tmp_path, main, arguments):

@@ -11,6 +11,7 @@ from skyformer.model.encoder import Encoder
 from skyformer.model.positions import sinusoidal_positions_2d
 
 ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.yaml"))
+QUICK = ("skyformer", "reformer", "linformer")  # one each of separate, shared and projected keys
 
 
 def test_sinusoidal_positions_2d_by_the_formula():
@@ -86,7 +87,9 @@ def test_equal_starts_attend_to_the_neighbourhood():
     assert (kernels[1][16, 17:20] < kernels[0][16, 17:20]).all()
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize(
+    "attention", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in ATTENTIONS]
+)
 def test_every_backend_trains_with_both(attention, tmp_path, main, tiny_arguments):
     arguments = tiny_arguments("pathfinder", tmp_path, f"attention/{attention}")
     starts = ["--model.position_init=sinusoidal_2d", "--model.query_key_gain=2"]

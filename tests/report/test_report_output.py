@@ -179,7 +179,8 @@ def test_damaged_event_file_is_named_and_read_up_to_there(damage, event_run, tmp
         ("metrics.csv", None, None),
     ],
 )
-def test_damage_is_named_and_the_rest_goes_on(name, content, said, tmp_path, main, capsys):
+def test_damage_is_named_and_the_rest_goes_on(name, content, said, tmp_path, main, capsys, monkeypatch):
+    monkeypatch.setattr("skyformer.report.command._draw", lambda *args: {})  # pictures take most of the time
     folder = write_run(tmp_path / "runs/damaged")
     write_run(tmp_path / "runs/whole", attention="softmax", accuracy=0.25)
     if content is None:

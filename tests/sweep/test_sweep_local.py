@@ -96,7 +96,10 @@ def hangup():
     signal.signal(signal.SIGHUP, former)
 
 
-@pytest.mark.parametrize(("name", "status"), [("INT", 130), ("TERM", 143), ("HUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("TERM", 143), *(pytest.param(*case, marks=pytest.mark.long) for case in (("INT", 130), ("HUP", 129)))],
+)
 def test_stopped_sweep_stops_its_runs_and_goes_on(
     name, status, write_grid, fake_python, main, capsys, monkeypatch, hangup
 ):

@@ -23,7 +23,6 @@ WAYS = {
     "early stopping": (("trainer/early_stopping",), [], (0, 0, 0)),
     "workers": ((), [], (2, 0, 1)),
 }
-QUICK = [("image", "bigbird")]
 
 
 class Case(NamedTuple):
@@ -34,14 +33,17 @@ class Case(NamedTuple):
     step: int
 
 
-def draw(task: str, backend: str, seed: int) -> Case:
+def draw(task: str, backend: str) -> Case:
     """The rest of a case at random, the same for the same arguments."""
-    rng = np.random.default_rng([seed, *task.encode(), *backend.encode()])
+    rng = np.random.default_rng([1, *task.encode(), *backend.encode()])
     point = str(rng.choice([*IN_TRAINING, *IN_EVALUATION, *IN_FILES]))
     return Case(task, backend, str(rng.choice(list(WAYS))), point, int(rng.integers(1, STEPS - 1)))
 
 
-def check(case: Case, tmp_path: Path, tiny_arguments) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize(("task", "backend"), PAIRS)
+def test_every_task_and_backend_resumes_to_the_last_bit(task, backend, tmp_path, tiny_arguments):
+    case = draw(task, backend)
     overlays, extra, workers = WAYS[case.way]
 
     def fit(folder: str, num_workers: int, *more: str) -> int:
@@ -59,14 +61,3 @@ def check(case: Case, tmp_path: Path, tiny_arguments) -> None:
 
 def said(log: Path) -> str:
     return log.read_text()[-3000:]
-
-
-@pytest.mark.parametrize(("task", "backend"), QUICK)
-def test_killed_run_resumes_to_the_last_bit(task, backend, tmp_path, tiny_arguments):
-    check(draw(task, backend, seed=0), tmp_path, tiny_arguments)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("task", "backend"), PAIRS)
-def test_every_task_and_backend_resumes_to_the_last_bit(task, backend, tmp_path, tiny_arguments):
-    check(draw(task, backend, seed=1), tmp_path, tiny_arguments)

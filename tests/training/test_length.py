@@ -58,8 +58,8 @@ def test_steps_and_schedule_come_from_epochs(max_steps, tmp_path, main, tiny_arg
     [
         (["--trainer.max_steps=20"], 20),
         (["--trainer.max_steps=-1", "--trainer.accumulate_grad_batches=5"], 6),
-        (["--trainer.max_steps=-1", "--trainer.limit_train_batches=0.5"], 12),
-        (["--trainer.max_steps=-1", "--trainer.limit_train_batches=4"], 8),
+        pytest.param(["--trainer.max_steps=-1", "--trainer.limit_train_batches=0.5"], 12, marks=pytest.mark.long),
+        pytest.param(["--trainer.max_steps=-1", "--trainer.limit_train_batches=4"], 8, marks=pytest.mark.long),
     ],
 )
 def test_smaller_limit_counts_and_epochs_are_measured(settings, steps, tmp_path, main, tiny_arguments):
@@ -103,6 +103,7 @@ def test_overfitting_on_a_curriculum_is_refused(tmp_path, main, capsys, tiny_arg
     refuse(main, capsys, ["fit", *tiny_arguments("pathfinder", tmp_path), *settings], 1, *words)
 
 
+@pytest.mark.long
 def test_loss_is_the_mean_over_accumulated_batches(tmp_path, main, tiny_arguments):
     """A rate of 0 and no noise: the batches' losses are the same one by one. The last step of an epoch has two."""
     still = ["--model.optimizer.init_args.lr=0", "--model.dropout=0", "--model.attention.init_args.num_landmarks=128"]

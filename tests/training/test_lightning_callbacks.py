@@ -48,8 +48,7 @@ def test_optimizers_of_torch(name, tmp_path, main, capsys, tiny_arguments):
         assert main(["fit", *arguments]).trainer.global_step == 3
 
 
-@pytest.mark.parametrize("algorithm", ["norm", "value"])
-@pytest.mark.parametrize("overlays", [["trainer/bf16"], []])
+@pytest.mark.parametrize(("overlays", "algorithm"), [(["trainer/bf16"], "norm"), ([], "value")])
 def test_clipping_with_a_fused_optimizer(overlays, algorithm, tmp_path, main, tiny_arguments):
     """It trains as the same optimiser in its other form does, and otherwise than without clipping."""
     weights = []

@@ -95,7 +95,7 @@ def test_attention_is_pretrained(attention, tmp_path, main, pretraining):
     ("config", "extra"),
     [
         ("pretrain/pathfinder", ["--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=4"]),
-        ("retrieval", ["--model.mlm_weight=0.5", "--trainer.precision=bf16-mixed"]),
+        pytest.param("retrieval", ["--model.mlm_weight=0.5", "--trainer.precision=bf16-mixed"], marks=pytest.mark.long),
     ],
     ids=["pretraining", "auxiliary"],
 )

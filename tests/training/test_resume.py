@@ -22,6 +22,7 @@ def test_killed_run_resumes_to_the_last_bit(task, tmp_path, main, tiny_arguments
     assert_same_training(tmp_path / "killed", tmp_path / "whole", from_step=7)
 
 
+@pytest.mark.long
 def test_killed_evaluation_is_run_again(tmp_path, main, tiny_arguments):
     """SIGKILL in the middle of the evaluation after step 6."""
     killed = tiny_arguments("listops", tmp_path / "killed")
@@ -31,7 +32,7 @@ def test_killed_evaluation_is_run_again(tmp_path, main, tiny_arguments):
     assert_same_training(tmp_path / "killed", tmp_path / "whole", from_step=6)
 
 
-@pytest.mark.parametrize("in_evaluation", [True, False])
+@pytest.mark.parametrize("in_evaluation", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_run_that_was_killed_after_its_last_step(in_evaluation, tmp_path, main, tiny_arguments):
     """SIGKILL in the last evaluation, and right before the last step's checkpoint; then the run has all its steps."""
     killed = [*tiny_arguments("listops", tmp_path / "killed"), "--ckpt_path=auto"]
@@ -100,10 +101,12 @@ OPTIONS += ["--model.stochastic_depth=0.3", "--data.init_args.augment=[permute]"
     ("name", "overlays", "extra"),
     [
         ("workers", (), ["--data.init_args.num_workers=2"]),
-        ("accumulation", ("trainer/accumulate",), ["--trainer.accumulate_grad_batches=2"]),
+        pytest.param(
+            "accumulation", ("trainer/accumulate",), ["--trainer.accumulate_grad_batches=2"], marks=pytest.mark.long
+        ),
         pytest.param("bf16", ("trainer/bf16",), [], marks=pytest.mark.long),
         pytest.param("positions", (), ["--model.positions_lr_factor=0.1"], marks=pytest.mark.long),
-        ("options", (), OPTIONS),
+        pytest.param("options", (), OPTIONS, marks=pytest.mark.long),
     ],
 )
 def test_variants_resume_to_the_last_bit(name, overlays, extra, tmp_path, main, tiny_arguments):
@@ -149,6 +152,7 @@ def test_moved_run_remembers_its_best_score(tmp_path, main, tiny_arguments):
     assert (tmp_path / "there/checkpoints/best.ckpt").read_bytes() == best
 
 
+@pytest.mark.long
 def test_best_checkpoint_of_a_repeated_evaluation_goes_on_alike(tmp_path, main, tiny_arguments):
     """SIGKILL in the evaluation after step 3; both runs then go on from their best checkpoint, that of step 3."""
     extra = ["--trainer.max_steps=8", "--trainer.val_check_interval=3"]

@@ -62,7 +62,9 @@ def test_resume_with_other_data_is_refused(tmp_path, main, capsys, own_data):
     assert "the data differs from what the checkpoint was trained on: hash" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["test", "predict", "validate"])
+@pytest.mark.parametrize(
+    "command", ["test", *(pytest.param(command, marks=pytest.mark.long) for command in ("predict", "validate"))]
+)
 def test_evaluation_on_other_data_warns(command, tmp_path, main, capsys, own_data):
     main(["fit", *own_data])
     change_data(tmp_path, capsys, main, own_data)
