@@ -15,6 +15,8 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+_FASTEST_CLOCK = 3e9  # cycles per second, more than a GPU reaches
+
 
 def is_accumulating(trainer: Trainer) -> bool:
     """Return whether the batch under way leaves its gradients to a later batch, so that it ends no step."""
@@ -88,6 +90,11 @@ def scales_itself(optimizer: Optimizer) -> bool:
 def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
     """Copy tensors into others, on a GPU by one launch for many."""
     torch._foreach_copy_(targets, sources)
+
+
+def hold_gpu(seconds: float) -> None:
+    """Keep the current CUDA stream busy for at least this time; later work is queued behind it."""
+    torch.cuda._sleep(int(seconds * _FASTEST_CLOCK))
 
 
 def actions_of(parser: ArgumentParser) -> list[Action]:

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from skyformer.attention import BACKENDS
 from skyformer.benchmark.cases import Case, Form, Part, Precision, cases_of
+from skyformer.benchmark.machine import gpu_rates
 from skyformer.benchmark.peers import PEER_OF, PEERS
 from skyformer.benchmark.released import released_rows
 from skyformer.benchmark.results import print_table, write_csv
@@ -56,6 +57,8 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
     if "graphed" in config.forms and not has_graphs:
         raise RunError("--forms graphed needs --device cuda and --part step: a graph holds a step's passes on a GPU")
     common = {name: config[name] for name in ("part", "device", "repeats", "dropout")}
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise RunError("--device cuda: torch finds no CUDA device. Fix: --device cpu")
     cases = [
         case
         for form in config.forms
@@ -67,6 +70,8 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
     compares = config.part == "step" and config.device == "cuda"
     references = released_rows(config.backends, config.sizes) if compares else []
     machine = {**hardware(), "torch": torch.__version__}
+    if config.device == "cuda":
+        machine |= gpu_rates()  # before the cases: it starts CUDA's libraries and raises the clocks once for all
     rows: list[dict[str, Any]] = []
     for number, case in enumerate(cases, 1):
         size = f"{case.batch_size}x{case.length}"
@@ -75,8 +80,7 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
         content = {"machine": machine, "rows": rows, "references": references}
         write_atomically(output / "benchmark.json", json.dumps(content, indent=1) + "\n")
         write_csv([*rows, *references], output / "benchmark.csv")
-    name = torch.cuda.get_device_name() if config.device == "cuda" else machine["processor"]
-    print_table([*rows, *references], name)
+    print_table([*rows, *references], machine.get("device", machine["processor"]))
     if config.picture:
         from skyformer.benchmark.picture import draw_scaling
 

@@ -10,19 +10,25 @@ from rich.table import Table
 from skyformer.files import write_table
 
 Row = dict[str, Any]
+_DEVICE, _FORWARD = "GPU ms", "fwd ms"
 
 
 def print_table(rows: Sequence[Row], machine: str = "") -> None:
     """Milliseconds, MB, and how far from the floor; the rates of the machine of this name, and where other rows are
     from.
+
+    For a GPU, the time on it takes the place of the forward pass: 80 columns have no room for both.
     """
+    on_gpu = any(row.get("device_seconds") for row in rows)
+    columns = ("ms", _DEVICE if on_gpu else _FORWARD, "MB", "Gop", "floor", "ratio")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    for column in ("size", "type", "form", "ms", "fwd ms", "MB", "Gop", "floor", "ratio"):
+    for column in ("size", "type", "form", *columns):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        size = f"{row['batch_size']}x{row['length']}"
-        table.add_row(row["name"], size, row["precision"].replace("float", "f"), row["form"], *_cells(row))
+        size, cells = f"{row['batch_size']}x{row['length']}", _cells(row)
+        shown = (cells.get(name, "-") for name in columns)
+        table.add_row(row["name"], size, row["precision"].replace("float", "f"), row["form"], *shown)
     console = Console()
     console.print(table)
     measured = [row for row in rows if "matmul_per_s" in row]
@@ -34,20 +40,23 @@ def print_table(rows: Sequence[Row], machine: str = "") -> None:
         console.print(f"released: {source}.", highlight=False)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row) -> dict[str, str]:
+    """The row's texts by column, without those that it has no figure for."""
     if "failed" in row:
-        return ["failed", "", "", "", "", ""]
+        return {"ms": "failed"}
+    cells = {
+        name: _milliseconds(row[quantity])
+        for name, quantity in (("ms", "seconds"), (_DEVICE, "device_seconds"), (_FORWARD, "forward_s"))
+        if row.get(quantity)
+    }
     if "source" in row:
-        return [_milliseconds(row["seconds"]), "-", "-", "-", "-", "-"]
-    floor = row["floor_s"]
-    return [
-        _milliseconds(row["seconds"]),
-        _milliseconds(row["forward_s"]) if row["forward_s"] else "-",
-        f"{row['peak_mb']:,.0f}",
-        f"{row['operations'] / 1e9:,.1f}" if floor else "-",
-        _milliseconds(floor) if floor else "-",
-        f"{row['seconds'] / floor:.2f}" if floor else "-",
-    ]
+        return cells
+    cells["MB"] = f"{row['peak_mb']:,.0f}"
+    if floor := row["floor_s"]:
+        cells["Gop"] = f"{row['operations'] / 1e9:,.1f}"
+        cells["floor"] = _milliseconds(floor)
+        cells["ratio"] = f"{row['seconds'] / floor:.2f}"
+    return cells
 
 
 def _milliseconds(seconds: float) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from skyformer.benchmark.cases import Case
 from skyformer.benchmark.counting import count_needed
-from skyformer.benchmark.machine import copy_rate, matmul_rate, seconds_of
+from skyformer.benchmark.machine import copy_rate, device_seconds_of, matmul_rate, seconds_of
 from skyformer.benchmark.subjects import Work, make_subject
 from skyformer.exceptions import RunError
 from skyformer.training.callbacks.throughput import peak_memory_mb
@@ -23,10 +23,10 @@ _PROCESS = Path("/proc/self")
 def measure(case: Case) -> dict[str, Any]:
     """Seconds, bytes and operations of a case, and the machine's rates at that time.
 
-    `forward_s`, `seconds`: medians of a forward pass without gradients (None for a graph), and of all. `peak_mb`: the
-    highest memory above that of the process which holds weights and inputs. `operations`, `bytes`: the needed ones, see
-    `count_needed`. `floor_s`: the larger of operations over the rate of products in this precision, and bytes over the
-    rate of copies.
+    `forward_s`, `seconds`: medians of a forward pass without gradients (None for a graph), and of all, by the clock.
+    `device_seconds`: of all on the GPU, by events; None on a CPU. `peak_mb`: the highest memory above that of the
+    process which holds weights and inputs. `operations`, `bytes`: the needed ones, see `count_needed`. `floor_s`: the
+    larger of operations over the rate of products in this precision, and bytes over the rate of copies.
     """
     if case.device == "cpu":
         keep_freed_memory()
@@ -34,6 +34,7 @@ def measure(case: Case) -> dict[str, Any]:
     peak_mb = _peak_above_idle(both, case.device)
     warm_up = 3 if case.form != "eager" or case.device == "cuda" else 1
     seconds = seconds_of(both, case.device, case.repeats, warm_up)
+    device_seconds = device_seconds_of(both, seconds, case.repeats) if case.device == "cuda" else None
     # Of a graph, the forward pass is no part by itself.
     forward_s = seconds_of(forward, case.device, case.repeats, warm_up) if case.form != "graphed" else None
     operations, moved = count_needed(forward, both) if case.form == "eager" else (0, 0)
@@ -41,6 +42,7 @@ def measure(case: Case) -> dict[str, Any]:
     copies = copy_rate(case.device)
     return {
         "seconds": seconds,
+        "device_seconds": device_seconds,
         "forward_s": forward_s,
         "peak_mb": peak_mb,
         "tokens_per_s": case.tokens / seconds,

@@ -2,14 +2,17 @@
 
 import csv
 import json
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from skyformer.benchmark import worker
 from skyformer.benchmark.cases import Case, read_attention, read_size
 from skyformer.benchmark.counting import count, count_needed
+from skyformer.benchmark.machine import BLOCK
 from skyformer.benchmark.peers import PEERS
 from skyformer.benchmark.picture import draw_scaling, exponent
 from skyformer.benchmark.results import print_table
@@ -108,6 +111,7 @@ def test_benchmark_measures_a_backend_beside_its_peer(measured):
     assert peer["operations"] == 3 * (projections + 2 * 2 * 2 * 2 * 64 * 64 * 32), "not the scores anew"
     for row in rows:
         assert row["seconds"] > row["forward_s"] > 0
+        assert row["device_seconds"] is None
         assert row["floor_s"] == max(row["operations"] / row["matmul_per_s"], row["bytes"] / row["copy_per_s"])
         assert row["tokens_per_s"] == pytest.approx(2 * 64 / row["seconds"])
     assert json.loads((folder / "benchmark.json").read_text())["rows"] == rows
@@ -131,9 +135,14 @@ def test_table_fits_80_columns(measured, capsys):
         "precision": "bfloat16",
         "form": "compiled",
     }
-    print_table([*measured[1], {**measured[1][0], **wide}, {**wide, "failed": "out of memory"}])
+    rows = [*measured[1], {**measured[1][0], **wide}, {**wide, "failed": "out of memory"}]
+    print_table(rows)
+    assert "GPU ms" not in capsys.readouterr().out
+    print_table([*rows, {**measured[1][0], **wide, "device_seconds": 0.0123}])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
+    assert re.search(r"GPU ms\b", out)
+    assert "12.30" in out
     assert "failed" in out
     assert "kernelized" in out
 
@@ -149,15 +158,20 @@ def test_all_methods_in_all_forms(device, part, tmp_path, main, monkeypatch, cap
         "matmul_per_s": 5e14,
         "copy_per_s": 2e12,
     }
+    timing = {"seconds": 0.004, "device_seconds": 0.00321 if device == "cuda" else None}
     for name in ("_run", "_run_here"):
-        monkeypatch.setattr(f"skyformer.benchmark.command.{name}", lambda case: {"seconds": 0.004, **rates})
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: "NVIDIA H100 80GB HBM3")
+        monkeypatch.setattr(f"skyformer.benchmark.command.{name}", lambda case: {**timing, **rates})
+    machine = {"device": "NVIDIA H100 80GB HBM3", "matmul_per_s": {"bfloat16": 5e14}, "copy_per_s": 2e12}
+    monkeypatch.setattr("skyformer.benchmark.command.gpu_rates", lambda: machine)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     sizes = "--sizes=[128x1024,32x4096,2x64]"
     arguments = [f"--part={part}", "--all", "--peers=[]", f"--device={device}", sizes, f"--output={tmp_path}"]
     rows = main(["benchmark", *arguments])
     forms = ["eager", "compiled", "graphed"][: 3 if (device, part) == ("cuda", "step") else 2]
     assert len({(row["name"], row["form"], row["length"]) for row in rows}) == 9 * 3 * len(forms)
-    references = json.loads((tmp_path / "benchmark.json").read_text())["references"]
+    content = json.loads((tmp_path / "benchmark.json").read_text())
+    assert {row["device_seconds"] for row in content["rows"]} == {timing["device_seconds"]}
+    references = content["references"]
     with (tmp_path / "benchmark.csv").open() as file:
         assert sum(row["form"] == "released" for row in csv.DictReader(file)) == len(references)
     if (device, part) != ("cuda", "step"):
@@ -165,9 +179,43 @@ def test_all_methods_in_all_forms(device, part, tmp_path, main, monkeypatch, cap
         return
     assert len(references) == 16
     assert {row["seconds"] for row in references if row["name"] == "softmax"} == {0.0378, 0.126}
+    assert content["machine"].items() >= machine.items()
     said = capsys.readouterr().out
+    assert "3.21" in said
     assert "NVIDIA H100 80GB HBM3: Matrix product 500,000 Gop/s, copy 2,000 GB/s" in said
     assert "released: the code released with the paper" in said
+
+
+class HeldGpu:
+    """A GPU that needs 3 ms for each run, and whose clock wants launches to have time."""
+
+    def __init__(self):
+        self.waits, self.held = 0, []
+
+    def wait(self):
+        self.waits += 1
+
+    def seconds_of(self, work, held):
+        work()
+        self.held.append(held)
+        return 0.003
+
+
+def test_gpu_times_by_the_clock_and_by_events(monkeypatch):
+    """Blocks of runs by the clock, with one wait each; single runs by events, held longer than their launches take."""
+    gpu, runs = HeldGpu(), []
+    monkeypatch.setattr("skyformer.benchmark.machine.GPU", gpu)
+    monkeypatch.setattr(worker, "make_subject", lambda case: (lambda: None, lambda: runs.append(1)))
+    monkeypatch.setattr(worker, "_peak_above_idle", lambda work, device: 1.0)
+    for rate in ("matmul_rate", "copy_rate"):
+        monkeypatch.setattr(worker, rate, lambda *_: 1e12)
+    case = Case(name="skyformer", part="step", batch_size=2, length=64, device="cuda", form="graphed", repeats=7)
+    row = worker.measure(case)
+    assert row["device_seconds"] == 0.003
+    assert row["forward_s"] is None
+    assert len(runs) == 3 + 7 * BLOCK + 7
+    assert gpu.waits == 1 + 7
+    assert gpu.held == [1.5 * row["seconds"]] * 7
 
 
 def test_scaling_picture(measured, tmp_path):
@@ -183,6 +231,7 @@ def test_scaling_picture(measured, tmp_path):
         ("--repeats=3", "--repeats 3 must be at least 5"),
         ("--backends=[nothing]", "no file"),
         ("--peers=[nothing]", "--peers nothing is not one of sdpa"),
+        ("--device=cuda", "--device cuda: torch finds no CUDA device"),
         ("--all", "--all measures all backends (got --backends ['linformer'])"),
     ],
 )
