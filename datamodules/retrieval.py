@@ -9,12 +9,14 @@ import numpy as np
 
 from datamodules.base import SequenceDataModule
 from datamodules.examples import Example, Skipped, packed
+from datamodules.files import PreparedDataError
 from datamodules.generate import check_at_least_one
 from datamodules.prepared.writing import RawSplits
 from datamodules.sources.archives import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
 from datamodules.sources.new_inputs import read_lines, unusable
 
 FILES = {split: f"new_aan_pairs.{name}.tsv" for split, name in (("train", "train"), ("val", "eval"), ("test", "test"))}
+FOLDER = "tsv_data"  # of the release
 NUM_PAIRS = 182_613
 
 
@@ -59,7 +61,10 @@ class Retrieval(SequenceDataModule):
     def release(self) -> Path:
         """Return the folder of the release's files."""
         source = self.data_dir / "lra_release" if self.source is None else source_path(self.source)
-        return find_in_release(source, "tsv_data", FILES["train"])
+        try:
+            return find_in_release(source, FOLDER, FILES["train"])
+        except PreparedDataError as error:
+            raise PreparedDataError(f"{error} The command `extract` takes only these from the archive.") from error
 
     def source_sizes(self) -> dict[str, int]:
         return sizes_of((self.release / name for name in FILES.values()), self.release)

@@ -13,6 +13,7 @@ from skyformer.benchmark.command import run_benchmark
 from skyformer.cli import SkyformerCLI
 from skyformer.error_messages import exit_on_error
 from skyformer.export.command import run_export, with_its_configuration
+from skyformer.extract import run_extract
 from skyformer.installation import run_configs, with_shipped_configs
 from skyformer.prepare import run_prepare
 from skyformer.report.command import run_report
@@ -22,6 +23,7 @@ from skyformer.training.config_checks import check_files
 
 COMMANDS = {
     "prepare": run_prepare,
+    "extract": run_extract,
     "export": run_export,
     "report": run_report,
     "benchmark": run_benchmark,

@@ -167,7 +167,7 @@ class SkyformerCLI(LightningCLI):
             parser_kwargs={
                 "prog": program_name(),
                 "allow_abbrev": False,
-                "epilog": "Also, each with --help: prepare, export, sweep, report, study, benchmark, configs.",
+                "epilog": "Also, each with --help: prepare, extract, export, sweep, report, study, benchmark, configs.",
             },
             args=args,
         )
