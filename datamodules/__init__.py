@@ -7,6 +7,17 @@ from datamodules.listops import ListOps
 from datamodules.pathfinder.task import Pathfinder, PathX
 from datamodules.protocol import Protocol
 from datamodules.retrieval import Retrieval
+from datamodules.review_pairs import ReviewPairs
 from datamodules.text import Text
 
-__all__ = ["Image", "ListOps", "PathX", "Pathfinder", "Protocol", "Retrieval", "SequenceDataModule", "Text"]
+__all__ = [
+    "Image",
+    "ListOps",
+    "PathX",
+    "Pathfinder",
+    "Protocol",
+    "Retrieval",
+    "ReviewPairs",
+    "SequenceDataModule",
+    "Text",
+]

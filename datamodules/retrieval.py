@@ -13,7 +13,7 @@ from datamodules.files import PreparedDataError
 from datamodules.generate import check_at_least_one
 from datamodules.prepared.writing import RawSplits
 from datamodules.sources.archives import find_in_release, read_label, read_rows, sizes_of, source_name, source_path
-from datamodules.sources.new_inputs import read_lines, unusable
+from datamodules.sources.new_inputs import read_pairs
 
 FILES = {split: f"new_aan_pairs.{name}.tsv" for split, name in (("train", "train"), ("val", "eval"), ("test", "test"))}
 FOLDER = "tsv_data"  # of the release
@@ -77,12 +77,7 @@ class Retrieval(SequenceDataModule):
         return {split: packed(self._read(folder / name, split)) for split, name in FILES.items()}
 
     def new_examples(self, path: Path) -> Iterator[Example]:
-        for where, line in read_lines(path):
-            texts = line.split(b"\t")
-            if len(texts) != 2 or not all(texts):
-                raise unusable(where, "expected two texts with a tab between them")
-            documents = tuple(np.frombuffer(text[: self.max_bytes], dtype=np.uint8) for text in texts)
-            yield Example(documents, 0, where.rpartition("/")[2])
+        return read_pairs(path, self.max_bytes)
 
     def _read(self, path: Path, split: str) -> Iterator[Example | Skipped]:
         for where, (label, *ids, first, second) in read_rows(path, 5, f"Reading Retrieval, {split:>5}"):

@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from rich.progress import DownloadColumn
@@ -22,7 +22,8 @@ from datamodules.sources.new_inputs import read_lines
 URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 CLASSES = ("neg", "pos")
-_REVIEW = re.compile(r"(?:^|/)((?:train|test)/(?:neg|pos)/[^/.][^/]*\.txt)\Z")
+_FILE = re.compile(r"(?:^|/)((?:train|test)/(?:(?:neg|pos)/[^/.][^/]*|urls_(?:neg|pos))\.txt)\Z")
+_MOST_URLS = 1 << 22  # bytes of the file that has each review's film
 Read = Callable[[str], bytes]
 
 
@@ -50,7 +51,7 @@ class Text(SequenceDataModule):
     class_names = CLASSES
     citation = "Maas, Daly, Pham, Huang, Ng, Potts, Learning Word Vectors for Sentiment Analysis, ACL 2011"
     licence = "none stated; its authors ask to be cited"
-    published_val_size = 200 * 32  # batches of the published code
+    published_val_size: ClassVar[int | None] = 200 * 32  # batches of the published code
 
     def __init__(
         self,
@@ -87,11 +88,11 @@ class Text(SequenceDataModule):
         source = source_path(self.source)
         if source.is_file():
             return sizes_of([source], source.parent)
-        root = _root(source)
+        root = root_of(source)
         return sizes_of((root / split / kind for split in ("train", "test") for kind in CLASSES), root)
 
     def raw_splits(self) -> RawSplits:
-        names, read = self._open_reviews()
+        names, read = self.open_reviews()
         make = partial(_make_example, read)
         train = [name for name in names if name.startswith("train/")]
         parts = {"train": train}
@@ -105,8 +106,14 @@ class Text(SequenceDataModule):
         for where, line in read_lines(path):
             yield Example((np.frombuffer(line[: self.max_bytes], dtype=np.uint8),), 0, where.rpartition("/")[2])
 
-    def _open_reviews(self) -> tuple[list[str], Read]:
-        """Return the reviews' names, such as `train/neg/0_3.txt`, in order, and the function that reads one."""
+    def open_reviews(self) -> tuple[list[str], Read]:
+        """Return the reviews' names, such as `train/neg/0_3.txt`, in order, and the function that reads one.
+
+        The function also reads the addresses of the reviews' films, such as `train/urls_neg.txt`.
+
+        Raises:
+            PreparedDataError: for a source that is damaged or incomplete.
+        """
         if self.source is None:
             source = fetch(URL, self.data_dir / "downloads" / URL.rpartition("/")[2], "sha256", SHA256)
         else:
@@ -120,19 +127,27 @@ class Text(SequenceDataModule):
         return sorted(names, key=_order), read
 
 
-def _root(folder: Path) -> Path:
+def root_of(folder: Path) -> Path:
     return folder / "aclImdb" if (folder / "aclImdb").is_dir() else folder
 
 
 def _open_folder(folder: Path, max_bytes: int) -> tuple[list[str], Read]:
-    root = _root(folder)
+    root = root_of(folder)
 
     def read(name: str) -> bytes:
         with reading(root / name), open_regular(root / name) as file:
-            return file.read(max_bytes)
+            return file.read(_limit(name, max_bytes))
 
     names = (path.relative_to(root).as_posix() for path in root.glob("t*/*/*.txt"))
-    return [name for name in names if _REVIEW.search(name)], read
+    return [name for name in names if _FILE.search(name)], read
+
+
+def _limit(name: str, max_bytes: int) -> int:
+    return max_bytes if _is_review(name) else _MOST_URLS
+
+
+def _is_review(name: str) -> bool:
+    return name.count("/") == 2
 
 
 def _open_archive(path: Path, max_bytes: int) -> tuple[list[str], Read]:
@@ -140,7 +155,7 @@ def _open_archive(path: Path, max_bytes: int) -> tuple[list[str], Read]:
 
     Only the first `max_bytes` of each review are read, since an archive can claim or hold any number of bytes.
     """
-    reviews = {}
+    files = {}
     try:
         with reading(path), path.open("rb") as file, progress_bar(DownloadColumn()) as progress:
             bar = progress.add_task(f"Reading {path.name}", total=path.stat().st_size)
@@ -148,13 +163,13 @@ def _open_archive(path: Path, max_bytes: int) -> tuple[list[str], Read]:
                 for member in archive:
                     if member.size < 0:  # the next one would be one before, for ever
                         raise tarfile.ReadError(f"a size of {member.size}")
-                    found = _REVIEW.search(member.name)
-                    is_review = found and (member.isfile() or member.islnk())  # a link to an equal one before it
-                    content = archive.extractfile(member) if is_review else None
+                    found = _FILE.search(member.name)
+                    is_wanted = found and (member.isfile() or member.islnk())  # a link to an equal one before it
+                    content = archive.extractfile(member) if is_wanted else None
                     if found and content:
-                        if found[1] in reviews:
-                            raise damaged(path, f"two reviews {found[1]}")
-                        reviews[found[1]] = content.read(max_bytes)
+                        if found[1] in files:
+                            raise damaged(path, f"two files {found[1]}")
+                        files[found[1]] = content.read(_limit(found[1], max_bytes))
                         progress.update(bar, completed=file.tell())
                 _check_end(archive)
     except PreparedDataError:
@@ -162,7 +177,13 @@ def _open_archive(path: Path, max_bytes: int) -> tuple[list[str], Read]:
     except Exception as error:  # damage shows in many ways
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")  # then it lists each compression
         raise damaged(path, f"damaged, or no tar archive ({reason})") from error
-    return list(reviews), reviews.__getitem__
+
+    def read(name: str) -> bytes:
+        if name not in files:
+            raise damaged(path, f"no {name}")
+        return files[name]
+
+    return list(filter(_is_review, files)), read
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -179,8 +200,13 @@ def _check_end(archive: tarfile.TarFile) -> None:
 def _order(name: str) -> tuple[str, str, int, str]:
     """Sort key by split, class and number: the same for a folder and for any archive."""
     split, kind, file = name.split("/")
-    number = file.split("_")[0]
-    return split, kind, int(number) if number.isdecimal() and len(number) < 19 else -1, file
+    return split, kind, number_of(name), file
+
+
+def number_of(name: str) -> int:
+    """Return the number of a review; -1 if it has none."""
+    number = name.rpartition("/")[2].split("_")[0]
+    return int(number) if number.isdecimal() and len(number) < 19 else -1
 
 
 def _label(name: str) -> int:

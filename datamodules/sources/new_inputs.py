@@ -36,6 +36,20 @@ def read_lines(path: Path) -> Iterator[tuple[str, bytes]]:
         yield where, line
 
 
+def read_pairs(path: Path, max_bytes: int) -> Iterator[Example]:
+    """The lines of a file as two texts with a tab between them, each cut to this many bytes.
+
+    Raises:
+        PreparedDataError: as `read_lines`, and for another number of texts or an empty one.
+    """
+    for where, line in read_lines(path):
+        texts = line.split(b"\t")
+        if len(texts) != 2 or not all(texts):
+            raise unusable(where, "expected two texts with a tab between them")
+        documents = tuple(np.frombuffer(text[:max_bytes], dtype=np.uint8) for text in texts)
+        yield Example(documents, 0, where.rpartition("/")[2])
+
+
 def read_pictures(path: Path, side: int, mode: Literal["L", "RGB"]) -> Iterator[tuple[str, np.ndarray]]:
     """A picture, or those of a folder by their names: (name, pixels `(side, side)` or `(side, side, 3)` uint8).
 

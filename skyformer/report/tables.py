@@ -35,7 +35,9 @@ def accuracy_table(groups: Sequence[Group]) -> Table:
         cells.append(
             [_accuracy_cell(of_task[task], groups, best[task], notes) if task in of_task else EMPTY for task in tasks]
         )
-    averages = _average_cells(rows, groups, tasks, notes) if len(tasks) > 1 else []
+    averaged = [task for task in tasks if task not in published.STAND_INS]
+    averaged_rows = [[group for group in row if group.task in averaged] for row in rows]
+    averages = _average_cells(averaged_rows, groups, averaged, notes) if len(averaged) > 1 else []
     has_average = any(average != EMPTY for average in averages)
     if has_average:
         cells = [[*row, average] for row, average in zip(cells, averages, strict=True)]

@@ -17,6 +17,7 @@ SOURCES = {
     "listops": ("\n".join(EXPRESSIONS), ["new:1", "new:2"]),
     "text": ("A fine film.\nAn awful\tone, much longer than sixty bytes: its end is cut off in training too.\n", None),
     "retrieval": ("one paper\tanother one\nthird\tfourth\n", None),
+    "reviewpairs": ("one review\tanother one\nthird\tfourth\n", None),
 }
 
 

@@ -22,6 +22,7 @@ def prepare_arguments(task: str, data_dir, folder, *overlays: str) -> list[str]:
 EXPECTED = {
     "text": [r"train +20 ", r"val +10 ", r"test +10 ", r"0 neg +10 +5 +5", r"1 pos +10 +5 +5"],
     "retrieval": [r"train +24 ", r"val +10 ", r"test +7 ", r"0 unrelated +12 +5 +4", r"1 citing +12 +5 +3"],
+    "reviewpairs": [r"train +20 ", r"val +8 ", r"test +8 ", r"0 different +10 +4 +4", r"1 same +10 +4 +4"],
     "image": [r"train +40 +1,024 +1,024 +1,024 +1,024", r"val +20 ", r"test +10 ", r"9 truck +4 +2 +1"],
     "listops": [r"train +100 ", r"val +21 ", r"test +13 "],
     "pathfinder": [r"train +44 +1,024", r"val +10 ", r"test +7 "],

@@ -3,9 +3,9 @@
 import pytest
 from task_batches import assert_sequences, read
 
-from datamodules import Image, ListOps, Pathfinder, PathX, Protocol, Retrieval, Text
+from datamodules import Image, ListOps, Pathfinder, PathX, Protocol, Retrieval, ReviewPairs, Text
 
-TASKS = [Text, Image, Retrieval, ListOps, Pathfinder, PathX]
+TASKS = [Text, Image, Retrieval, ReviewPairs, ListOps, Pathfinder, PathX]
 
 
 @pytest.mark.parametrize("task", TASKS)

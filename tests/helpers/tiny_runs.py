@@ -14,6 +14,7 @@ TINY_DATA: dict[str, dict[str, Any]] = {
     "pathfinder": {"train_size": 44, "val_size": 10, "test_size": 7, "batch_size": 4},
     "pathx": {"train_size": 4, "val_size": 1, "test_size": 1, "batch_size": 1},
     "retrieval": {"max_bytes": 60, "batch_size": 4},
+    "reviewpairs": {"max_bytes": 60, "val_size": 8, "batch_size": 4},
     "text": {"max_bytes": 60, "val_size": 10, "batch_size": 4},
 }
 TINY_TRAINER = {

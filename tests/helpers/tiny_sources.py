@@ -22,6 +22,15 @@ def write_text(folder: Path) -> None:
                 (place / f"{number}_{rating}.txt").write_text(review)
 
 
+def write_reviewpairs(folder: Path) -> None:
+    """The same with the addresses of the films: four reviews each, and two of the last one of a split."""
+    write_text(folder)
+    for split, count, first in (("train", 15, 0), ("test", 5, 100)):
+        lines = [f"http://www.imdb.com/title/tt{first + number // 2}/usercomments\n" for number in range(count)]
+        for kind in ("neg", "pos"):
+            (folder / split / f"urls_{kind}.txt").write_text("".join(lines))
+
+
 def write_retrieval(folder: Path) -> None:
     """`new_aan_pairs.*.tsv`: 24, 10 and 7 pairs."""
     words = random.Random(0)
@@ -47,4 +56,9 @@ def write_image(folder: Path) -> None:
                 Image.fromarray(pixels).save(place / f"{number:04}.png")
 
 
-WRITERS = {"image": write_image, "retrieval": write_retrieval, "text": write_text}
+WRITERS = {
+    "image": write_image,
+    "retrieval": write_retrieval,
+    "reviewpairs": write_reviewpairs,
+    "text": write_text,
+}
