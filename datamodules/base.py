@@ -23,7 +23,7 @@ from datamodules.examples import Example, identity
 from datamodules.files import PreparedDataError, usable_folder
 from datamodules.image_batches import ImageBatches
 from datamodules.prepared.format import data_hash, folder_name, load, verify
-from datamodules.prepared.layout import Layout
+from datamodules.prepared.layout import MOST_IDS, Layout
 from datamodules.prepared.split import Split
 from datamodules.prepared.writing import RawSplits, prepare
 from datamodules.protocol import OURS, Protocol
@@ -60,10 +60,13 @@ class SequenceDataModule(LightningDataModule, ABC):
     - `first_id`: the id of the stored token 0
     - `published_val_size`: number of validation examples behind the published numbers
     - `augmentations`: those that keep the label (`augmentation.py`)
+    - `token_labels`: whether each token has a label of its own; the model then needs `pooling: none`
 
     Attributes:
         drop_black: whether black pixels are dropped; False for tasks without images.
         stages: easier data to train on first, each with its number of optimiser steps.
+        test_cases: names of the kinds of test examples, each with an accuracy of its own. Test example i is of kind i
+            modulo their number.
 
     Args:
         data_dir: folder of all prepared data.
@@ -93,6 +96,8 @@ class SequenceDataModule(LightningDataModule, ABC):
     licence: ClassVar[str]
     published_val_size: ClassVar[int | None] = None
     augmentations: ClassVar[tuple[str, ...]] = ()
+    token_labels: ClassVar[bool] = False
+    test_cases: tuple[str, ...] = ()
     drop_black: bool = False
 
     def __init__(
@@ -137,7 +142,10 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def new_examples(self, path: Path) -> Iterator[Example]:
-        """Yield the inputs of a file or folder for `predict`, with label 0 and a name that locates each input."""
+        """Yield the inputs of a file or folder for `predict`, each with a name that locates it.
+
+        The label is 0. With `token_labels`, it is 0 for each token to predict, and `UNLABELLED` for the others.
+        """
 
     @abstractmethod
     def expected_bytes(self) -> int:
@@ -158,7 +166,15 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def layout(self) -> Layout:
-        """Return the valid contents of this task's arrays with these settings."""
+        """Return the valid contents of this task's arrays with these settings.
+
+        Raises:
+            ValueError: for too many token ids or classes.
+        """
+        if max(self.vocab_size, self.num_classes) > MOST_IDS:
+            raise ValueError(
+                f"data.vocab_size={self.vocab_size} and data.num_classes={self.num_classes} must be at most {MOST_IDS}"
+            )
         is_image = self.image_side > 0
         return Layout(
             num_documents=self.num_documents,
@@ -167,6 +183,7 @@ class SequenceDataModule(LightningDataModule, ABC):
             fixed_length=is_image,
             lowest_token=0 if is_image or self.first_id else 1,  # 0 is padding then
             highest_token=self.vocab_size - 1 - self.first_id,
+            token_labels=self.token_labels,
         )
 
     @property
@@ -209,13 +226,14 @@ class SequenceDataModule(LightningDataModule, ABC):
             source = self.source_sizes()
         except (PreparedDataError, OSError):  # nothing is there; if the folder isn't either, reading says so
             source = {}
-        prepare(self.data_dir, self.task, self.settings, self.raw_splits, self.expected_bytes, source)
+        dtypes = self.layout.dtypes
+        prepare(self.data_dir, self.task, self.settings, self.raw_splits, self.expected_bytes, dtypes, source)
         verify(self.folder)
 
     def setup(self, stage: str) -> None:
         if self._predicts_new_inputs:
             path = Path(self.predict_source or "").expanduser()
-            arrays, self.new_names = as_split(path, self.new_examples(path))
+            arrays, self.new_names = as_split(path, self.new_examples(path), self.token_labels)
             self.splits["predict"] = self._batches(arrays)
             return
         for split in ("train", "val", "test"):

@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     Attributes:
         tokens: `(B, N)` int64, padded with 0.
         mask: `(B, N)` bool, True = a real token; None where no example is padded.
-        label: `(B,)` int64.
+        label: `(B,)` int64; or `(B, N)`, the class of each token, and −100 for a token without one.
         example: `(B,)` int64, the example's place in its split.
         position: `(B, N)` int64, each token's position in its sequence if tokens were dropped; None for 0 … N − 1.
     """

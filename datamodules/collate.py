@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batches import Batch
+from datamodules.prepared.layout import UNLABELLED
 from datamodules.prepared.split import Split
 
 
@@ -72,8 +73,16 @@ class SplitBatches(Dataset[Batch]):
         view, index = np.divmod(indices, len(self))
         if self.device is not None:
             return self.collate_on_device(index, view, self.device)
-        label = torch.from_numpy(self.split.labels[index].astype(np.int64))
-        return self.collate(index, label, view)
+        label = self.split.labels[index].astype(np.int64) if not self.split.token_labels else self._token_labels(index)
+        return self.collate(index, torch.from_numpy(label), view)
+
+    def _token_labels(self, index: np.ndarray) -> np.ndarray:
+        """`(B, N)` int64, `UNLABELLED` where there is no token."""
+        label = np.full((len(index), self.width(int(self.lengths[index].max()))), UNLABELLED, dtype=np.int64)
+        for row, number in zip(label, index, strict=True):
+            start, end = self.split.offsets[number : number + 2]
+            row[: end - start] = self.split.labels[start:end]
+        return label
 
     def collate(self, index: np.ndarray, label: Tensor, view: np.ndarray) -> Batch:
         """The batch of these examples; a sequence has one view, 0."""
@@ -108,11 +117,12 @@ class SplitBatches(Dataset[Batch]):
         mask = place < (arrays.offsets[document + 1] - start)[:, None]
         source = (start[:, None] + place).clamp_(max=len(arrays.tokens) - 1)
         tokens = (arrays.tokens[source].long() + self.first_id) * mask
+        label = arrays.labels[source].where(mask, UNLABELLED) if self.split.token_labels else arrays.labels[example]
         shape = (len(index), width) if count == 1 else (len(index), count, width)
         return Batch(
             tokens.reshape(shape),
             None if self.is_never_padded else mask.reshape(shape),
-            arrays.labels[example],
+            label,
             example,
         )
 
@@ -140,7 +150,7 @@ class SplitBatches(Dataset[Batch]):
 
 
 class DeviceArrays(NamedTuple):
-    """Arrays of a `Split` on a device: `tokens` uint8, `offsets` int64, `labels` int64."""
+    """Arrays of a `Split` on a device: `tokens` uint8 or int16, `offsets` int64, `labels` int64."""
 
     tokens: Tensor
     offsets: Tensor

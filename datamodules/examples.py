@@ -33,13 +33,13 @@ class Example(NamedTuple):
     """One example of a source.
 
     Attributes:
-        documents: uint8 tokens of its document, or of its two.
-        label: the class.
+        documents: tokens of its document, or of its two; uint8, or int16 for more than 256 ids.
+        label: the class; or `(N,)` int16, the class of each token, or `UNLABELLED` (`prepared/layout.py`).
         name: its place in the source; empty if its place in the split is enough.
     """
 
     documents: tuple[np.ndarray, ...]
-    label: int
+    label: int | np.ndarray
     name: str = ""
 
 
@@ -50,7 +50,7 @@ class Skipped(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Several examples: concatenated `tokens` uint8, `lengths` int64 of each document, `labels` uint8."""
+    """Several examples: concatenated `tokens`, `lengths` int64 of each document, concatenated `labels`."""
 
     tokens: np.ndarray
     lengths: np.ndarray
@@ -67,7 +67,7 @@ def pack(outcomes: Iterable[Example | Skipped]) -> Chunk:
     return Chunk(
         np.concatenate(documents) if documents else np.zeros(0, dtype=np.uint8),
         np.array([len(document) for document in documents], dtype=np.int64),
-        np.array([example.label for example in examples], dtype=np.uint8),
+        np.concatenate([np.zeros(0, dtype=np.uint8), *(np.atleast_1d(example.label) for example in examples)]),
         [_one_line(example.name) for example in examples if example.name],
         [_one_line(outcome.reason) for outcome in outcomes if isinstance(outcome, Skipped)],
     )
@@ -188,9 +188,8 @@ def _with_progress(
 ) -> Iterator[Chunk]:
     with progress_bar(MofNCompleteColumn()) as progress:
         bar = progress.add_task(at_first or description, total=total)
-        for chunk in chunks:
-            done = len(chunk.labels) + len(chunk.skipped)
-            progress.update(bar, description=description, advance=done)
+        for number, chunk in enumerate(chunks, start=1):
+            progress.update(bar, description=description, completed=min(number * CHUNK, total))
             yield chunk
 
 

@@ -9,25 +9,32 @@ from datamodules.examples import Chunk, Example, make_examples_in_processes
 
 # Each split has its own random stream, so the size of a split never changes another split.
 STREAMS = {"train": 0, "val": 1, "test": 2}
-Draw = Callable[[int, int], tuple[np.ndarray, int]]
+Draw = Callable[[int, int], tuple[np.ndarray, int | np.ndarray]]
 
 
-def generate(draw: Draw, data_seed: int, sizes: dict[str, int], description: str) -> dict[str, Iterable[Chunk]]:
+def generate(
+    draw: Draw,
+    data_seed: int,
+    sizes: dict[str, int],
+    description: str,
+    compiling: str | None = "Compiling the loops ...",
+) -> dict[str, Iterable[Chunk]]:
     """Generate the chunks of each split lazily, on all cores.
 
     Args:
-        draw: a pure, picklable function from (the stream's seed, index) to (tokens uint8, label). Tokens of any shape
-            are stored flat.
+        draw: a pure, picklable function from (the stream's seed, index) to tokens and label, as in `Example`. Tokens of
+            any shape are stored flat.
         data_seed: seed of the streams.
         sizes: examples a split.
         description: shown, with the split, next to the progress bar.
+        compiling: see `make_examples_in_processes`.
     """
     return {
         split: make_examples_in_processes(
             partial(_make, draw, (data_seed << 2) + STREAMS[split]),
             range(size),
             f"{description}, {split:>5}",
-            "Compiling the loops ...",
+            compiling,
         )
         for split, size in sizes.items()
     }

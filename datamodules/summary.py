@@ -8,6 +8,7 @@ from datamodules.base import SequenceDataModule
 from datamodules.batches import EvalBatches, TrainBatches
 from datamodules.collate import SplitBatches
 from datamodules.prepared.format import read_meta
+from datamodules.prepared.layout import UNLABELLED
 
 
 def print_summary(data: SequenceDataModule, seconds: float | None) -> None:
@@ -22,7 +23,7 @@ def print_summary(data: SequenceDataModule, seconds: float | None) -> None:
     size = sum(file["bytes"] for file in files) / 1e6
     how = "was there already" if seconds is None else f"made in {seconds:,.1f} s"
     console.print(f"{data.task}: {size:,.1f} MB, {how}\n  {data.folder}", soft_wrap=True)
-    for table in (_lengths(data), _classes(data)):
+    for table in (_lengths(data), _labels(data) if data.token_labels else _classes(data)):
         console.print(table)
         console.print()
     if seconds is None:  # else it has just been said, with names
@@ -41,6 +42,16 @@ def _lengths(data: SequenceDataModule) -> Table:
         lengths = data.splits[split].split.lengths
         values = (lengths.mean(), np.median(lengths), np.percentile(lengths, 95), lengths.max())
         table.add_row(split, f"{len(lengths):,}", *(f"{value:,.0f}" for value in values))
+    return table
+
+
+def _labels(data: SequenceDataModule) -> Table:
+    table = Table("split", title="Labelled tokens", title_justify="left", box=None, pad_edge=False)
+    for heading in ("all", "an example"):
+        table.add_column(heading, justify="right")
+    for split in data.prepared_splits:
+        count = np.count_nonzero(data.splits[split].split.labels != UNLABELLED)
+        table.add_row(split, f"{count:,}", f"{count / len(data.splits[split]):,.1f}")
     return table
 
 

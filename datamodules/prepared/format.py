@@ -4,8 +4,10 @@ A folder has a `meta.json` that records how it was made. For each split it has t
 
 - `tokens.bin`: all documents, concatenated
 - `offsets.bin`: int64, one more than there are documents
-- `labels.bin`
+- `labels.bin`: one for each example, or for each token
 - `names.txt`, if the examples have names
+
+Tokens and labels are uint8, or int16 for larger numbers (`Layout.dtypes`).
 
 The folder's name has a hash of the settings, so two settings never share a folder. `writing.py` writes it.
 """
@@ -23,7 +25,7 @@ from typing import Any
 
 from datamodules.files import REMAKE, PreparedDataError, read_bounded, unreadable
 from datamodules.prepared.layout import Layout, layout_fault
-from datamodules.prepared.meta import DTYPES, check_meta, parse_meta
+from datamodules.prepared.meta import ARRAYS, check_meta, parse_meta
 from datamodules.prepared.split import Split, map_split
 
 FORMAT_VERSION = 2
@@ -54,8 +56,9 @@ def load(folder: Path, settings: Mapping[str, Any], split: str, layout: Layout) 
         raise PreparedDataError(f"{folder / 'meta.json'} does not describe split {split!r}. {REMAKE}")
     for name, expected in files.items():
         _check_file(folder, _path(folder, split, name), expected["bytes"])
-    paths = [_path(folder, split, name) for name in DTYPES]
-    loaded = map_split(paths, _path(folder, split, "names") if "names" in files else None)
+    paths = [_path(folder, split, name) for name in ARRAYS]
+    names_path = _path(folder, split, "names") if "names" in files else None
+    loaded = map_split(paths, names_path, tuple(layout.dtypes.values()), layout.token_labels)
     loaded.refuse(layout_fault(loaded.tokens, loaded.offsets, loaded.labels, layout))
     loaded.names()
     return loaded
@@ -132,7 +135,7 @@ def _files(folder: Path, meta: Mapping[str, Any]) -> Iterator[tuple[Path, Mappin
 
 def file_name(name: str) -> str:
     """The file of one array of a split, or of its names."""
-    return f"{name}.bin" if name in DTYPES else f"{name}.txt"
+    return f"{name}.bin" if name in ARRAYS else f"{name}.txt"
 
 
 def _path(folder: Path, split: str, name: str) -> Path:

@@ -8,8 +8,8 @@ from typing import Any
 
 from datamodules.files import printable
 
-DTYPES = {"tokens": "uint8", "offsets": "int64", "labels": "uint8"}
-FILES = (*DTYPES, "names")
+ARRAYS = ("tokens", "offsets", "labels")
+FILES = (*ARRAYS, "names")
 SPLITS = ("train", "val", "test")
 FIELDS = ("format", "task", "settings", "source", "splits", "skipped")
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -61,8 +61,8 @@ def check_meta(meta: Mapping[str, Any]) -> None:
 def _check_split(split: str, files: Any) -> None:
     field = f"splits.{split}"
     _expect(split in SPLITS, field, files, f"only the splits {', '.join(SPLITS)}")
-    is_whole = isinstance(files, dict) and DTYPES.keys() <= files.keys() <= set(FILES)
-    _expect(is_whole, field, files, f"the files {', '.join(DTYPES)}, and names where there are any")
+    is_whole = isinstance(files, dict) and set(ARRAYS) <= files.keys() <= set(FILES)
+    _expect(is_whole, field, files, f"the files {', '.join(ARRAYS)}, and names where there are any")
     for name, file in files.items():
         described = isinstance(file, dict) and file.keys() == {"bytes", "sha256"}
         _expect(described, f"{field}.{name}", file, "bytes and sha256")

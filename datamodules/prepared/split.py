@@ -8,7 +8,6 @@ import numpy as np
 
 from datamodules.files import REMAKE, PreparedDataError, unreadable
 from datamodules.prepared.layout import Fault, structure_fault
-from datamodules.prepared.meta import DTYPES
 
 
 @dataclass(frozen=True)
@@ -16,10 +15,11 @@ class Split:
     """One split, memory-mapped.
 
     Attributes:
-        tokens: `(total,)` uint8.
+        tokens: `(total,)` uint8 or int16.
         offsets: `(documents + 1,)` int64; document i is `tokens[offsets[i]:offsets[i + 1]]`.
-        labels: `(examples,)` uint8; an example has one document, or two that follow each other.
+        labels: `(examples,)` uint8 or int16; an example has one document, or two that follow each other.
         names_path: the examples' names, a line each; None where their place in the split is their name.
+        token_labels: if True, labels are `(total,)` int16, one for each token, and an example is one document.
 
     Raises:
         PreparedDataError: for offsets that are not those of documents end to end, as many for each label.
@@ -29,9 +29,10 @@ class Split:
     offsets: np.ndarray
     labels: np.ndarray
     names_path: Path | None = None
+    token_labels: bool = False
 
     def __post_init__(self) -> None:
-        self.refuse(structure_fault(self.tokens, self.offsets, self.labels))
+        self.refuse(structure_fault(self.tokens, self.offsets, self.labels, self.token_labels))
 
     def refuse(self, fault: Fault | None) -> None:
         """Say what is wrong with one of the arrays, if anything is.
@@ -44,12 +45,12 @@ class Split:
             raise PreparedDataError(f"{where} {fault.what}. {REMAKE}")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets) - 1 if self.token_labels else len(self.labels)
 
     @property
     def num_documents(self) -> int:
         """Documents an example."""
-        return (len(self.offsets) - 1) // len(self.labels)
+        return (len(self.offsets) - 1) // len(self)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -60,7 +61,9 @@ class Split:
         """Another process maps the files again, in place of a copy of what is in them."""
         arrays = (self.tokens, self.offsets, self.labels)
         paths = [array.filename for array in arrays if isinstance(array, np.memmap)]
-        return (map_split, (paths, self.names_path)) if paths else (Split, (*arrays, self.names_path))
+        if not paths:
+            return Split, (*arrays, self.names_path, self.token_labels)
+        return map_split, (paths, self.names_path, tuple(array.dtype.name for array in arrays), self.token_labels)
 
     def names(self) -> list[str]:
         """What each example is called, after its place in the source.
@@ -79,14 +82,14 @@ class Split:
         return names
 
 
-def map_split(paths: list[Path], names_path: Path | None) -> Split:
-    """From the paths of tokens, offsets and labels.
+def map_split(paths: list[Path], names_path: Path | None, dtypes: tuple[str, ...], token_labels: bool) -> Split:
+    """From the paths of tokens, offsets and labels, and their dtypes.
 
     Raises:
         PreparedDataError: as `Split`, and for a file that cannot be mapped.
     """
-    tokens, offsets, labels = (_map_array(path, dtype) for path, dtype in zip(paths, DTYPES.values(), strict=True))
-    return Split(tokens, offsets, labels, names_path)
+    tokens, offsets, labels = (_map_array(path, dtype) for path, dtype in zip(paths, dtypes, strict=True))
+    return Split(tokens, offsets, labels, names_path, token_labels)
 
 
 def _map_array(path: Path, dtype: str) -> np.ndarray:

@@ -14,7 +14,6 @@ import numpy as np
 from datamodules.examples import Chunk
 from datamodules.files import BETTER_PLACES, REMAKE, PreparedDataError, printable, waiting_lock
 from datamodules.prepared.format import FORMAT_VERSION, file_name, folder_name, read_meta
-from datamodules.prepared.meta import DTYPES
 
 SHOWN = 5  # names of what was skipped
 FEW = 5  # examples that any split may lack; else one in a hundred
@@ -27,6 +26,7 @@ def prepare(
     settings: Mapping[str, Any],
     raw_splits: Callable[[], RawSplits],
     expected_bytes: Callable[[], int],
+    dtypes: Mapping[str, str],
     source: Mapping[str, int] | None = None,
 ) -> Path:
     """Write the folder for `settings` unless it is there; `raw_splits` is only called if it is not.
@@ -40,6 +40,7 @@ def prepare(
         settings: everything that the arrays depend on; plain JSON values.
         raw_splits: gives the chunks of each split, lazily.
         expected_bytes: gives a guess of the size, compared with the free space before a long computation starts.
+        dtypes: of the arrays (`Layout.dtypes`).
         source: sizes of the files that the arrays are made from, by name; empty without such files (any more).
 
     Raises:
@@ -54,7 +55,7 @@ def prepare(
                 if not (folder / "meta.json").exists():
                     _check_room(folder, expected_bytes())
                     meta = {"format": FORMAT_VERSION, "task": task, "settings": settings, "source": source or {}}
-                    _write_and_rename(folder, meta, raw_splits())
+                    _write_and_rename(folder, meta, raw_splits(), dtypes)
     except OSError as error:
         raise _not_prepared(folder, error, expected_bytes) from error
     _check_source(folder, source or {})
@@ -98,7 +99,7 @@ def _check_room(folder: Path, expected_bytes: int) -> None:
         raise OSError(errno.ENOSPC, message)
 
 
-def _write_and_rename(folder: Path, meta: dict[str, Any], splits: RawSplits) -> None:
+def _write_and_rename(folder: Path, meta: dict[str, Any], splits: RawSplits, dtypes: Mapping[str, str]) -> None:
     partial = folder.with_name(folder.name + ".partial")
     _remove(partial)  # left by a process that was killed
     try:
@@ -107,7 +108,7 @@ def _write_and_rename(folder: Path, meta: dict[str, Any], splits: RawSplits) -> 
         for split, chunks in splits.items():
             (partial / split).mkdir()
             meta["splits"][split], meta["skipped"][split] = _write_split(
-                partial / split, chunks, meta["settings"].get("source")
+                partial / split, chunks, dtypes, meta["settings"].get("source")
             )
         (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
         partial.rename(folder)
@@ -125,19 +126,21 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)  # rmtree would open a pipe, and wait
 
 
-def _write_split(folder: Path, chunks: Iterable[Chunk], source: str | None) -> tuple[dict[str, Any], list[str]]:
+def _write_split(
+    folder: Path, chunks: Iterable[Chunk], dtypes: Mapping[str, str], source: str | None
+) -> tuple[dict[str, Any], list[str]]:
     """Write the files of a split; returns what `meta.json` says of them, and what was skipped."""
     files = _Files(folder)
     lengths = [np.zeros(1, dtype=np.int64)]
     skipped: list[str] = []
     for chunk in chunks:
-        files.append("tokens", np.ascontiguousarray(chunk.tokens, dtype=DTYPES["tokens"]).tobytes())
-        files.append("labels", np.ascontiguousarray(chunk.labels, dtype=DTYPES["labels"]).tobytes())
+        files.append("tokens", np.ascontiguousarray(chunk.tokens, dtype=dtypes["tokens"]).tobytes())
+        files.append("labels", np.ascontiguousarray(chunk.labels, dtype=dtypes["labels"]).tobytes())
         if chunk.names:
             files.append("names", "".join(f"{name}\n" for name in chunk.names).encode())
         lengths.append(chunk.lengths)
         skipped += chunk.skipped
-    offsets = np.cumsum(np.concatenate(lengths), dtype=DTYPES["offsets"])
+    offsets = np.cumsum(np.concatenate(lengths), dtype=dtypes["offsets"])
     examples = len(offsets) - 1
     if examples == 0 or len(skipped) > max(FEW, (examples + len(skipped)) // 100):
         first = f"; the first: {printable(skipped[0])}" if skipped else ""

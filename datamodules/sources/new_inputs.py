@@ -69,16 +69,17 @@ def read_pictures(path: Path, side: int, mode: Literal["L", "RGB"]) -> Iterator[
         yield file.name, pixels
 
 
-def as_split(path: Path, examples: Iterable[Example]) -> tuple[Split, list[str]]:
-    """Return these examples as a split in memory, and their names. Their labels are 0 and have no meaning.
+def as_split(path: Path, examples: Iterable[Example], token_labels: bool = False) -> tuple[Split, list[str]]:
+    """Return these examples as a split in memory, and their names. Their labels have no meaning.
 
     Raises:
         PreparedDataError: when there is no example.
     """
     chunk = pack(examples)
-    if len(chunk.labels) == 0:
+    if len(chunk.lengths) == 0:
         raise unusable(str(path), "nothing to predict")
-    return Split(chunk.tokens, np.concatenate([[0], np.cumsum(chunk.lengths)]), chunk.labels), list(chunk.names)
+    offsets = np.concatenate([[0], np.cumsum(chunk.lengths)])
+    return Split(chunk.tokens, offsets, chunk.labels, token_labels=token_labels), list(chunk.names)
 
 
 def unusable(where: str, what: str) -> PreparedDataError:

@@ -29,7 +29,7 @@ from skyformer.model.cuda_graph import (
     unchanged_state,
 )
 from skyformer.model.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder
-from skyformer.model.head import ClassificationHead, Pooling
+from skyformer.model.head import UNLABELLED, ClassificationHead, Pooling
 from skyformer.model.initial_weights import load_initial_weights
 from skyformer.model.layers import FeedForward, Norm
 from skyformer.model.length import set_length
@@ -58,6 +58,23 @@ class Prediction(NamedTuple):
     probabilities: Tensor
 
 
+class TokenPrediction(NamedTuple):
+    """The result of `predict` for the L labelled tokens of a batch, without pooling.
+
+    Attributes:
+        example: `(L,)` int64, the example's place in its split.
+        position: `(L,)` int64, the token's place in its sequence.
+        label, prediction: `(L,)` int64.
+        probability: `(L,)` float32, of the prediction.
+    """
+
+    example: Tensor
+    position: Tensor
+    label: Tensor
+    prediction: Tensor
+    probability: Tensor
+
+
 class SequenceClassifier(LightningModule):
     """Classify token sequences with an encoder and any attention.
 
@@ -65,7 +82,8 @@ class SequenceClassifier(LightningModule):
     `test/…` are of all examples.
 
     A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64. `position (B,
-    N)` is int64 or None. For examples of two documents, tokens and mask are `(B, 2, N)`.
+    N)` is int64 or None. For examples of two documents, tokens and mask are `(B, 2, N)`. With `pooling: none`, label is
+    `(B, N)`, and loss and accuracy are those of labelled tokens; −100 is no label.
 
     Args:
         attention: makes one backend a layer, from (num_heads, head_dim, max_length). In YAML a class path.
@@ -172,6 +190,7 @@ class SequenceClassifier(LightningModule):
         self.register_buffer("class_weights", _checked_weights(class_weights, num_classes), persistent=False)
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio={mask_ratio} must be above 0 and below 1")
+        self.labels_tokens = objective == "classify" and pooling == "none"
         if objective == "classify":
             self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling, num_documents)
         self.masked_tokens = MaskedTokens(embed_dim, vocab_size, mask_ratio) if hides_tokens else None
@@ -225,7 +244,7 @@ class SequenceClassifier(LightningModule):
                 part.compile(options=COMPILE_OPTIONS)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
-        """Class scores `(B, classes)`.
+        """Class scores `(B, classes)`; `(B, N, classes)` with `pooling: none`.
 
         Args:
             tokens: `(B, N)` int64, or `(B, 2, N)` for two documents, which the encoder processes separately.
@@ -244,6 +263,24 @@ class SequenceClassifier(LightningModule):
         tokens, mask, position = self._sequences(tokens, mask, position)
         length = tokens.shape[1] if position is None else self.encoder.max_length
         return self.head(self.encoder(tokens, mask, position), mask, length)
+
+    def scores_and_labels(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return class scores `(L, classes)` and labels `(L,)` of a batch's examples, or of its labelled tokens."""
+        return self._labelled(*self._inputs(batch), batch.label)
+
+    def _labelled(
+        self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor, fixed_shapes: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return class scores `(L, classes)` and labels `(L,)` of the examples, or without pooling of labelled tokens.
+
+        With `fixed_shapes`, tokens without a label are kept, so that a GPU need not wait for the number of labels.
+        """
+        if not self.labels_tokens:
+            return self(tokens, mask, position), label
+        if fixed_shapes:
+            return self(tokens, mask, position).flatten(0, 1), label.flatten()
+        is_labelled = label != UNLABELLED
+        return self.head.layers(self.encoder(tokens, mask, position)[is_labelled]), label[is_labelled]
 
     def _sequences(
         self, tokens: Tensor, mask: Tensor | None, position: Tensor | None
@@ -326,7 +363,7 @@ class SequenceClassifier(LightningModule):
                     example,
                     None if mask is None else torch.ones_like(example, dtype=torch.bool),
                     None if position is None else places.expand(shape).contiguous(),
-                    label.new_zeros(len(example)),
+                    label.new_zeros(shape[: label.dim()]),
                 )
                 torch.autograd.grad(loss, weights, allow_unused=True)
 
@@ -341,11 +378,11 @@ class SequenceClassifier(LightningModule):
         if self.objective == "masked_tokens":
             masked = self._masked_batch(tokens, mask, position)
             return masked.loss, masked.accuracy
-        scores = self(tokens, mask, position)
+        scores, label = self._labelled(tokens, mask, position, label, fixed_shapes=tokens.device.type == "cuda")
         exact = scores.to(at_least_float32(scores))
         weights = None if self.class_weights is None else self.class_weights.to(exact)
         loss = F.cross_entropy(exact, label, weights, label_smoothing=self.label_smoothing)
-        accuracy = (scores.argmax(dim=-1) == label).float().mean()
+        accuracy = (scores.argmax(dim=-1) == label).sum() / (label != UNLABELLED).sum()
         if self.masked_tokens is None:
             return loss, accuracy
         masked = self._masked_batch(tokens, mask, position)
@@ -374,12 +411,14 @@ class SequenceClassifier(LightningModule):
     def test_step(self, batch: Any, batch_index: int) -> Tensor | MaskedBatch:
         return self._evaluate(batch, "test")
 
-    def predict_step(self, batch: Any, batch_index: int) -> Prediction:
-        scores = self._scores(batch)
-        return Prediction(batch.example, batch.label, scores.float().softmax(dim=-1))
-
-    def _scores(self, batch: Any) -> Tensor:
-        return self(*self._inputs(batch))
+    def predict_step(self, batch: Any, batch_index: int) -> Prediction | TokenPrediction:
+        scores, label = self.scores_and_labels(batch)
+        probabilities = scores.float().softmax(dim=-1)
+        if batch.label.dim() == 1:
+            return Prediction(batch.example, label, probabilities)
+        row, position = (batch.label != UNLABELLED).nonzero(as_tuple=True)
+        probability, prediction = probabilities.max(dim=-1)
+        return TokenPrediction(batch.example[row], position, label, prediction, probability)
 
     def _inputs(self, batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         missing = [name for name in ("tokens", "mask", "label", "example", "position") if not hasattr(batch, name)]
@@ -387,6 +426,12 @@ class SequenceClassifier(LightningModule):
             raise MisconfigurationException(
                 f"data.class_path: a batch lacks {', '.join(missing)} (got {type(batch).__name__}). Fix: let the data "
                 "module's loaders return datamodules.batches.Batch(tokens, mask, label, example)"
+            )
+        if self.objective == "classify" and self.labels_tokens != (batch.label.dim() == 2):
+            labelled, fix = ("token", "none") if batch.label.dim() == 2 else ("example", "mean")
+            raise MisconfigurationException(
+                f"model.pooling={self.head.pooling}: the data has a label for each {labelled}. Fix: --model.pooling "
+                f"{fix}"
             )
         return batch.tokens, batch.mask, batch.position
 
@@ -399,10 +444,10 @@ class SequenceClassifier(LightningModule):
             metrics["loss"].update(shown.loss, weight=shown.number)
             metrics["accuracy"].update(shown.accuracy, weight=shown.number)
         else:
-            shown = self._scores(batch)
-            loss = F.cross_entropy(shown.to(at_least_float32(shown)), batch.label)
-            metrics["loss"].update(loss, weight=len(batch.label))
-            metrics["accuracy"].update(shown, batch.label)
+            shown, label = self.scores_and_labels(batch)
+            loss = F.cross_entropy(shown.to(at_least_float32(shown)), label)
+            metrics["loss"].update(loss, weight=len(label))
+            metrics["accuracy"].update(shown, label)
         for name, metric in metrics.items():
             self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, batch_size=len(batch.label))
         return shown

@@ -5,11 +5,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Pooling = Literal["mean", "padded_mean", "max", "cls", "attention"]
+Pooling = Literal["mean", "padded_mean", "max", "cls", "attention", "none"]
+UNLABELLED = -100  # the label of a token without one, which torch's cross-entropy ignores
 
 
 class ClassificationHead(nn.Module):
-    """Pools each document over its tokens, then two linear layers → `(B, classes)`.
+    """Pools each document over its tokens, then two linear layers → `(B, classes)`, or `(B, N, classes)` unpooled.
 
     Two documents with pooled vectors a and b become [a, b, a b, a − b], as in the published code.
 
@@ -18,10 +19,11 @@ class ClassificationHead(nn.Module):
         pooling: `mean` and `max` are over real tokens. `cls` is the first real token. `attention` is the mean of real
             tokens x weighted by the softmax of w·x, where w is learned and starts at 0. `padded_mean` divides the sum
             over real tokens by the length with padding, as the published code does, so it depends on the padding.
+            `none` scores each token, for data with a label for each token.
         num_documents: 1 or 2 an example.
 
     Raises:
-        ValueError: for another number of documents.
+        ValueError: for another number of documents, or two without pooling.
     """
 
     def __init__(
@@ -30,6 +32,8 @@ class ClassificationHead(nn.Module):
         super().__init__()
         if num_documents not in (1, 2):
             raise ValueError(f"num_documents={num_documents} must be 1 or 2")
+        if pooling == "none" and num_documents == 2:
+            raise ValueError("pooling=none scores tokens of one document, not pairs (got num_documents=2)")
         self.pooling = pooling
         self.num_documents = num_documents
         features = embed_dim if num_documents == 1 else 4 * embed_dim
@@ -38,6 +42,8 @@ class ClassificationHead(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, length: int) -> Tensor:
         """`(B · num_documents, N, D)`, `(B · num_documents, N)` bool or None, and the length with padding."""
+        if self.pooling == "none":
+            return self.layers(x)
         pooled = pool(x, mask, self.pooling, length) if self.query is None else attention_pool(x, mask, self.query)
         if self.num_documents == 2:
             first, second = pooled.unflatten(0, (-1, 2)).unbind(dim=1)

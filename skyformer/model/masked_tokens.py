@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skyformer.model.encoder import Encoder
+from skyformer.model.head import UNLABELLED
 from skyformer.ops.kernel import at_least_float32
-
-_NO_TARGET = -100
 
 
 class MaskedBatch(NamedTuple):
@@ -77,13 +76,13 @@ class MaskedTokens(nn.Module):
         """
         hidden = draws < self.ratio if mask is None else mask & (draws < self.ratio)
         vectors = encoder(tokens.masked_fill(hidden, self.hidden_id), mask, position)
-        target = tokens.masked_fill(~hidden, _NO_TARGET)
+        target = tokens.masked_fill(~hidden, UNLABELLED)
         if not fixed_shapes:
             vectors, target = vectors[hidden], target[hidden]
         scores = self.output(vectors)
         exact = scores.to(at_least_float32(scores)).flatten(0, -2)
         number = hidden.sum()
-        total = F.cross_entropy(exact, target.flatten(), ignore_index=_NO_TARGET, reduction="sum")
+        total = F.cross_entropy(exact, target.flatten(), ignore_index=UNLABELLED, reduction="sum")
         guess = scores.detach().argmax(dim=-1)
         predicted = torch.where(hidden, guess, tokens) if fixed_shapes else tokens.masked_scatter(hidden, guess)
         divisor = number.clamp(min=1)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from skyformer.files import write_atomically, write_table
 from skyformer.installation import program_name
+from skyformer.report.cases import case_rows, draw_cases
 from skyformer.report.groups import Group, group_runs, tasks_of
 from skyformer.report.page import make_page, table_of_rows
 from skyformer.report.pictures import BEGINNING, WINDOW, Axis, draw_loss_curves, draw_progress, training_table
@@ -63,6 +64,8 @@ def _write_rows(groups: Sequence[Group], output: Path) -> None:
         ("runs", run_rows(groups)),
     ):
         write_table(output / f"{name}.csv", list(rows[0]), rows)
+    if rows := case_rows(groups):
+        write_table(output / "accuracy_by_case.csv", list(rows[0]), rows)
 
 
 def _write_training(groups: Sequence[Group], output: Path) -> list[Table]:
@@ -76,6 +79,8 @@ def _write_training(groups: Sequence[Group], output: Path) -> list[Table]:
 def _draw(groups: Sequence[Group], output: Path) -> dict[str, Path]:
     """The pictures that there was something to draw for, by their captions."""
     drawn = {}
+    if draw_cases(groups, output / "accuracy_by_case.png"):
+        drawn["Test accuracy on each kind of examples"] = output / "accuracy_by_case.png"
     for caption, (quantity, axis) in _PROGRESS.items():
         path = output / f"{quantity}_against_{axis}.png"
         if draw_progress(groups, quantity, axis, path):

@@ -162,6 +162,11 @@ class Run:
         return None if self.result is None else float(self.result["test/accuracy"])
 
     @property
+    def accuracy_by_case(self) -> dict[str, float]:
+        """On each kind of test examples, from 0 to 1; empty for a task without kinds."""
+        return (self.result or {}).get("test/accuracy_by_case", {})
+
+    @property
     def device(self) -> str:
         """The name of the GPU or processor that it ran on; of several, by its starts, `A, then B`."""
         return ", then ".join(dict.fromkeys(map(self._device_of, self.records or [{}])))
@@ -311,4 +316,9 @@ def _is_record(record: Any) -> bool:
 
 def _is_result(result: Any) -> bool:
     accuracy = result.get("test/accuracy") if isinstance(result, dict) else None
-    return isinstance(accuracy, int | float) and not isinstance(accuracy, bool) and 0 <= accuracy <= 1  # no NaN either
+    by_case = result.get("test/accuracy_by_case", {}) if isinstance(result, dict) else None
+    return isinstance(by_case, dict) and all(map(_is_accuracy, [accuracy, *by_case.values()]))
+
+
+def _is_accuracy(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1  # no NaN either

@@ -35,7 +35,7 @@ def accuracy_table(groups: Sequence[Group]) -> Table:
         cells.append(
             [_accuracy_cell(of_task[task], groups, best[task], notes) if task in of_task else EMPTY for task in tasks]
         )
-    averaged = [task for task in tasks if task not in published.STAND_INS]
+    averaged = [task for task in tasks if task not in published.OTHER_TASKS]
     averaged_rows = [[group for group in row if group.task in averaged] for row in rows]
     averages = _average_cells(averaged_rows, groups, averaged, notes) if len(averaged) > 1 else []
     has_average = any(average != EMPTY for average in averages)

@@ -89,7 +89,7 @@ def instability(model: SequenceClassifier, batches: Iterator[Any], max_steps: in
         before, weights = _scores(model, batch), _weights(model)
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(batch.tokens, batch.mask, batch.position), batch.label).backward()
+        F.cross_entropy(*model.scores_and_labels(batch)).backward()
         optimizer.step()
         model.eval()
         if scheduler is not None:

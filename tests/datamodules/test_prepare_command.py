@@ -25,6 +25,7 @@ EXPECTED = {
     "reviewpairs": [r"train +20 ", r"val +8 ", r"test +8 ", r"0 different +10 +4 +4", r"1 same +10 +4 +4"],
     "image": [r"train +40 +1,024 +1,024 +1,024 +1,024", r"val +20 ", r"test +10 ", r"9 truck +4 +2 +1"],
     "listops": [r"train +100 ", r"val +21 ", r"test +13 "],
+    "mqar": [r"train +100 +18 ", r"val +62 +3.0", r"test +57 +4.4"],
     "pathfinder": [r"train +44 +1,024", r"val +10 ", r"test +7 "],
     "pathx": [r"train +4 +16,384", r"val +1 ", r"test +1 "],
 }

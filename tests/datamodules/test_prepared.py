@@ -51,7 +51,7 @@ def splits(made: list[str] | None = None) -> dict[str, Iterator[Chunk]]:
 
 
 def make(root: Path, settings: dict[str, Any] = SETTINGS, made: list[str] | None = None, needed: int = 1) -> Path:
-    return prepare(root, "task", settings, lambda: splits(made), lambda: needed)
+    return prepare(root, "task", settings, lambda: splits(made), lambda: needed, LAYOUT.dtypes)
 
 
 def assert_whole(folder: Path, settings: dict[str, Any] = SETTINGS) -> None:
@@ -94,7 +94,7 @@ def test_other_settings_have_another_folder(tmp_path, monkeypatch):
     following = format.FORMAT_VERSION + 1
     for module in (format, writing):
         monkeypatch.setattr(module, "FORMAT_VERSION", following)
-    folders |= {make(tmp_path), prepare(tmp_path, "other", SETTINGS, splits, lambda: 1)}
+    folders |= {make(tmp_path), prepare(tmp_path, "other", SETTINGS, splits, lambda: 1, LAYOUT.dtypes)}
     assert len(folders) == 5
     assert visible(tmp_path) == sorted(folder.name for folder in folders)
 
@@ -198,7 +198,7 @@ def test_interrupted_work_leaves_nothing(error, tmp_path):
         raise error("in the middle")
 
     with pytest.raises(error, match="in the middle"):
-        prepare(tmp_path, "task", SETTINGS, lambda: {**splits(), "val": broken()}, lambda: 1)
+        prepare(tmp_path, "task", SETTINGS, lambda: {**splits(), "val": broken()}, lambda: 1, LAYOUT.dtypes)
     assert visible(tmp_path) == []
     assert_whole(make(tmp_path))
 
@@ -231,7 +231,9 @@ def test_two_at_once_make_one_folder(tmp_path, monkeypatch):
     results: list[Path] = []
 
     def first() -> None:
-        results.append(prepare(tmp_path, "task", SETTINGS, lambda: {**splits(made), "train": slow()}, lambda: 1))
+        results.append(
+            prepare(tmp_path, "task", SETTINGS, lambda: {**splits(made), "train": slow()}, lambda: 1, LAYOUT.dtypes)
+        )
 
     thread = threading.Thread(target=first)
     thread.start()
@@ -266,7 +268,7 @@ def test_names_and_what_was_skipped_are_kept(tmp_path):
         Skipped("c: empty"),
         Example((np.ones(1),), 0, "d\xff"),
     ]
-    folder = prepare(tmp_path, "task", {}, lambda: {"test": packed(outcomes)}, lambda: 1)
+    folder = prepare(tmp_path, "task", {}, lambda: {"test": packed(outcomes)}, lambda: 1, LAYOUT.dtypes)
     assert load(folder, {}, "test").names() == ["a b", "d\xff"]
     assert read_meta(folder)["skipped"] == {"test": ["c: empty"]}
     assert load(make(tmp_path), SETTINGS, "val").names() == ["0", "1"]
@@ -276,7 +278,7 @@ def test_split_of_which_much_is_missing_is_refused(tmp_path):
     """A release that is not unpacked wholly; six of seven are more than the few that any may lack."""
     outcomes = [*[Skipped("c: no such file")] * 6, Example((np.ones(2, dtype=np.uint8),), 0)]
     with pytest.raises(PreparedDataError, match=r"split 'test' has 1 examples; 6 skipped; .*Is the source whole"):
-        prepare(tmp_path, "task", {}, lambda: {"test": packed(outcomes)}, lambda: 1)
+        prepare(tmp_path, "task", {}, lambda: {"test": packed(outcomes)}, lambda: 1, LAYOUT.dtypes)
     assert visible(tmp_path) == []
 
 
@@ -293,5 +295,5 @@ def test_other_processes_map_a_split_and_get_no_copy(tmp_path):
 
 def test_split_without_examples_is_refused(tmp_path):
     with pytest.raises(PreparedDataError, match=r"split 'test' has no example; 1 skipped; the first: c: empty"):
-        prepare(tmp_path, "task", {}, lambda: {"test": packed([Skipped("c: empty")])}, lambda: 1)
+        prepare(tmp_path, "task", {}, lambda: {"test": packed([Skipped("c: empty")])}, lambda: 1, LAYOUT.dtypes)
     assert visible(tmp_path) == []

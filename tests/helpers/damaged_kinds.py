@@ -13,7 +13,7 @@ import tiny_sources
 from source_changes import LEVEL, packed, write_batches, write_pathfinder
 
 from datamodules import Image, ListOps, Pathfinder, Retrieval, Text
-from datamodules.prepared.meta import DTYPES
+from datamodules.prepared.format import file_name
 
 
 class Kind(NamedTuple):
@@ -131,7 +131,7 @@ def agree(folder: Path) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     for split, files in meta["splits"].items():
         for name in files:
-            path = folder / split / (f"{name}.bin" if name in DTYPES else f"{name}.txt")
+            path = folder / split / file_name(name)
             if path.is_file():
                 files[name] = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     (folder / "meta.json").write_text(json.dumps(meta))

@@ -11,6 +11,15 @@ ROOT = HELPERS.parents[1]
 TINY_DATA: dict[str, dict[str, Any]] = {
     "image": {"val_size": 20, "batch_size": 4},
     "listops": {"min_length": 8, "max_length": 64, "train_size": 100, "val_size": 21, "test_size": 13, "batch_size": 8},
+    "mqar": {
+        "vocab_size": 16,
+        "train_cases": [[16, 2], [20, 4]],
+        "test_cases": [[16, 3], [32, 6]],
+        "train_size": 100,
+        "val_size": 21,
+        "test_size": 13,
+        "batch_size": 8,
+    },
     "pathfinder": {"train_size": 44, "val_size": 10, "test_size": 7, "batch_size": 4},
     "pathx": {"train_size": 4, "val_size": 1, "test_size": 1, "batch_size": 1},
     "retrieval": {"max_bytes": 60, "batch_size": 4},

@@ -12,7 +12,7 @@ import torch
 import yaml
 from interrupted_runs import STOP, assert_same_training
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import ROOT, TINY_DATA
+from tiny_runs import ROOT
 
 from skyformer.exceptions import RunError
 from skyformer.export.program import export_program
@@ -22,7 +22,7 @@ from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.report.runs import find_runs
 from skyformer.training.run_folder import run_folder
 
-TASKS = sorted(TINY_DATA)
+TASKS = sorted(path.stem for path in (ROOT / "configs/pretrain").glob("*.yaml"))
 ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.yaml"))
 ONE_STEP = ("--trainer.max_steps=1", "--trainer.val_check_interval=1", "--model.lr_scheduler.init_args.warmup_steps=0")
 HELD = ("--model.optimizer.init_args.lr=0", "--trainer.max_steps=3")  # weights stay as they started

@@ -2,50 +2,12 @@
 
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from skyformer.model.masked_tokens import MaskedBatch
+from skyformer.training.callbacks.label_counts import LabelCounter, pretrains
 
 PAGE = "docs/plateau.md"
-
-
-class LabelCounts:
-    """Counts of each label, or of each masked token, in the batches of an evaluation, over all processes."""
-
-    def __init__(self, module: LightningModule) -> None:
-        size = module.hparams["vocab_size" if pretrains(module) else "num_classes"]
-        self.counts = torch.zeros(size, dtype=torch.int64, device=module.device)
-
-    def add(self, batch: Any, outputs: Any) -> None:
-        labels = outputs.tokens[outputs.hidden] if isinstance(outputs, MaskedBatch) else batch.label
-        self.counts += torch.bincount(labels, minlength=len(self.counts))
-
-    def total_and_chance(self, trainer: Trainer) -> tuple[int, float]:
-        """The number of labels, and the accuracy of always guessing the most frequent one."""
-        counts = trainer.strategy.reduce(self.counts, reduce_op="sum")
-        total = int(counts.sum())
-        return total, int(counts.max()) / max(total, 1)
-
-
-def pretrains(module: LightningModule) -> bool:
-    """Return whether the module predicts hidden tokens in place of classes."""
-    return module.hparams.get("objective", "classify") != "classify"
-
-
-class LabelCounter(Callback):
-    """Counts the labels of each evaluation."""
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.labels = LabelCounts(pl_module)
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        self.labels.add(batch, outputs)
-
-    on_test_start, on_test_batch_end = on_validation_start, on_validation_batch_end
 
 
 class PlateauNotice(LabelCounter):
@@ -69,9 +31,9 @@ class PlateauNotice(LabelCounter):
         trial = trainer.sanity_checking or trainer.fast_dev_run
         if trainer.state.fn != "fit" or trial or pretrains(pl_module) or self.has_left or self.is_said:
             return
-        examples, chance = self.labels.total_and_chance(trainer)
+        labels, chance = self.labels.total_and_chance(trainer)
         accuracy, step, steps = float(trainer.callback_metrics["val/accuracy"]), trainer.global_step, trainer.max_steps
-        self.has_left = accuracy > chance + 2 * (chance * (1 - chance) / examples) ** 0.5
+        self.has_left = accuracy > chance + 2 * (chance * (1 - chance) / labels) ** 0.5
         if self.has_left or steps <= 0 or step < steps / 10 or _is_in_an_easier_stage(trainer):
             return
         self.is_said = True

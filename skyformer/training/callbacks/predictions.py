@@ -21,6 +21,9 @@ class PredictionWriter(BasePredictionWriter):
     name in its source, or its index in the test set. New inputs of `data.predict_source` have no label. Each of several
     processes writes its own `predictions.<rank>.csv`.
 
+    If each token has a label, a row is a labelled token. Its columns are `id`, `position`, `label`, `prediction` and
+    `probability`, that of the prediction.
+
     Args:
         format: `csv`, or `parquet`, which needs pyarrow.
 
@@ -47,18 +50,21 @@ class PredictionWriter(BasePredictionWriter):
 
 
 def _columns(predictions: Sequence[Any], datamodule: Any) -> dict[str, list[Any]]:
-    example, label, probabilities = (torch.cat(parts) for parts in zip(*predictions, strict=True))
-    order = example.argsort()
-    example, label, probabilities = example[order], label[order], probabilities[order]
+    joined = type(predictions[0])(*(torch.cat(parts) for parts in zip(*predictions, strict=True)))
+    order = joined.example.argsort(stable=True)
+    found = {name: values[order] for name, values in joined._asdict().items()}
     is_new = getattr(datamodule, "predict_source", None) is not None
     split = "predict" if is_new else "test"
     names = datamodule.example_names(split) if hasattr(datamodule, "example_names") else None
-    return {
-        "id": [names[place] if names else str(place) for place in example.tolist()],
-        **({} if is_new else {"label": label.tolist()}),
-        "prediction": probabilities.argmax(dim=1).tolist(),
-        **{f"p{number}": column.tolist() for number, column in enumerate(probabilities.unbind(dim=1))},
-    }
+    example = found.pop("example").tolist()
+    if is_new:
+        del found["label"]
+    probabilities = found.pop("probabilities", None)
+    if probabilities is not None:
+        found["prediction"] = probabilities.argmax(dim=1)
+        found |= {f"p{number}": column for number, column in enumerate(probabilities.unbind(dim=1))}
+    ids = [names[place] if names else str(place) for place in example]
+    return {"id": ids, **{name: values.tolist() for name, values in found.items()}}
 
 
 def _as_csv(columns: dict[str, list[Any]]) -> str:

@@ -16,7 +16,7 @@ from skyformer.files import next_free_path, write_atomically
 from skyformer.internals import average_model
 from skyformer.model.checkpoint_io import LAST, PREVIOUS
 from skyformer.training.callbacks.ending import early_end
-from skyformer.training.callbacks.plateau import LabelCounter, pretrains
+from skyformer.training.callbacks.label_counts import CaseCounts, LabelCounter, pretrains
 from skyformer.training.callbacks.settings import check_callback_settings
 from skyformer.training.loggers import TensorBoardLogger
 from skyformer.training.record import make_record
@@ -139,32 +139,60 @@ def _note_early_end(path: Path, end: dict[str, Any]) -> None:
 class EvaluationResult(LabelCounter):
     """Print the result of `test` and `validate`, with the accuracy of always guessing the most frequent label.
 
-    Write it as `result.json` and `validation.json`. Both numbers cover the evaluated examples, or their masked tokens,
-    on all processes.
+    Write it as `result.json` and `validation.json`. Both numbers cover the evaluated examples, or their masked or
+    labelled tokens, on all processes. If the task has `test_cases`, `test` also gives the accuracy of each.
     """
 
+    cases: CaseCounts | None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        names = getattr(trainer.datamodule, "test_cases", ())
+        self.cases = CaseCounts(names, pl_module.device) if names and not pretrains(pl_module) else None
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
+        if self.cases is not None:
+            self.cases.add(batch, outputs)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._report(trainer, "test", "Test", "result.json")
+        by_case = {} if self.cases is None else self.cases.accuracies(trainer)
+        rounded = {name: round(accuracy, 6) for name, accuracy in by_case.items()}
+        self._report(trainer, "test", "Test", "result.json", {"test/accuracy_by_case": rounded} if rounded else {})
+        if trainer.is_global_zero:
+            for name, accuracy in by_case.items():
+                print(f"  {name}: {accuracy:.2%}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
             self._report(trainer, "val", "Validation", "validation.json")
 
-    def _report(self, trainer: Trainer, prefix: str, split: str, file_name: str) -> None:
+    def _report(
+        self, trainer: Trainer, prefix: str, split: str, file_name: str, more: dict[str, Any] | None = None
+    ) -> None:
         total, chance = self.labels.total_and_chance(trainer)
-        counted, noun = ("hidden_tokens", "one") if pretrains(trainer.lightning_module) else ("examples", "label")
+        examples = self.labels.num_examples(trainer)
+        counts, noun = {"examples": total}, "label"
+        if pretrains(trainer.lightning_module):
+            counts, noun = {"hidden_tokens": total}, "one"
+        elif total != examples:
+            counts = {"labelled_tokens": total, "examples": examples}
         accuracy, loss = (float(trainer.callback_metrics[f"{prefix}/{name}"]) for name in ("accuracy", "loss"))
         result = {
             f"{prefix}/accuracy": round(accuracy, 6),
             f"{prefix}/loss": round(loss, 6),
-            f"{prefix}/{counted}": total,
+            **{f"{prefix}/{name}": count for name, count in counts.items()},
             "data_hash": (getattr(trainer.datamodule, "data_hash", None) or "").partition("+")[0] or None,
             "chance": round(chance, 6),
             "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
+            **(more or {}),
         }
         if trainer.is_global_zero:
+            counted = " of ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
             print(
-                f"{split} accuracy {accuracy:.2%} on {total:,} {counted.replace('_', ' ')}; "
+                f"{split} accuracy {accuracy:.2%} on {counted}; "
                 f"always guessing the most frequent {noun} gives {result['chance']:.2%}."
             )
             write_atomically(Path(trainer.default_root_dir, file_name), json.dumps(result, indent=2) + "\n")
