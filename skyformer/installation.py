@@ -1,5 +1,6 @@
 """Differences between a checkout and an installed package: paths of the configurations, and the command's name."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -73,6 +74,11 @@ def run_configs(args: list[str]) -> None:
 def program(script: str) -> list[str]:
     """Return the words that start a command line, from the `sys.argv[0]` of such a command."""
     return ["python", script] if Path(script).name == "run.py" else ["skyformer"]
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return what to type for a command, from its `sys.argv`; empty for no words."""
+    return shlex.join([*program(words[0]), *words[1:]]) if words else ""
 
 
 def program_name() -> str:

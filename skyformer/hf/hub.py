@@ -1,8 +1,6 @@
 """Trained models as folders that `huggingface_hub` understands: weights, configuration and a model card."""
 
 import json
-import shlex
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -11,9 +9,10 @@ from torch import Tensor, nn
 
 from skyformer.exceptions import RunError
 from skyformer.export.checkpoint import check_classifies, counted_result, portable_config
-from skyformer.installation import CONFIGS, program
+from skyformer.installation import command_line
 from skyformer.loading import untrained_model
 from skyformer.model.checkpoint_io import read_checkpoint
+from skyformer.training.record import portable_words
 from skyformer.yaml_text import load_yaml
 
 try:
@@ -137,39 +136,10 @@ def _describe(config: dict[str, Any], checkpoint: dict[str, Any], path: Path) ->
         "steps": checkpoint.get("global_step"),
         "seed": config.get("seed_everything"),
         "data_hash": checkpoint.get("data_hash"),
-        "command": portable_command(record["command"]) if "command" in record else None,
+        "command": command_line(portable_words(record.get("command") or [])) or None,
         "commit": code.get("commit") and code["commit"] + (" with local changes" if code.get("dirty") else ""),
         "versions": record.get("versions", {}),
     }
-
-
-# Arguments that name folders of this machine.
-_PLACES = ("data_dir", "source", "default_root_dir", "ckpt_path", "save_dir", "init_from")
-
-
-def portable_command(words: Sequence[str]) -> str:
-    """A run's command without the folders of the machine that it ran on."""
-    kept, is_value = program(Path(words[0]).name), False
-    for word in words[1:]:
-        option, equals, _ = word.partition("=")
-        if word.startswith("-") and option.rpartition(".")[2].lstrip("-") in _PLACES:
-            is_value = not equals
-        elif not is_value or word.startswith("--"):
-            kept.append(_without_folder(word))
-            is_value = False
-        else:
-            is_value = False
-    return shlex.join(kept)
-
-
-def _without_folder(word: str) -> str:
-    """The same argument; of an absolute path, such as that of a configuration, its name or its place in the project."""
-    option, equals, value = word.rpartition("=")
-    path = Path(value)
-    if not path.is_absolute():
-        return word
-    project = CONFIGS.parent
-    return f"{option}{equals}{path.relative_to(project) if path.is_relative_to(project) else path.name}"
 
 
 def _facts(run: dict[str, Any]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from datamodules.examples import available_cores
+from skyformer.installation import CONFIGS
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "numba", "tensorboard")
 
@@ -42,6 +44,41 @@ def make_record(
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hardware": hardware(),
     }
+
+
+def portable_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record without the name and the folders of the machine that it was made on."""
+    hardware = {name: value for name, value in (record.get("hardware") or {}).items() if name != "host"}
+    return {**record, "command": portable_words(record.get("command") or []), "hardware": hardware}
+
+
+# Arguments that name folders of this machine.
+_PLACES = ("data_dir", "source", "default_root_dir", "ckpt_path", "save_dir", "init_from")
+
+
+def portable_words(command: Sequence[str]) -> list[str]:
+    """Return the words of a command line (`sys.argv`) without the folders of the machine that it ran on."""
+    kept, is_value = [Path(word).name for word in command[:1]], False
+    for word in command[1:]:
+        option, equals, _ = word.partition("=")
+        if word.startswith("-") and option.rpartition(".")[2].lstrip("-") in _PLACES:
+            is_value = not equals
+        elif not is_value or word.startswith("--"):
+            kept.append(_without_folder(word))
+            is_value = False
+        else:
+            is_value = False
+    return kept
+
+
+def _without_folder(word: str) -> str:
+    """The same argument; of an absolute path, such as that of a configuration, its name or its place in the project."""
+    option, equals, value = word.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return word
+    project = CONFIGS.parent
+    return f"{option}{equals}{path.relative_to(project) if path.is_relative_to(project) else path.name}"
 
 
 def code_state() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import ROOT
 
 import skyformer
-from skyformer.hf.hub import HubClassifier, portable_command
+from skyformer.hf.hub import HubClassifier
 from skyformer.model.checkpoint_io import read_checkpoint
 
 FILES = {"README.md", "config.json", "model.safetensors"}
@@ -66,25 +66,6 @@ def test_folder_names_no_place_of_this_machine(run, saved, data_dir):
         text = (saved / name).read_text()
         assert str(run.parent) not in text
         assert str(data_dir) not in text
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["/home/me/run.py", "fit", "--config", "configs/text.yaml"], "python run.py fit --config configs/text.yaml"),
-        (["/x/bin/skyformer", "fit", "--data.data_dir=/data", "--data.seed=1"], "skyformer fit --data.seed=1"),
-        (
-            ["run.py", "fit", "--ckpt_path", "last", "--data.init_args.source", "/s", "-c", "a"],
-            "python run.py fit -c a",
-        ),
-        (
-            ["run.py", "fit", "--config", f"{ROOT}/configs/text.yaml", "--config=/home/me/own.yaml"],
-            "python run.py fit --config configs/text.yaml --config=own.yaml",
-        ),
-    ],
-)
-def test_command_of_the_card_names_no_folders(words, expected):
-    assert portable_command(words) == expected
 
 
 def test_missing_weight_is_refused(saved, tmp_path):

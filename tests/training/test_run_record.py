@@ -1,12 +1,15 @@
 """What a run was made with stays in its folder, and other data than the training's does not pass in silence."""
 
+import hashlib
 import json
 import shutil
 
 import pytest
 import yaml
+from tiny_runs import ROOT
 
-from skyformer.training.record import code_state
+from skyformer.installation import command_line
+from skyformer.training.record import code_state, portable_words
 
 
 @pytest.fixture
@@ -43,6 +46,33 @@ def test_record_says_what_the_run_was_made_with(tmp_path, main, own_data):
         assert record["hardware"]["processor"]
         assert record["code"] == code_state()
     assert yaml.safe_load((tmp_path / "run/config.1.yaml").read_text())["trainer"]["max_steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["/home/me/run.py", "fit", "--config", "configs/text.yaml"], "python run.py fit --config configs/text.yaml"),
+        (["/x/bin/skyformer", "fit", "--data.data_dir=/data", "--data.seed=1"], "skyformer fit --data.seed=1"),
+        ([], ""),
+        (
+            ["run.py", "fit", "--ckpt_path", "last", "--data.init_args.source", "/s", "-c", "a"],
+            "python run.py fit -c a",
+        ),
+        (
+            ["run.py", "fit", "--config", f"{ROOT}/configs/text.yaml", "--config=/home/me/own.yaml"],
+            "python run.py fit --config configs/text.yaml --config=own.yaml",
+        ),
+    ],
+)
+def test_command_names_no_folders(words, expected):
+    assert command_line(portable_words(words)) == expected
+
+
+def test_result_identifies_the_tested_checkpoint(tmp_path, main, own_data):
+    main(["fit", *own_data, "--test_after_fit=true"])
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    tested = (tmp_path / "run/checkpoints/best.ckpt").read_bytes()
+    assert result["checkpoint_sha256"] == hashlib.sha256(tested).hexdigest()
 
 
 def test_damaged_record_stays_beside(tmp_path, main, own_data):

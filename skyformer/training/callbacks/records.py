@@ -1,5 +1,6 @@
 """Write the records of a run: configuration, versions and machine, final metrics, result."""
 
+import hashlib
 import json
 import re
 from contextlib import suppress
@@ -140,7 +141,8 @@ class EvaluationResult(LabelCounter):
     """Print the result of `test` and `validate`, with the accuracy of always guessing the most frequent label.
 
     Write it as `result.json` and `validation.json`. Both numbers cover the evaluated examples, or their masked or
-    labelled tokens, on all processes. If the task has `test_cases`, `test` also gives the accuracy of each.
+    labelled tokens, on all processes. If the task has `test_cases`, `test` also gives the accuracy of each. The file
+    has the evaluated checkpoint's SHA-256.
     """
 
     cases: CaseCounts | None
@@ -180,7 +182,7 @@ class EvaluationResult(LabelCounter):
         elif total != examples:
             counts = {"labelled_tokens": total, "examples": examples}
         accuracy, loss = (float(trainer.callback_metrics[f"{prefix}/{name}"]) for name in ("accuracy", "loss"))
-        result = {
+        result: dict[str, Any] = {
             f"{prefix}/accuracy": round(accuracy, 6),
             f"{prefix}/loss": round(loss, 6),
             **{f"{prefix}/{name}": count for name, count in counts.items()},
@@ -195,4 +197,6 @@ class EvaluationResult(LabelCounter):
                 f"{split} accuracy {accuracy:.2%} on {counted}; "
                 f"always guessing the most frequent {noun} gives {result['chance']:.2%}."
             )
+            if result["checkpoint"]:
+                result["checkpoint_sha256"] = hashlib.sha256(Path(result["checkpoint"]).read_bytes()).hexdigest()
             write_atomically(Path(trainer.default_root_dir, file_name), json.dumps(result, indent=2) + "\n")
