@@ -17,6 +17,7 @@ _OWN = "model.attention."
 _TUNED = ("model.optimizer.", "model.lr_scheduler", "model.positions_lr_factor")
 _STEPS, _DATA, _EXAMPLES, _SEEDS = "steps", "data", "tested examples", "seeds"
 _SEVERAL = "seeds of several data sets"
+_UNKNOWN = ("None",)  # data of runs that recorded no hash
 # What a step's time and memory do not depend on.
 _NO_COST = (
     *_TUNED,
@@ -76,7 +77,9 @@ def cost_remarks(group: Group, column: Sequence[Group]) -> tuple[str, ...]:
 
 
 def _most(facts: Sequence[Facts]) -> Facts:
-    return {key: most_frequent([one.get(key) for one in facts]) for key in dict.fromkeys(chain(*facts))}
+    most = {key: most_frequent([one.get(key) for one in facts]) for key in dict.fromkeys(chain(*facts))}
+    known = [one[_DATA] for one in facts if one[_DATA] != _UNKNOWN]
+    return most | {_DATA: most_frequent(known)} if known else most
 
 
 def _unlike(facts: Facts, most: Facts) -> list[str]:
@@ -87,7 +90,8 @@ def _words(unlike: Sequence[str], facts: Facts, most: Facts) -> list[str]:
     names = short_names(unlike)
     words = [_say(key, names[key], facts.get(key), most[key]) for key in unlike]
     if len(words) > _LONGEST:
-        words = [*words[:_LONGEST], f"{len(words) - _LONGEST} more settings differ"]
+        more = len(words) - _LONGEST
+        words = [*words[:_LONGEST], f"{more} more settings differ" if more > 1 else "1 more setting differs"]
     if len(facts[_DATA]) > 1 and _DATA not in unlike:
         words.append(_SEVERAL)  # what all of a column share is no difference, but no mean over one thing either
     return words
@@ -124,6 +128,8 @@ def _data_of(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _say(key: str, name: str, value: Any, most: Any) -> str:
+    if key == _DATA and value == _UNKNOWN:
+        return "data not known"
     if key == _DATA:
         return "other data" if len(value) == 1 else _SEVERAL
     if key in (_SEEDS, _STEPS, _EXAMPLES) and value < most:

@@ -66,8 +66,15 @@ def figure_size(panels: int, columns: int, texts: Sequence[str]) -> tuple[float,
 BEGINNING, WINDOW = 10, 30  # steps
 
 
-def draw_loss_curves(groups: Sequence[Group], path: Path) -> None:
-    """One panel a task, one line a run: training loss against step, the mean of those logged in the last `WINDOW`."""
+def draw_loss_curves(groups: Sequence[Group], path: Path) -> bool:
+    """One panel a task, one line a run: training loss against step, the mean of those logged in the last `WINDOW`.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    groups = [group for group in groups if any(len(run.curve("train/loss").value) for run in group.runs)]
+    if not groups:
+        return False
     tasks, looks = tasks_of(groups), looks_of(groups)
     columns = min(PANELS_IN_ROW, len(tasks))
     figure, panels = new_figure(len(tasks), *figure_size(len(tasks), columns, list(looks)), columns)
@@ -82,6 +89,7 @@ def draw_loss_curves(groups: Sequence[Group], path: Path) -> None:
         panel.set(title=task_name_of(task), xlabel="step", ylabel=f"training loss (nats), mean of {WINDOW} steps")
     add_legend(figure, {label: handles[label] for label in in_order(groups, handles)})
     save_picture(figure, path)
+    return True
 
 
 def running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Read trained runs: settings, records, curves, test results and training times."""
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -15,67 +14,11 @@ import yaml
 from skyformer.exceptions import CheckpointError, RunError
 from skyformer.model.checkpoint_io import LAST, read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
-from skyformer.training.events import EVENTS, read_scalars
+from skyformer.report.curves import EMPTY_CURVE, TABLE, Curve, Curves, read_curves
+from skyformer.training.events import EVENTS
 from skyformer.training.result import reason_not_counted
 from skyformer.training.run_folder import backend_name, is_pretraining, task_name
 from skyformer.yaml_text import load_yaml
-
-TABLE = "metrics.csv"
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A logged number. `step` and `value`: `(points,)`, in the order of writing."""
-
-    step: np.ndarray
-    value: np.ndarray
-
-
-Curves = dict[str, Curve]
-
-
-def read_curves(folder: Path) -> tuple[Curves, list[str]]:
-    """The curves of a run's folder by name, and what is damaged; both may be empty.
-
-    `metrics.csv` counts where there is no event file.
-    """
-    if any(folder.glob(EVENTS)):
-        return _read_events(folder)
-    if (folder / TABLE).exists():
-        return _read_table(folder / TABLE)
-    return {}, []
-
-
-def _read_events(folder: Path) -> tuple[Curves, list[str]]:
-    scalars, is_damaged = read_scalars(folder)
-    curves = {
-        name: Curve(np.array([p.step for p in points], dtype=np.int64), np.array([p.value for p in points]))
-        for name, points in scalars.items()
-    }
-    return curves, ["an event file is damaged, or still being written: read up to there"] if is_damaged else []
-
-
-def _read_table(path: Path) -> tuple[Curves, list[str]]:
-    points: dict[str, list[tuple[int, float]]] = {}
-    damaged = 0
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        for row in csv.DictReader(line.replace("\0", "") for line in file):
-            try:
-                step = int(row.pop("step"))
-                numbers = {name: float(text) for name, text in row.items() if text}
-            except (KeyError, TypeError, ValueError):  # cut short while it was written
-                damaged += 1
-                continue
-            for name, number in numbers.items():
-                points.setdefault(name, []).append((step, number))
-    curves = {
-        name: Curve(np.array([step for step, _ in pairs]), np.array([value for _, value in pairs]))
-        for name, pairs in points.items()
-    }
-    return curves, [f"{path.name}: {damaged} damaged line(s) left out"] if damaged else []
-
-
-_EMPTY = Curve(np.array([], dtype=np.int64), np.array([]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +101,8 @@ class Run:
 
     @property
     def accuracy(self) -> float | None:
-        """On the test set, from 0 to 1."""
-        return None if self.result is None else float(self.result["test/accuracy"])
+        """On the test set, from 0 to 1, in float32 as it was computed: it rounds as `test` printed it."""
+        return None if self.result is None else float(np.float32(self.result["test/accuracy"]))
 
     @property
     def accuracy_by_case(self) -> dict[str, float]:
@@ -172,15 +115,31 @@ class Run:
         return ", then ".join(dict.fromkeys(map(self._device_of, self.records or [{}])))
 
     def _device_of(self, record: dict[str, Any]) -> str:
-        hardware = record.get("hardware", {})
+        hardware = record.get("hardware") or {}
         gpus = hardware.get("gpus") or []
         if gpus and self.config["trainer"].get("accelerator") != "cpu":
             return str(gpus[0])
         return str(hardware.get("processor") or "unknown processor")
 
+    @property
+    def hours(self) -> float:
+        """Of training, without evaluation; NaN where no speed was logged."""
+        seconds = training_seconds(self).value
+        return float(seconds[-1]) / 3600 if len(seconds) else float("nan")
+
+    @property
+    def peak_memory_gb(self) -> float:
+        """The highest that was logged, over resumes too; NaN where nothing was."""
+        return self.curve("speed/peak_memory_mb").highest / 1000
+
+    @property
+    def best_validation(self) -> float:
+        """The highest validation accuracy, from 0 to 1; NaN where nothing was logged."""
+        return self.curve("val/accuracy").highest
+
     def curve(self, name: str) -> Curve:
         """The curve of this name, such as `train/loss`; empty where nothing was logged."""
-        return self.curves.get(name, _EMPTY)
+        return self.curves.get(name, EMPTY_CURVE)
 
 
 def _steps_in(checkpoint: Path) -> int:
@@ -244,7 +203,7 @@ def find_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
                 continue
             runs.append(run)
             problems += [f"{folder}: {problem}" for problem in runs[-1].problems]
-        except _DamagedConfigError as error:
+        except DamagedConfigError as error:
             problems.append(f"{folder}/config.yaml is not the configuration of a run ({error}); left out")
     if not runs:
         what = "a run's folder holds config.yaml and what it logged"
@@ -262,8 +221,8 @@ def _named(folder: Path) -> str:
     return str(folder) if folder.is_dir() else f"{folder}, which is no folder"
 
 
-class _DamagedConfigError(ValueError):
-    pass
+class DamagedConfigError(ValueError):
+    """A configuration is not that of a run."""
 
 
 def _read_run(folder: Path) -> Run:
@@ -285,11 +244,23 @@ def _read_run(folder: Path) -> Run:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = upgrade_config(load_yaml(path.read_text(encoding="utf-8")))
-        run = Run(path.parent, config, {}, [], None, ())
+        return usable_config(load_yaml(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise DamagedConfigError(" ".join(str(error).split())) from error
+
+
+def usable_config(config: Any) -> dict[str, Any]:
+    """Return a run's nested configuration as this version would write it.
+
+    Raises:
+        DamagedConfigError: for anything else.
+    """
+    try:
+        config = upgrade_config(config)
+        run = Run(Path(), config, {}, [], None, ())
         _ = run.task, run.backend, run.max_steps % run.log_every, run.examples_per_step + 0
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _DamagedConfigError(" ".join(str(error).split())) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedConfigError(" ".join(str(error).split())) from error
     return config
 
 

@@ -9,9 +9,9 @@ from rich.text import Text
 from tabulate import tabulate
 
 
-def markdown_table(rows: Sequence[dict[str, str]]) -> str:
-    """A Markdown table of equal-keyed rows: the first column to the left, the others to the right, cells aligned."""
-    sides = ["left"] + ["right"] * (len(rows[0]) - 1)
+def markdown_table(rows: Sequence[dict[str, str]], left: Sequence[str] = ()) -> str:
+    """A Markdown table of equal-keyed rows: the first column and those named in `left` to the left, others right."""
+    sides = ["left" if name in (next(iter(rows[0])), *left) else "right" for name in rows[0]]
     return tabulate(rows, headers="keys", tablefmt="pipe", colalign=sides, disable_numparse=True) + "\n"
 
 
@@ -41,19 +41,20 @@ class Table:
 def to_markdown(table: Table) -> str:
     """As a section with the notes below, in GitHub's Markdown."""
     rows = [
-        dict(zip(table.columns, [_mark_down(label), *map(_markdown_cell, cells)], strict=True))
+        dict(zip(table.columns, [escape_markdown(label), *map(_markdown_cell, cells)], strict=True))
         for label, cells in table.rows
     ]
-    notes = "".join(f"\n{_mark_down(note)}\n" for note in table.notes)
-    return f"## {_mark_down(table.title)}\n\n{markdown_table(rows)}{notes}"
+    notes = "".join(f"\n{escape_markdown(note)}\n" for note in table.notes)
+    return f"## {escape_markdown(table.title)}\n\n{markdown_table(rows)}{notes}"
 
 
 def _markdown_cell(cell: Cell) -> str:
-    value = _mark_down(cell.value)
-    return "<br>".join([f"**{value}**" if cell.is_best else value, *map(_mark_down, cell.lines)])
+    value = escape_markdown(cell.value)
+    return "<br>".join([f"**{value}**" if cell.is_best else value, *map(escape_markdown, cell.lines)])
 
 
-def _mark_down(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, in one line."""
     for sign in "\\|*_<[":
         text = text.replace(sign, "\\" + sign)
     return text.replace("\n", " ")

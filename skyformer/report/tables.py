@@ -1,17 +1,16 @@
 """The report's tables: accuracy (Table 1), cost (Table 2), and one row for each run."""
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from skyformer.installation import program
+from skyformer.installation import command_line
 from skyformer.report import published
 from skyformer.report.comparison import PaperNotes, code_notes, cost_not_as_paper, cost_remarks, not_as_paper, remarks
 from skyformer.report.groups import Group, in_rows, tasks_of
-from skyformer.report.runs import Run, training_seconds
+from skyformer.report.runs import Run
 from skyformer.report.settings import format_value
 from skyformer.report.table import EMPTY, Cell, Table
 
@@ -28,7 +27,7 @@ _MORE = "A name with … : more settings differ; runs.csv has all of them."
 def accuracy_table(groups: Sequence[Group]) -> Table:
     """Methods by tasks; the average for those that have all tasks, where there are several."""
     tasks, rows, notes = tasks_of(groups), in_rows(groups), PaperNotes(groups, not_as_paper)
-    best = {task: _best([group for group in groups if group.task == task]) for task in tasks}
+    best = {task: best_mean([group for group in groups if group.task == task]) for task in tasks}
     cells = []
     for row in rows:
         of_task = {group.task: group for group in row}
@@ -59,13 +58,13 @@ def _accuracy_cell(group: Group, groups: Sequence[Group], best: str | None, note
         lines.append(f"paper {theirs:.2f}, {_signed(group.mean - theirs)}{notes.mark([group])}")
     n = len(group.counted)
     value = f"{group.mean:.2f} ± {group.deviation:.2f} (n={n})" if n > 1 else f"{group.mean:.2f} (n=1)"
-    return Cell(value, tuple(lines), said.is_comparable and _shown(group.mean) == best)
+    return Cell(value, tuple(lines), said.is_comparable and shown(group.mean) == best)
 
 
-def _best(column: Sequence[Group]) -> str | None:
+def best_mean(column: Sequence[Group]) -> str | None:
     """The best mean, as it is shown, of the comparable ones; None where there are not two of them."""
     means = [group.mean for group in column if group.counted and remarks(group, column).is_comparable]
-    return _shown(max(means)) if len(means) > 1 else None
+    return shown(max(means)) if len(means) > 1 else None
 
 
 def _average_cells(
@@ -73,7 +72,7 @@ def _average_cells(
 ) -> list[Cell]:
     averages = [_average(row, groups, tasks) for row in rows]
     fair = [mean for mean, is_fair in averages if is_fair]
-    best = _shown(max(fair)) if len(fair) > 1 else None
+    best = shown(max(fair)) if len(fair) > 1 else None
     return [
         _average_cell(row, mean, is_fair, best, notes) if np.isfinite(mean) else EMPTY
         for row, (mean, is_fair) in zip(rows, averages, strict=True)
@@ -95,7 +94,7 @@ def _average_cell(row: Sequence[Group], mean: float, is_fair: bool, best: str | 
     if {group.task for group in row} == set(published.TASKS) and backend in published.AVERAGE:
         theirs = published.AVERAGE[backend]
         lines.append(f"paper {theirs:.2f}, {_signed(mean - theirs)}{notes.mark(row)}")
-    return Cell(f"{mean:.2f}", tuple(lines), is_fair and _shown(mean) == best)
+    return Cell(f"{mean:.2f}", tuple(lines), is_fair and shown(mean) == best)
 
 
 def accuracy_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -124,7 +123,8 @@ def accuracy_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     return rows
 
 
-def _shown(mean: float | None) -> str | None:
+def shown(mean: float | None) -> str | None:
+    """A mean as the tables show it."""
     return None if mean is None else f"{mean:.2f}"
 
 
@@ -165,7 +165,7 @@ def _cost_cell(group: Group, groups: Sequence[Group], usual: str, notes: PaperNo
         return Cell("–", ("no speed logged",))
     lines = [
         f"{costs['steps']:,} steps (n={costs['n']})",
-        f"≈ {_duration(costs['hours_50k'])} for {published.STEPS:,}",
+        f"≈ {duration(costs['hours_50k'])} for {published.STEPS:,}",
         f"{costs['peak_gb']:.2f} GB" if np.isfinite(costs["peak_gb"]) else "memory not logged",
     ]
     if costs["left_out"]:
@@ -176,7 +176,7 @@ def _cost_cell(group: Group, groups: Sequence[Group], usual: str, notes: PaperNo
     theirs = published.hours_and_gb(group.backend, group.task)
     if theirs is not None:
         lines.append(f"paper {theirs[0]:.2f} h, {theirs[1]:.2f} GB{notes.mark([group])}")
-    return Cell(_duration(costs["hours"], costs["hours_std"]), tuple(lines))
+    return Cell(duration(costs["hours"], costs["hours_std"]), tuple(lines))
 
 
 def cost_of(group: Group) -> dict[str, Any]:
@@ -184,12 +184,12 @@ def cost_of(group: Group) -> dict[str, Any]:
 
     A mean over runs of different lengths would be meaningless.
     """
-    timed = [(run, clock.value[-1]) for run in group.runs if len((clock := training_seconds(run)).value)]
-    steps = max((run.steps for run, _ in timed), default=0)
-    kept = [(run, taken) for run, taken in timed if run.steps == steps]
+    timed = [run for run in group.runs if np.isfinite(run.hours)]
+    steps = max((run.steps for run in timed), default=0)
+    kept = [run for run in timed if run.steps == steps]
     if not kept:
         return {}
-    hours = np.array([taken for _, taken in kept]) / 3600
+    hours = np.array([run.hours for run in kept])
     return {
         "n": len(kept),
         "steps": steps,
@@ -197,18 +197,12 @@ def cost_of(group: Group) -> dict[str, Any]:
         "hours": float(hours.mean()),
         "hours_std": float(hours.std(ddof=1)) if len(kept) > 1 else float("nan"),
         "hours_50k": float(hours.mean()) / steps * published.STEPS,
-        "peak_gb": float(np.mean([peak_memory_gb(run) for run, _ in kept])),  # NaN if one of them is
+        "peak_gb": float(np.mean([run.peak_memory_gb for run in kept])),  # NaN if one of them is
     }
 
 
 def _devices(group: Group) -> list[str]:
     return sorted({run.device for run in group.runs})
-
-
-def peak_memory_gb(run: Run) -> float:
-    """The highest that was logged, over resumes too; NaN where nothing was."""
-    values = run.curve("speed/peak_memory_mb").value
-    return float(np.nanmax(values)) / 1000 if np.isfinite(values).any() else float("nan")
 
 
 def cost_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -239,7 +233,7 @@ def _plain(number: Any) -> Any:
     return float(f"{number:.6g}") if np.isfinite(number) else ""
 
 
-def _duration(hours: float, deviation: float = float("nan")) -> str:
+def duration(hours: float, deviation: float = float("nan")) -> str:
     """In the unit that suits it, `2.1 ± 0.3 min`; the paper's numbers are hours."""
     size, unit, digits = (1, "h", 2) if hours >= 0.1 else (60, "min", 1) if hours >= 1 / 60 else (3600, "s", 1)
     spread = f" ± {size * deviation:.{digits}f}" if np.isfinite(deviation) else ""
@@ -272,14 +266,14 @@ def _row(group: Group, run: Run) -> dict[str, Any]:
 
 def _result(run: Run) -> dict[str, Any]:
     """What it reached, and what that took."""
-    val, clock, result = run.curve("val/accuracy"), training_seconds(run), run.result or {}
+    result = run.result or {}
     return {
         "test_accuracy": result.get("test/accuracy", ""),
         "test_loss": result.get("test/loss", ""),
         "test_examples": result.get("test/examples", ""),
-        "best_validation_accuracy": _round(np.nanmax(val.value)) if np.isfinite(val.value).any() else "",
-        "hours": _round(clock.value[-1] / 3600) if len(clock.value) else "",
-        "peak_gb": _round(peak_memory_gb(run)),
+        "best_validation_accuracy": _round(run.best_validation),
+        "hours": _round(run.hours),
+        "peak_gb": _round(run.peak_memory_gb),
     }
 
 
@@ -300,8 +294,7 @@ def _made_with(run: Run) -> dict[str, Any]:
 
 def command_of(record: dict[str, Any]) -> str:
     """The command line of a start, to be typed again."""
-    words = [str(word) for word in record.get("command") or []]
-    return shlex.join([*program(words[0]), *words[1:]]) if words else ""
+    return command_line([str(word) for word in record.get("command") or []])
 
 
 def _round(number: float) -> Any:

@@ -58,8 +58,14 @@ def write_run(folder: Path, task: str = "listops", attention: str = "skyformer",
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     (folder / "metrics.csv").write_text(_metrics(config, steps), encoding="utf-8")
-    made = {"started": f"2026-01-0{seed + 1}T00:00:00", "command": ["run.py", "fit"], "from_step": 0, "data_hash": "d"}
-    records = [{**made, "num_processes": 1, "hardware": {"processor": "A CPU", "gpus": []}, **(record or {})}]
+    made: dict[str, Any] = {
+        "started": f"2026-01-0{seed + 1}T00:00:00",
+        "command": ["run.py", "fit"],
+        "from_step": 0,
+        "data_hash": "d",
+    }
+    made |= {"num_processes": 1, "hardware": {"processor": "A CPU", "gpus": []}, "versions": {"torch": "2.9"}}
+    records = [{**made, **(record or {})}]
     (folder / "record.json").write_text(json.dumps(records), encoding="utf-8")
     if accuracy is not None:
         result = {"test/accuracy": accuracy, "test/loss": 1.0, "test/examples": 200, "checkpoint": None}
