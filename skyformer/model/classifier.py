@@ -1,8 +1,8 @@
 """The LightningModule: encoder, head, loss, metrics, optimiser and schedule."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from math import inf, isclose
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,10 +14,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Adam, AdamW, Optimizer, SparseAdam
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from skyformer.exceptions import RunError
 from skyformer.internals import is_compiled, scales_itself
@@ -34,14 +32,15 @@ from skyformer.model.initial_weights import load_initial_weights
 from skyformer.model.layers import FeedForward, Norm
 from skyformer.model.length import set_length
 from skyformer.model.masked_tokens import MaskedBatch, MaskedTokens, evaluation_draws
+from skyformer.model.metrics import make_metrics
+from skyformer.model.optimizer import OptimizerFactory, make_optimizer_and_scheduler, monitored
 from skyformer.model.positions import PositionInit, Positions
-from skyformer.model.schedule import LENGTHS, SchedulerFactory, make_schedule
+from skyformer.model.schedule import LENGTHS, SchedulerFactory
 from skyformer.ops.dropout import check_probability
 from skyformer.ops.kernel import at_least_float32
 
 COMPILED_BATCH = 16  # examples that the compiler chooses its kernels by
 Objective = Literal["classify", "masked_tokens"]
-OptimizerFactory = Callable[[Iterable], Optimizer]
 
 
 class Prediction(NamedTuple):
@@ -205,7 +204,7 @@ class SequenceClassifier(LightningModule):
         self._of_step: list[Tensor] = []  # what `_loss_and_accuracy` gave for each batch of the step under way
         self._curves: dict[str, Any] = {}  # of the last step
         classes = num_classes if objective == "classify" else None
-        self.metrics = nn.ModuleDict({split: _metrics(classes) for split in ("val", "test")})
+        self.metrics = nn.ModuleDict({split: make_metrics(classes) for split in ("val", "test")})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SequenceClassifier":
         """For callbacks that average weights. The factories, which hold no state, are shared: those that come from YAML
@@ -524,7 +523,7 @@ class SequenceClassifier(LightningModule):
                     )
 
     def make_optimizer_and_scheduler(self, steps: int | None) -> tuple[Optimizer, LRScheduler | None]:
-        """Make an optimiser and a schedule from the factories.
+        """Make an optimiser and a schedule from the factories, see `optimizer.make_optimizer_and_scheduler`.
 
         Args:
             steps: training steps of the run; -1 for no limit, None where they are not known yet.
@@ -532,56 +531,14 @@ class SequenceClassifier(LightningModule):
         Raises:
             MisconfigurationException: for an invalid value, naming the key.
         """
-        key = "model.optimizer"
-        try:
-            optimizer = self.optimizer_factory(self._parameter_groups())
-            if isinstance(optimizer, SparseAdam):
-                raise ValueError("SparseAdam takes sparse gradients only. Fix: set torch.optim.Adam")
-            if self.device.type == "cuda" and not scales_loss(self.trainer):
-                optimizer = fused(optimizer)
-            if self.positions_lr_factor != 1:
-                optimizer.param_groups[-1]["lr"] *= self.positions_lr_factor
-            key = "model.lr_scheduler"
-            scheduler = self.scheduler_factory and make_schedule(self.scheduler_factory, optimizer, steps)
-            if isinstance(scheduler, ReduceLROnPlateau) and monitored(scheduler) not in ("val/loss", "val/accuracy"):
-                raise ValueError(f"monitor={monitored(scheduler)!r} must be val/loss or val/accuracy")
-            rate, positions_rate = (optimizer.param_groups[group]["lr"] for group in (0, -1))
-            if self.positions_lr_factor != 1 and not isclose(positions_rate, rate * self.positions_lr_factor):
-                raise ValueError(
-                    f"{type(scheduler).__name__} sets every rate itself, so that "
-                    f"model.positions_lr_factor={self.positions_lr_factor} has no effect. Fix: set it to 1"
-                )
-            return optimizer, scheduler
-        except (KeyError, NotImplementedError, TypeError, ValueError) as error:
-            raise MisconfigurationException(f"{key}: {str(error) or type(error).__name__}") from error
-
-    def _parameter_groups(self) -> Iterable:
-        """Return one group, or a second one for the position embedding."""
-        if self.positions_lr_factor == 1:
-            return self.parameters()
-        positions = self.encoder.get_parameter("positions.weight")
-        others = [parameter for parameter in self.parameters() if parameter is not positions]
-        return [{"params": others}, {"params": [positions]}]
-
-
-def fused(optimizer: Optimizer) -> Optimizer:
-    """Return a fused version of torch's Adam or AdamW unless another form is set.
-
-    torch itself takes a slower form by default.
-    """
-    group = optimizer.param_groups[0]
-    chosen = group.get("fused") is not None or group.get("foreach") is not None or group.get("differentiable")
-    if type(optimizer) not in (Adam, AdamW) or chosen:
-        return optimizer
-    made: Any = type(optimizer)
-    with_kernel = made([{**group, "fused": True} for group in optimizer.param_groups], fused=True)
-    with_kernel.defaults = {**optimizer.defaults, "fused": True}  # of groups that are added later
-    return with_kernel
-
-
-def monitored(scheduler: ReduceLROnPlateau) -> str:
-    """Return the metric of a plateau schedule. torch's class does not name it, but its `mode` tells which one."""
-    return getattr(scheduler, "monitor", "val/loss" if scheduler.mode == "min" else "val/accuracy")
+        return make_optimizer_and_scheduler(
+            self.optimizer_factory,
+            self.scheduler_factory,
+            self,
+            steps,
+            self.positions_lr_factor,
+            prefers_fused=self.device.type == "cuda" and not scales_loss(self.trainer),
+        )
 
 
 def restore_dropped_tokens(tokens: Tensor, mask: Tensor | None, position: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -618,39 +575,3 @@ def _checked_weights(weights: Sequence[float] | None, num_classes: int) -> Tenso
     if not all(0 < weight < inf for weight in weights):
         raise ValueError(f"class_weights={list(weights)} must be numbers above 0")
     return torch.tensor(weights, dtype=torch.float32)
-
-
-class _Mean(Metric):
-    """Weighted mean of scalars: NaN if one of them is. torchmetrics' own mean leaves those out.
-
-    Its sums are float32, also in a half-precision model: in bfloat16, 256 + 1 is 256.
-    """
-
-    total: Tensor
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
-
-    def update(self, value: Tensor, weight: Tensor | int) -> None:
-        self.total += value.to(self.total) * weight
-        self.weight += weight
-
-    def compute(self) -> Tensor:
-        return self.total / self.weight
-
-    def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> nn.Module:
-        super()._apply(fn, exclude_state)
-        if torch.finfo(self.dtype).bits < 32:
-            self.set_dtype(torch.float32)
-        return self
-
-
-def _metrics(num_classes: int | None) -> nn.ModuleDict:
-    """Over all examples of a split, or over all hidden tokens where there are no classes, and over all processes.
-    Lightning's own mean over processes of unequal shares rounds their mean size to a whole number.
-    """
-    accuracy = _Mean() if num_classes is None else MulticlassAccuracy(num_classes, average="micro")
-    return nn.ModuleDict({"loss": _Mean(), "accuracy": accuracy})

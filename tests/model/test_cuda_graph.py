@@ -11,8 +11,9 @@ from tiny_backends import BACKENDS
 from torch import nn
 
 from skyformer.attention import PerformerAttention, SoftmaxAttention
-from skyformer.model.classifier import SequenceClassifier, fused
+from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.cuda_graph import unchanged_state
+from skyformer.model.optimizer import fused
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from skyformer import internals
 from skyformer.ops import flash
 
-OWN = {"_replace", "_load"}  # a method of named tuples, and one of this project
+OWN = {"_asdict", "_replace", "_load"}  # methods of named tuples, and one of this project
 
 
 def private_uses(path):
