@@ -1,15 +1,17 @@
-"""`python run.py study <name>`: what the paper measures apart from accuracy, and similarities of an encoder's texts."""
+"""`python run.py study <name>`: what the paper measures apart from accuracy, locality, and similarities of texts."""
 
 from collections.abc import Callable
 
 from skyformer.exceptions import RunError
 from skyformer.study.approximation import run_approximation
+from skyformer.study.locality import run_locality
 from skyformer.study.similarity import run_similarity
 from skyformer.study.spectrum import run_spectrum
 from skyformer.study.stability import run_stability
 
 _STUDIES: dict[str, Callable[[list[str]], None]] = {
     "approximation": run_approximation,
+    "locality": run_locality,
     "similarity": run_similarity,
     "spectrum": run_spectrum,
     "stability": run_stability,

@@ -33,13 +33,16 @@ _OTHERS = (
 )  # fmt: skip
 
 
-def make_parser(study: str, description: str, backends: list[str], output: str) -> ArgumentParser:
-    """The arguments that all studies take: `--config`, `--checkpoint`, `--backends`, `--output`, model and data."""
+def make_parser(study: str, description: str, backends: list[str] | None, output: str) -> ArgumentParser:
+    """The arguments that all studies take: `--config`, `--checkpoint`, `--output`, model and data; and `--backends`
+    with this default, unless it is None.
+    """
     parser = ScheduleArguments(prog=f"{program_name()} study {study}", description=description, allow_abbrev=False)
     add = parser.add_argument
     add("--config", action="config", help="A task's YAML file, then overlays; later ones win.")
     add("--checkpoint", type=str | None, help="Weights and configuration of a run, in place of an initialised model.")
-    add("--backends", type=list[str], default=backends, help="Overlays of configs/attention, or YAML files.")
+    if backends is not None:
+        add("--backends", type=list[str], default=backends, help="Overlays of configs/attention, or YAML files.")
     add("--output", type=str, default=output, help="Folder to write to.")
     add("--seed_everything", type=int, default=0, help="Of the initialised model, the order of examples, the draws.")
     parser.add_class_arguments(SequenceClassifier, "model")
@@ -165,6 +168,15 @@ def checkpoints_of(arguments: list[str]) -> list[str]:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--checkpoint", action="append", default=[])
     return early.parse_known_args(arguments)[0].checkpoint
+
+
+def distinct_names(settings: Sequence[Setting]) -> list[str]:
+    """The method of each setting, with the source of its weights if several of a task share the method."""
+    methods = [(setting.task, setting.backend) for setting in settings]
+    return [
+        backend if methods.count((task, backend)) == 1 else f"{backend} {setting.source}"
+        for (task, backend), setting in zip(methods, settings, strict=True)
+    ]
 
 
 def _load_shared(model: SequenceClassifier, state: dict[str, Tensor]) -> None:

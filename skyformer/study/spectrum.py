@@ -17,7 +17,7 @@ from skyformer.report.style import new_figure, save_picture, style_of
 from skyformer.study.backends import read_backends, same_draws
 from skyformer.study.inputs import Example, example_of_length, layer_inputs
 from skyformer.study.matrices import condition_number
-from skyformer.study.setting import Setting, checkpoints_of, make_parser, print_tables, write_rows
+from skyformer.study.setting import Setting, checkpoints_of, distinct_names, make_parser, print_tables, write_rows
 
 BACKENDS = [
     "softmax", "kernelized", "skyformer", "nystromformer", "linformer", "informer", "performer", "reformer", "bigbird",
@@ -77,10 +77,8 @@ def _models(settings: Sequence[Setting]) -> Iterator[tuple[str, Setting, Sequenc
         for name, (backend, _) in read_backends(setting.config.backends).items():
             yield name, setting, setting.make_model(backend, length)
         return
-    names = [setting.backend for setting in settings]
-    for name, setting in zip(names, settings, strict=True):
-        shown = name if names.count(name) == 1 else f"{name} {setting.source}"
-        yield shown, setting, setting.make_model(None, setting.config.length)
+    for name, setting in zip(distinct_names(settings), settings, strict=True):
+        yield name, setting, setting.make_model(None, setting.config.length)
 
 
 def measure(setting: Setting, model: SequenceClassifier) -> dict[str, Any]:

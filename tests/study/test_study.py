@@ -258,7 +258,7 @@ def test_own_attention_and_two_of_one_class(study, tmp_path):
         (["approximation", "--lengths=[8]"], "--lengths [8]: name numbers of at least 16"),
         (["approximation", "--layer=5"], "--layer 5: the model has 2 layers"),
         (["approximation", "--draws=0"], "--draws 0 must be at least 1"),
-        (["nothing"], "study nothing: name one of approximation, similarity, spectrum, stability"),
+        (["nothing"], "study nothing: name one of approximation, locality, similarity, spectrum, stability"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments, said, main, data_dir, tmp_path, capsys):
