@@ -29,7 +29,7 @@ from skyformer.model.schedule import TrainingParser
 from skyformer.training import callbacks, slurm
 from skyformer.training.callbacks.ending import early_end
 from skyformer.training.config_checks import check_config, check_nulls, check_trainer, trainer_settings
-from skyformer.training.loggers import TensorBoardLogger, WandbLogger
+from skyformer.training.loggers import ContinuedLogger, TensorBoardLogger
 from skyformer.training.memory import keep_freed_memory, limit_gpu_memory
 from skyformer.training.overlays import OverlayFile
 from skyformer.training.run_folder import (
@@ -329,7 +329,7 @@ class SkyformerCLI(LightningCLI):
             raise RunError(f"trainer: {said}. Set here: {settings}") from error
         if self.subcommand == "fit" and trainer.is_global_zero:
             for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger | WandbLogger):
+                if isinstance(logger, TensorBoardLogger | ContinuedLogger):
                     logger.start_at(self.checkpoint.get("global_step", 0))
         return trainer
 

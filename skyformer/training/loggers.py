@@ -4,16 +4,21 @@ The command line fills in `save_dir`; any other Lightning logger works too.
 """
 
 import csv
+import os
 import secrets
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from skyformer.files import name_in_errors, next_free_path, write_atomically, write_table
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
 class TensorBoardLogger(loggers.TensorBoardLogger):
@@ -78,11 +83,33 @@ class CSVLogger(loggers.CSVLogger):
         return self._experiment
 
 
-class WandbLogger(loggers.WandbLogger):
+class ContinuedLogger:
+    """A logger whose run in a tracking service is continued by a resume and by evaluations.
+
+    Points that a run logged after its last checkpoint appear twice after a resume, with equal values.
+
+    Attributes:
+        id_path: file in the run's folder that names the service's run.
+    """
+
+    id_path: Path
+
+    def start_at(self, step: int) -> None:
+        """Give a new run its own id, whatever an earlier run left in the folder."""
+        if step == 0:
+            self.id_path.unlink(missing_ok=True)
+
+    def kept_id(self) -> str:
+        """Return the id in the file, which gets a random one if it is missing."""
+        if not self.id_path.exists():
+            write_atomically(self.id_path, secrets.token_hex(4))
+        return self.id_path.read_text(encoding="utf-8")
+
+
+class WandbLogger(ContinuedLogger, loggers.WandbLogger):
     """Curves to Weights & Biases; a resumed run and its evaluations continue one W&B run.
 
-    The W&B run's id is kept in `wandb_id.txt` of the run's folder. Points that a killed run logged after its last
-    checkpoint appear twice, with equal values.
+    The W&B run's id is kept in `wandb_id.txt` of the run's folder.
 
     Args:
         project: of W&B.
@@ -105,19 +132,127 @@ class WandbLogger(loggers.WandbLogger):
         )
         self.id_path = Path(save_dir, "wandb_id.txt")
 
-    def start_at(self, step: int) -> None:
-        """Give a new run its own id, whatever an earlier run left in the folder."""
-        if step == 0:
-            self.id_path.unlink(missing_ok=True)
-
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         if self._experiment is None:
-            if not self.id_path.exists():
-                write_atomically(self.id_path, secrets.token_hex(4))
-            self._wandb_init["id"] = self.id_path.read_text(encoding="utf-8")
+            self._wandb_init["id"] = self.kept_id()
         return super().experiment
+
+
+class MLflowLogger(ContinuedLogger, loggers.MLFlowLogger):
+    """Curves to MLflow; a resumed run and its evaluations continue one MLflow run.
+
+    The MLflow run's id is kept in `mlflow_id.txt` of the run's folder. MLflow refuses another value of a parameter, so
+    the parameters are those of the first start.
+
+    Args:
+        experiment_name: of MLflow; made if missing.
+        save_dir: the run's folder.
+        tracking_uri: of the server; default: the variable MLFLOW_TRACKING_URI, or else `file:<save_dir>/mlruns`.
+        run_name: of the MLflow run; MLflow invents one by default.
+        log_model: see Lightning's logger.
+    """
+
+    def __init__(
+        self,
+        experiment_name: str = "skyformer",
+        save_dir: str = ".",
+        tracking_uri: str | None = None,
+        run_name: str | None = None,
+        log_model: Literal["all"] | bool = False,
+    ) -> None:
+        uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"file:{Path(save_dir).absolute()}/mlruns"
+        if uri.startswith("file:"):
+            # MLflow 3 asks for this. Its databases need more packages.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        super().__init__(experiment_name, run_name=run_name, tracking_uri=uri, log_model=log_model)
+        self.id_path = Path(save_dir, "mlflow_id.txt")
+        self.continues = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._initialized:
+            return super().experiment
+        self.continues = self.id_path.exists()
+        if self.continues:
+            self._run_id = self.kept_id()
+        client = super().experiment
+        if self.continues:
+            client.update_run(self._run_id, status="RUNNING")
+        else:
+            write_atomically(self.id_path, str(self._run_id))
+        return client
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Log the parameters of a new run."""
+        _ = self.experiment
+        if not self.continues:
+            super().log_hyperparams(params)
+
+
+class TrackioLogger(ContinuedLogger, loggers.Logger):
+    """Curves to trackio, in its folder on this machine or in a Hugging Face Space.
+
+    A resumed run and its evaluations continue one run of trackio. Its name is kept in `trackio_id.txt` of the run's
+    folder: the last three parts of the folder's path and a random number.
+
+    Args:
+        project: of trackio.
+        save_dir: the run's folder.
+        space_id: of a Hugging Face Space, such as `name/space`; None keeps all on this machine.
+
+    Raises:
+        ModuleNotFoundError: if trackio is not installed.
+    """
+
+    def __init__(self, project: str = "skyformer", save_dir: str = ".", space_id: str | None = None) -> None:
+        super().__init__()
+        if find_spec("trackio") is None:
+            raise ModuleNotFoundError("trackio is not installed. Fix: pip install -e '.[trackio]'")
+        self.project, self.space_id = project, space_id
+        self.folder = Path(save_dir)
+        self.id_path = self.folder / "trackio_id.txt"
+        self.run: Any = None
+
+    @property
+    def name(self) -> str:
+        return self.project
+
+    @property
+    def version(self) -> str:
+        return "-".join((*self.folder.absolute().parts[-3:], self.kept_id()))
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self.run is None:
+            import trackio
+
+            self.run = trackio.init(self.project, self.version, space_id=self.space_id, resume="allow", embed=False)
+        return self.run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Set the parameters, which trackio stores with the next metrics."""
+        plain = {name: value for name, value in dict(params).items() if isinstance(value, _PLAIN)}
+        self.experiment.config.update(plain)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.experiment.log(dict(metrics), step=step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Wait until all metrics are stored."""
+        if self.run is not None:
+            self.run.finish()
+            self.run = None
 
 
 def _stays(line: str, names: list[str], step: int, evaluates_first: bool) -> bool:

@@ -10,8 +10,8 @@ from tiny_runs import ROOT, TINY_DATA
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 TASKS = sorted(TINY_DATA)
 ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.yaml"))
-# What a test machine may lack: a GPU, a C++ compiler's minute, a second process (its own test), an account.
-NOT_HERE = {"fp16", "compile", "ddp", "gpu", "wandb"}
+# What a test machine may lack: a GPU, a C++ compiler's minute, a second process (its own test), an account, a package.
+NOT_HERE = {"fp16", "compile", "ddp", "gpu", "wandb", "mlflow", "trackio"}
 RECIPES = sorted((ROOT / "configs/recipe").rglob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in (ROOT / "configs/trainer").glob("*.yaml") if path.stem not in NOT_HERE)
 
@@ -84,6 +84,8 @@ def test_overlay_that_cannot_run_here_parses(overlay, tmp_path, main, tiny_argum
         "ddp": "strategy: ddp",
         "gpu": "cuda_graph: true",
         "wandb": "WandbLogger",
+        "mlflow": "MLflowLogger",
+        "trackio": "TrackioLogger",
     }
     assert effect[overlay] in capsys.readouterr().out
 
