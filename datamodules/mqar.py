@@ -46,7 +46,7 @@ class MQAR(SequenceDataModule):
         vocab_size: V, even, with padding and blank.
         train_cases: (N, K) of the training and the validation examples. Each has an equal share.
         test_cases: the same of the test examples. `test` reports the accuracy of each.
-        power: of the gaps' distribution; 1 makes all gaps equally likely.
+        power: of the gaps' distribution, above 0 and at most 1, which makes all gaps equally likely.
         train_size: number of examples to train on.
         val_size: number of examples of the validation set.
         test_size: number of examples of the test set.
@@ -78,8 +78,8 @@ class MQAR(SequenceDataModule):
         super().__init__(batch_size=batch_size, **common)
         if vocab_size % 2 or not FIRST_KEY * 2 < vocab_size <= MOST_IDS:
             raise ValueError(f"data.vocab_size={vocab_size} must be even, above {2 * FIRST_KEY}, at most {MOST_IDS}")
-        if not power > 0:
-            raise ValueError(f"data.power={power} must be above 0")
+        if not 0 < power <= 1:
+            raise ValueError(f"data.power={power} must be above 0 and at most 1")
         for name, cases in (("train_cases", train_cases), ("test_cases", test_cases)):
             _check_cases(name, cases, vocab_size)
         self.vocab_size = self.num_classes = vocab_size

@@ -234,7 +234,7 @@ def _read_run(folder: Path) -> Run:
         records = []
     result = _read_json(folder / "result.json", problems) or None
     if result is not None and not _is_result(result):
-        problems.append("result.json holds no test/accuracy from 0 to 1; counted as not tested")
+        problems.append("result.json holds no accuracies from 0 to 1; counted as not tested")
         result = None
     if result is not None and (why := reason_not_counted(result, folder / "result.json", records)):
         problems.append(f"result.json is {why}; counted as not tested, test it again")

@@ -103,7 +103,7 @@ def test_gaps_follow_the_power_law(power):
         ({"test_cases": ((16, 0),)}, "data.test_cases has 16 tokens for 0 pairs"),
         ({"test_cases": ()}, r"data.test_cases=\[\] must have a case"),
         ({"vocab_size": 8, "train_cases": ((64, 3),)}, "3 pairs, data.vocab_size=8 has 2 keys"),
-        ({"power": 0.0}, "data.power=0.0 must be above 0"),
+        ({"power": 0.0}, "data.power=0.0 must be above 0 and at most 1"),
         ({"train_size": 0}, "data.train_size=0 must be at least 1"),
     ],
 )

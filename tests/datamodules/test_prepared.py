@@ -19,7 +19,7 @@ from datamodules.examples import Chunk, Example, Skipped, packed
 from datamodules.files import PreparedDataError
 from datamodules.prepared import format, writing
 from datamodules.prepared.format import folder_name, read_meta, verify
-from datamodules.prepared.layout import Layout
+from datamodules.prepared.layout import UNLABELLED, Layout
 from datamodules.prepared.split import Split
 from datamodules.prepared.writing import prepare
 
@@ -297,3 +297,43 @@ def test_split_without_examples_is_refused(tmp_path):
     with pytest.raises(PreparedDataError, match=r"split 'test' has no example; 1 skipped; the first: c: empty"):
         prepare(tmp_path, "task", {}, lambda: {"test": packed([Skipped("c: empty")])}, lambda: 1, LAYOUT.dtypes)
     assert visible(tmp_path) == []
+
+
+TOKEN_LABELS = LAYOUT._replace(token_labels=True, highest_token=300)
+PER_TOKEN = [[UNLABELLED, 3], [9], [0, UNLABELLED, UNLABELLED]]
+
+
+def make_labelled(root: Path, labels: list[list[int]]) -> Path:
+    examples = [Example((np.array([300] * len(own), dtype=np.int16),), np.array(own, dtype=np.int16)) for own in labels]
+    return prepare(root, "task", {}, lambda: {"train": packed(examples)}, lambda: 1, TOKEN_LABELS.dtypes)
+
+
+def test_a_label_for_each_token(tmp_path):
+    split = format.load(make_labelled(tmp_path, PER_TOKEN), {}, "train", TOKEN_LABELS)
+    assert len(split) == 3
+    assert (split.num_documents, split.lengths.tolist()) == (1, [[2], [1], [3]])
+    assert split.tokens.tolist() == [300] * 6
+    assert split.labels.tolist() == [label for own in PER_TOKEN for label in own]
+    assert split.labels.dtype == np.int16
+    copied = pickle.loads(pickle.dumps(split))
+    assert (copied.token_labels, copied.labels.tolist()) == (True, split.labels.tolist())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[1], [UNLABELLED, UNLABELLED], [2]], r"labels.bin has no label for document 1"),
+        ([[1], [10]], r"labels.bin has label 10, none of 0 ... 9"),
+        ([[1], [-1]], r"labels.bin has label -1, none of 0 ... 9"),
+    ],
+)
+def test_token_labels_that_no_task_has_written(labels, message, tmp_path):
+    with pytest.raises(PreparedDataError, match=message):
+        format.load(make_labelled(tmp_path, labels), {}, "train", TOKEN_LABELS)
+
+
+def test_labels_of_examples_are_not_those_of_tokens(tmp_path):
+    wide = LAYOUT._replace(token_labels=True)
+    folder = prepare(tmp_path, "task", SETTINGS, splits, lambda: 1, {**LAYOUT.dtypes, "labels": "int16"})
+    with pytest.raises(PreparedDataError, match=r"labels.bin has 3 labels, expected one for each of the 8 tokens"):
+        format.load(folder, SETTINGS, "train", wide)

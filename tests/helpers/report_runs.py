@@ -39,6 +39,7 @@ def _merge(former: dict[str, Any], latter: dict[str, Any]) -> dict[str, Any]:
 
 def write_run(folder: Path, task: str = "listops", attention: str = "skyformer", seed: int = 0,
               accuracy: float | None = 0.5, steps: int = 100, max_steps: int = 100, record: Any = None,
+              by_case: dict[str, Any] | None = None,
               **changes: Any) -> Path:  # fmt: skip
     """A run of one example a second for each of its batch, evaluated every 20 steps.
 
@@ -47,6 +48,7 @@ def write_run(folder: Path, task: str = "listops", attention: str = "skyformer",
         accuracy: on the test set; None for a run that was not tested.
         steps: that it took, of `max_steps`.
         record: fields of `record.json` beside those that are always there.
+        by_case: test accuracy of each kind of examples.
         changes: keys of the configuration, `__` between their parts.
     """
     config = configuration(task, f"attention/{attention}")
@@ -69,6 +71,7 @@ def write_run(folder: Path, task: str = "listops", attention: str = "skyformer",
     (folder / "record.json").write_text(json.dumps(records), encoding="utf-8")
     if accuracy is not None:
         result = {"test/accuracy": accuracy, "test/loss": 1.0, "test/examples": 200, "checkpoint": None}
+        result |= {"test/accuracy_by_case": by_case} if by_case else {}
         (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return folder
 
