@@ -11,6 +11,7 @@ from skyformer.report.comparison import not_as_paper, remarks
 from skyformer.report.groups import Group, tasks_of
 from skyformer.report.lines import SCHEMA
 from skyformer.report.runs import Run
+from skyformer.report.settings import format_value
 from skyformer.report.table import escape_markdown, markdown_table
 from skyformer.report.tables import best_mean, command_of, duration, shown
 
@@ -19,7 +20,7 @@ _INTRODUCTION = """# Leaderboard
 <!-- `python run.py report` writes this page from runs. Do not edit it: CONTRIBUTING.md shows how to add a run. -->
 
 The test accuracy is that of the best validation checkpoint, as mean ± sample standard deviation over n seeds. Steps are
-optimiser steps, with the examples of one step. Hours are hours of training without evaluations.
+optimiser steps, with the examples of one step. The time is that of training, without evaluations.
 
 The last column names what differs from most runs of the task. A difference in steps, data, protocol or model makes a
 run not comparable. Such runs follow the comparable ones. Bold is the best mean where several are comparable.
@@ -49,8 +50,8 @@ def _section(task: str, groups: Sequence[Group], lines: Lines) -> str:
         is_best = said.is_comparable and shown(group.mean) == best
         rows.append({**_row(group, is_best, lines), "differs in": escape_markdown("; ".join(said.words))})
         origins += [_origin(group, run, lines[run]) for run in group.runs if run in lines]
-    table = markdown_table(rows, left=["differs in"])
-    return "\n".join([f"## {published.task_name_of(task)}\n", table, *origins])
+    table = markdown_table(rows, left=["run", "differs in"])
+    return "\n".join([f"## {escape_markdown(published.task_name_of(task))}\n", table, *origins])
 
 
 def _row(group: Group, is_best: bool, lines: Lines) -> dict[str, str]:
@@ -78,14 +79,13 @@ def _mean(values: Sequence[float]) -> float:
 def _origin(group: Group, run: Run, line: Mapping[str, Any]) -> str:
     """What a run was made with, folded away."""
     examples = "" if line["test_examples"] is None else f" of {line['test_examples']:,} examples"
-    digest = line["checkpoint_sha256"]
     facts = {
         "test accuracy": f"{run.accuracy:.2%}{examples}",
         "machine": escape_markdown(run.device),
         "peak memory": f"{run.peak_memory_gb:.2f} GB" if np.isfinite(run.peak_memory_gb) else None,
-        "data hash": f"`{line['data_hash']}`" if line["data_hash"] else "not known",
-        "config hash": f"`{line['config_hash']}`",
-        "SHA-256 of the checkpoint": f"`{digest}`" if digest else "not known",
+        "data hash": _code(line["data_hash"]),
+        "config hash": _code(line["config_hash"]),
+        "SHA-256 of the checkpoint": _code(line["checkpoint_sha256"]),
         "not as in the paper": escape_markdown(", ".join(not_as_paper(group).values())),
         "source": "the documentation, since the run's folder is lost" if line["source"] == "docs" else None,
     }
@@ -101,12 +101,16 @@ def _start(record: Mapping[str, Any]) -> list[str]:
     dirty = " with changes that were not committed" if code.get("dirty") else ""
     origin = {
         "skyformer": code.get("skyformer"),
-        "commit": code.get("commit") and code["commit"][:9] + dirty,
+        "commit": code.get("commit") and str(code["commit"])[:9] + dirty,
         **{name: versions.get(name) for name in ("python", "torch", "lightning")},
     }
     told = [str(record.get("started") or "").partition("T")[0], *(f"{k} {v}" for k, v in origin.items() if v)]
-    command = f"- from step {record.get('from_step', 0):,}: `{command_of(dict(record))}`"
-    return [command, *([f"    - {', '.join(filter(None, told))}"] if any(told) else [])]
+    command = f"- from step {format_value(record.get('from_step'))}: {_code(command_of(dict(record)))}"
+    return [command, *([f"    - {escape_markdown(', '.join(filter(None, told)))}"] if any(told) else [])]
+
+
+def _code(text: Any) -> str:
+    return f"`{' '.join(str(text).split()).replace('`', '')}`" if text else "not known"
 
 
 def _fields() -> str:

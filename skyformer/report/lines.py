@@ -47,16 +47,12 @@ def _number(value: float | None) -> float:
 
 
 def lines_of(runs: Iterable[Run]) -> dict[Run, dict[str, Any]]:
-    """Return a line for each tested run whose origin is recorded, under unique names.
-
-    Raises:
-        RunError: for a configuration that JSON cannot hold.
-    """
+    """Return a line for each tested run whose origin is recorded, under unique names."""
     lines: dict[Run, dict[str, Any]] = {}
     names: Counter[str] = Counter()
     for run in runs:
         if run.accuracy is not None and run.records:
-            line = line_of(run)
+            line = _line_of(run)
             names[line["name"]] += 1
             number = names[line["name"]]  # of runs with this name, such as repeats of one
             lines[run] = line if number == 1 else {**line, "name": f"{line['name']}-{number}"}
@@ -68,20 +64,13 @@ def to_jsonl(lines: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def line_of(run: Run) -> dict[str, Any]:
-    """Return a tested run's line as a dict, by `SCHEMA`.
-
-    Raises:
-        RunError: for a configuration that JSON cannot hold.
-    """
+def _line_of(run: Run) -> dict[str, Any]:
+    """Return a tested run's line as a dict, by `SCHEMA`."""
     if isinstance(run, ListedRun):
         return run.line
     config, result = _portable_config(run.config), run.result or {}
     starts = [portable_record(record) for record in run.records]
-    try:
-        header = _header(config, starts)
-    except (TypeError, ValueError) as error:
-        raise RunError(f"{run.folder}/config.yaml has a value that JSON lacks ({error}). Fix: remove it") from error
+    header = _header(config, starts)
     return {
         "schema": VERSION,
         "name": f"{run.task}-{run.backend}-{header['config_hash'][:8]}",
@@ -117,17 +106,23 @@ def _header(config: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> d
 
 
 def _portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration without loggers and folders; of a source and a checkpoint, the name remains."""
-    arguments = {**(config["data"].get("init_args") or {})}
-    model = {**config["model"]}
-    for section, name in ((arguments, "source"), (model, "init_from")):
-        if section.get(name):
-            section[name] = Path(section[name]).name
-    if "data_dir" in arguments:
-        arguments["data_dir"] = None
-    trainer = {**config["trainer"], "default_root_dir": None, "logger": None}
-    data = {**config["data"], "init_args": arguments}
-    return {**config, "data": data, "model": model, "trainer": trainer, "ckpt_path": None}
+    """Return a configuration as values of JSON, without loggers and folders; of another path, the name remains."""
+    kept: dict[str, Any] = _portable(config)
+    kept["trainer"] |= {"default_root_dir": None, "logger": None}
+    if "data_dir" in (kept["data"].get("init_args") or {}):
+        kept["data"]["init_args"]["data_dir"] = None
+    return kept | {"ckpt_path": None}
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _portable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_portable(inner) for inner in value]
+    if isinstance(value, str) and value.startswith(("/", "~")):
+        return Path(value).name
+    is_json = value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_json else str(value)
 
 
 def read_lines(path: Path) -> list[ListedRun]:

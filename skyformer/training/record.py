@@ -49,7 +49,8 @@ def make_record(
 def portable_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record without the name and the folders of the machine that it was made on."""
     hardware = {name: value for name, value in (record.get("hardware") or {}).items() if name != "host"}
-    return {**record, "command": portable_words(record.get("command") or []), "hardware": hardware}
+    command = [str(word) for word in record.get("command") or []]
+    return {**record, "command": portable_words(command), "hardware": hardware}
 
 
 # Arguments that name folders of this machine.

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,15 @@ def test_equal_runs_in_other_folders_have_one_hash_and_two_names(tmp_path):
     assert first["config_hash"] == second["config_hash"]
     assert second["name"] == f"{first['name']}-2"
     assert len(read_lines(tmp_path / "lines.jsonl")) == 2
+
+
+def test_settings_that_json_lacks_become_text(tmp_path):
+    odd = {"data__init_args__source": ["/home/me/a", "b"], "trainer__gradient_clip_val": float("inf")}
+    write_run(tmp_path / "run", model__class_weights={1: date(2026, 1, 1)}, **odd)
+    (run,) = read_lines(write_lines(tmp_path))
+    assert run.config["data"]["init_args"]["source"] == ["a", "b"]
+    assert run.config["trainer"]["gradient_clip_val"] == "inf"
+    assert run.config["model"]["class_weights"] == {"1": "2026-01-01"}
 
 
 def test_run_without_test_or_record_has_no_line(tmp_path):

@@ -94,7 +94,7 @@ def test_report_writes_everything_and_a_page_that_needs_nothing_else(tmp_path, m
     assert names == {
         *(f"{name}.{ending}" for name in ("accuracy", "cost") for ending in ("md", "tex", "csv")),
         *(f"{quantity}_against_{axis}.png" for quantity in ("accuracy", "loss") for axis in ("time", "steps")),
-        *("runs.csv", "training.md", "loss_curves.png", "report.html"),
+        *("runs.csv", "training.md", "loss_curves.png", "report.html", "runs.jsonl", "leaderboard.md"),
     }
     page = _Checker((tmp_path / "out/report.html").read_text())
     assert page.open == []
@@ -124,9 +124,8 @@ def test_tensorboard_and_csv_logs_say_the_same(tmp_path, main, tiny_arguments):
         assert events.curve(name).step.tolist() == table.curve(name).step.tolist()
         assert events.curve(name).value == pytest.approx(table.curve(name).value)
     assert events.steps == table.steps == 9
-    assert (
-        events.accuracy == table.accuracy == json.loads((tmp_path / "table/result.json").read_text())["test/accuracy"]
-    )
+    written = json.loads((tmp_path / "table/result.json").read_text())["test/accuracy"]
+    assert events.accuracy == table.accuracy == pytest.approx(written, abs=1e-6)
     (group,) = group_runs(runs)
     assert group.repeated_seeds == [0]
 
