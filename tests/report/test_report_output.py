@@ -161,8 +161,8 @@ def test_damaged_event_file_is_named_and_read_up_to_there(damage, event_run, tmp
     ("name", "content", "said"),
     [
         ("result.json", "{", "result.json is damaged"),
-        ("result.json", '{"test/accuracy": 40}', "result.json holds no test/accuracy from 0 to 1"),
-        ("result.json", '{"test/accuracy": NaN}', "result.json holds no test/accuracy from 0 to 1"),
+        ("result.json", '{"test/accuracy": 40}', "result.json holds no accuracies from 0 to 1"),
+        ("result.json", '{"test/accuracy": NaN}', "result.json holds no accuracies from 0 to 1"),
         ("record.json", "[1]", "record.json holds no list of records"),
         ("record.json", '[{"hardware": 1}]', "record.json holds no list of records"),
         ("record.json", None, "no record.json"),
