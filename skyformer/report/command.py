@@ -62,8 +62,7 @@ def run_report(args: list[str]) -> None:
     pictures = _draw(groups, output)
     write_atomically(output / "report.html", make_page(tables, pictures, training, groups, problems))
     print(
-        f"{output}/report.html; the tables as .md, .tex and .csv, the pictures as .png, the leaderboard as .md and the "
-        "tested runs as runs.jsonl in the same folder"
+        f"{output}/report.html; in the same folder: tables as .md, .tex and .csv, pictures, leaderboard.md, runs.jsonl"
     )
 
 

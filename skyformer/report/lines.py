@@ -13,7 +13,7 @@ from typing import Any
 from skyformer.exceptions import RunError
 from skyformer.report.runs import DamagedConfigError, Run, usable_config
 from skyformer.training.record import portable_record
-from skyformer.training.run_folder import task_name
+from skyformer.training.run_folder import is_pretraining, task_name
 
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("run.schema.json").read_text(encoding="utf-8"))
 VERSION = SCHEMA["properties"]["schema"]["const"]
@@ -61,7 +61,7 @@ def lines_of(runs: Iterable[Run]) -> dict[Run, dict[str, Any]]:
 
 def to_jsonl(lines: Iterable[Mapping[str, Any]]) -> str:
     """Return the contents of a `.jsonl` file."""
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def _line_of(run: Run) -> dict[str, Any]:
@@ -172,6 +172,8 @@ def _read_line(text: str, place: Path) -> ListedRun:
     config, starts = line["config"], line["starts"]
     try:
         usable = usable_config(config)
+        if is_pretraining(usable):
+            raise ValueError("pretraining has no accuracy on the task")
         expected = _header(config, starts)
     except (DamagedConfigError, LookupError, TypeError, ValueError) as error:
         raise _LineError(f"config: this is not the configuration of a run ({error}). {_EXPORT}") from error

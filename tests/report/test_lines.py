@@ -132,6 +132,7 @@ def without(key):
         (lambda line: line["starts"][0].update(command="run.py"), "starts[0].command: 'run.py' is not of type 'array'"),
         (lambda line: line["config"]["trainer"].update(max_steps=7), "config_hash: it contradicts config"),
         (lambda line: line["config"].update(data={}), "config: this is not the configuration of a run"),
+        (lambda line: line["config"]["model"].update(objective="masked_tokens"), "pretraining has no accuracy"),
         (lambda line: line.update(task="text"), "task: it contradicts config (got 'text', expected 'listops')"),
         (lambda line: line.update(data_hash="e"), "data_hash: it contradicts starts"),
     ],
