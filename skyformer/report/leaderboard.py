@@ -68,7 +68,7 @@ def _row(group: Group, is_best: bool, lines: Lines) -> dict[str, str]:
         "paper, %": "" if paper is None else f"{paper:.2f}",
         "steps": f"{min(run.steps for run in group.counted):,} of {group.settings.get('batch', '?')}",
         "training": duration(hours) if np.isfinite(hours) else "",
-        "run": ", ".join(f"[{escape_markdown(name)}](#{name})" for name in names),
+        "run": ", ".join(f"[{_code(name)}](#{name})" for name in names),
     }
 
 

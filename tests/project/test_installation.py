@@ -38,7 +38,8 @@ def test_wheel_holds_the_packages_and_the_configurations(wheel):
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = [path for package in ("skyformer", "datamodules") for path in (ROOT / package).rglob("*.py")]
     assert {path.relative_to(ROOT).as_posix() for path in modules} | {f"skyformer/{name}" for name in NAMES} <= held
-    assert {"skyformer/py.typed", "datamodules/py.typed", "skyformer/report/page.html.jinja"} <= held
+    assert {"skyformer/py.typed", "datamodules/py.typed"} <= held
+    assert {"skyformer/report/page.html.jinja", "skyformer/report/run.schema.json"} <= held
     assert {Path(name).parts[0] for name in held} == {"skyformer", "datamodules"}
 
 

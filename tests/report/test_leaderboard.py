@@ -89,7 +89,7 @@ def test_comparable_runs_come_first_and_the_best_is_bold(tmp_path):
     assert (second["method"], second["test, %"]) == ("Softmax", "40.00 ± 0.00 (n=2)")
     assert (third["method"], third["test, %"], third["steps"]) == ("Linformer", "90.00", "60 of 32")
     assert third["differs in"].startswith("1 of 2 seeds; 60 of 100 steps")
-    names = re.findall(r"\[([^\]]+)\]\(#\1\)", first["run"])
+    names = re.findall(r"\[`([^`]+)`\]\(#\1\)", first["run"])
     assert len(names) == 2
     text = (tmp_path / "page.md").read_text()
     assert all(f'<details markdown="1" id="{name}">' in text for name in names)
