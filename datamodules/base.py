@@ -60,13 +60,14 @@ class SequenceDataModule(LightningDataModule, ABC):
     - `first_id`: the id of the stored token 0
     - `published_val_size`: number of validation examples behind the published numbers
     - `augmentations`: those that keep the label (`augmentation.py`)
+    - `pad_multiple`: see `SplitBatches`
     - `token_labels`: whether each token has a label of its own; the model then needs `pooling: none`
 
     Attributes:
         drop_black: whether black pixels are dropped; False for tasks without images.
         stages: easier data to train on first, each with its number of optimiser steps.
-        test_cases: names of the kinds of test examples, each with an accuracy of its own. Test example i is of kind i
-            modulo their number.
+        test_case_names: names of the kinds of test examples, each with an accuracy of its own. Test example i is of
+            kind i modulo their number.
 
     Args:
         data_dir: folder of all prepared data.
@@ -96,8 +97,9 @@ class SequenceDataModule(LightningDataModule, ABC):
     licence: ClassVar[str]
     published_val_size: ClassVar[int | None] = None
     augmentations: ClassVar[tuple[str, ...]] = ()
+    pad_multiple: ClassVar[int] = 32
     token_labels: ClassVar[bool] = False
-    test_cases: tuple[str, ...] = ()
+    test_case_names: tuple[str, ...] = ()
     drop_black: bool = False
 
     def __init__(
@@ -289,7 +291,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         if self.image_side:
             return ImageBatches(arrays, self.drop_black, augmentations, device=device)
         pad_to = self.max_length if self.protocol.pad_to_max_length else None
-        return SplitBatches(arrays, pad_to=pad_to, first_id=self.first_id, device=device)
+        return SplitBatches(arrays, self.pad_multiple, pad_to, first_id=self.first_id, device=device)
 
     def _device_for(self, arrays: Split) -> torch.device | None:
         """Return the GPU that can hold these arrays; None if batches are made on the CPU."""

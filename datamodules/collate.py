@@ -73,7 +73,7 @@ class SplitBatches(Dataset[Batch]):
         view, index = np.divmod(indices, len(self))
         if self.device is not None:
             return self.collate_on_device(index, view, self.device)
-        label = self.split.labels[index].astype(np.int64) if not self.split.token_labels else self._token_labels(index)
+        label = self._token_labels(index) if self.split.token_labels else self.split.labels[index].astype(np.int64)
         return self.collate(index, torch.from_numpy(label), view)
 
     def _token_labels(self, index: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import SequenceDataModule
-from datamodules.collate import rounded_up
 from datamodules.examples import Chunk, Example
 from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.prepared.layout import MOST_IDS, UNLABELLED
@@ -17,7 +16,6 @@ from datamodules.sources.new_inputs import read_lines, unusable
 
 BLANK = 1  # the token between queries; 0 is padding
 FIRST_KEY = 2
-PAD_MULTIPLE = 32  # of the width of batches
 
 Case = tuple[int, int]  # tokens, pairs
 PAPER_TRAIN: tuple[Case, ...] = ((64, 4), (128, 8), (256, 16), (256, 32), (256, 64))
@@ -35,8 +33,8 @@ class MQAR(SequenceDataModule):
     drawn one after the other with probabilities proportional to (g + 1)^(power − 1), so most queries come early. Other
     positions hold the blank, id 1.
 
-    Each query has a label, the id of its value; other tokens have none. So an encoder that sees the whole sequence
-    learns it as well as a causal model does.
+    Each query has a label, the id of its value; other tokens have none. No answer follows its query, so the encoder may
+    see the whole sequence, unlike the causal models of the paper.
 
     By default, sizes are those of the paper's code for its comparison of lengths. Training and validation share cases.
     Test cases are also longer.
@@ -44,7 +42,8 @@ class MQAR(SequenceDataModule):
     Args:
         batch_size, common: see `SequenceDataModule`.
         vocab_size: V, even, with padding and blank.
-        train_cases: (N, K) of the training and the validation examples. Each has an equal share.
+        train_cases: (N, K) of the training and the validation examples. Each has an equal share; one that is listed
+            twice has two.
         test_cases: the same of the test examples. `test` reports the accuracy of each.
         power: of the gaps' distribution, above 0 and at most 1, which makes all gaps equally likely.
         train_size: number of examples to train on.
@@ -60,6 +59,7 @@ class MQAR(SequenceDataModule):
     class_names = ()  # the token ids
     citation = "Arora et al., Zoology, ICLR 2024"
     licence = "drawn here"
+    pad_multiple = 1  # lengths are few
     token_labels = True
 
     def __init__(
@@ -87,8 +87,8 @@ class MQAR(SequenceDataModule):
         self.power = power
         self.sizes = check_sizes(train_size, val_size, test_size)
         self.data_seed = check_seed(data_seed)
-        self.max_length = rounded_up(max(length for length, _ in (*train_cases, *test_cases)), PAD_MULTIPLE)
-        self.test_cases = tuple(f"{length} tokens, {pairs} pairs" for length, pairs in test_cases)
+        self.max_length = max(length for length, _ in (*train_cases, *test_cases))
+        self.test_case_names = tuple(f"{length} tokens, {pairs} pairs" for length, pairs in test_cases)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -134,8 +134,8 @@ def _write_split(
     lengths = [np.zeros(1, dtype=np.int64)]
     skipped: list[str] = []
     for chunk in chunks:
-        files.append("tokens", np.ascontiguousarray(chunk.tokens, dtype=dtypes["tokens"]).tobytes())
-        files.append("labels", np.ascontiguousarray(chunk.labels, dtype=dtypes["labels"]).tobytes())
+        files.append("tokens", _as_bytes("tokens", chunk.tokens, dtypes))
+        files.append("labels", _as_bytes("labels", chunk.labels, dtypes))
         if chunk.names:
             files.append("names", "".join(f"{name}\n" for name in chunk.names).encode())
         lengths.append(chunk.lengths)
@@ -151,6 +151,16 @@ def _write_split(
         )
     files.append("offsets", offsets.tobytes())
     return files.description, skipped
+
+
+def _as_bytes(name: str, values: np.ndarray, dtypes: Mapping[str, str]) -> bytes:
+    """Return the array in its dtype; refuse numbers that this dtype cannot hold, which would become others."""
+    stored = np.ascontiguousarray(values, dtype=dtypes[name])
+    if (changed := stored != values).any():
+        number = values[changed][0]
+        fix = "Fix: raise the task's vocab_size or num_classes"
+        raise PreparedDataError(f"{name} hold {number}, which {dtypes[name]} cannot. {fix}")
+    return stored.tobytes()
 
 
 class _Files:

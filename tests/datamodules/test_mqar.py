@@ -53,7 +53,7 @@ def test_every_query_is_a_key_and_its_label_the_value(vocab_size, cases):
 def test_batches_hold_the_cases_of_their_split(make):
     data = make(vocab_size=300, train_cases=((16, 2), (40, 5)), test_cases=((64, 16), (16, 3)))
     assert (data.vocab_size, data.num_classes, data.max_length) == (300, 300, 64)
-    assert data.test_cases == ("64 tokens, 16 pairs", "16 tokens, 3 pairs")
+    assert data.test_case_names == ("64 tokens, 16 pairs", "16 tokens, 3 pairs")
     for loader, cases, count in (
         (data.train_dataloader(), data.cases["train"], 40),
         (data.val_dataloader(), data.cases["val"], 9),
@@ -126,7 +126,7 @@ def test_new_inputs_ask_for_keys_that_occurred_before(make, tmp_path):
     assert [np.flatnonzero(example.label == 0).tolist() for example in found] == [[4, 6], [2]]
     for text, said in (
         ("2 x", "token ids"),
-        ("2 9 16", "expected at most 32 ids of 1 ... 15"),
+        ("2 9 16", "expected at most 16 ids of 1 ... 15"),
         ("2 9", "no key occurs twice"),
     ):
         path.write_text(text)

@@ -337,3 +337,10 @@ def test_labels_of_examples_are_not_those_of_tokens(tmp_path):
     folder = prepare(tmp_path, "task", SETTINGS, splits, lambda: 1, {**LAYOUT.dtypes, "labels": "int16"})
     with pytest.raises(PreparedDataError, match=r"labels.bin has 3 labels, expected one for each of the 8 tokens"):
         format.load(folder, SETTINGS, "train", wide)
+
+
+@pytest.mark.parametrize(("token", "label", "named"), [(256, 0, "tokens hold 256"), (1, 300, "labels hold 300")])
+def test_numbers_beyond_the_task_s_are_refused(token, label, named, tmp_path):
+    examples = [Example((np.array([token], dtype=np.int64),), label)]
+    with pytest.raises(PreparedDataError, match=named):
+        prepare(tmp_path, "task", {}, lambda: {"train": packed(examples)}, lambda: 1, LAYOUT.dtypes)

@@ -141,15 +141,15 @@ class EvaluationResult(LabelCounter):
     """Print the result of `test` and `validate`, with the accuracy of always guessing the most frequent label.
 
     Write it as `result.json` and `validation.json`. Both numbers cover the evaluated examples, or their masked or
-    labelled tokens, on all processes. If the task has `test_cases`, `test` also gives the accuracy of each. The file
-    has the evaluated checkpoint's SHA-256.
+    labelled tokens, on all processes. If the task has `test_case_names`, `test` also gives the accuracy of each. The
+    file has the evaluated checkpoint's SHA-256.
     """
 
     cases: CaseCounts | None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
-        names = getattr(trainer.datamodule, "test_cases", ())
+        names = getattr(trainer.datamodule, "test_case_names", ())
         self.cases = CaseCounts(names, pl_module.device) if names and not pretrains(pl_module) else None
 
     def on_test_batch_end(
