@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 from skyformer.attention import BACKENDS
 from skyformer.benchmark.cases import Case, Form, Part, Precision, cases_of
 from skyformer.benchmark.machine import gpu_rates
-from skyformer.benchmark.peers import PEER_OF, PEERS
+from skyformer.benchmark.peers import PEERS, installed_peers
 from skyformer.benchmark.released import released_rows
 from skyformer.benchmark.results import print_table, write_csv
 from skyformer.benchmark.worker import ERROR, measure
@@ -51,7 +51,7 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
         config.forms = [form for form in get_args(Form) if form != "graphed" or has_graphs]
     peers = config.peers
     if peers is None:
-        peers = dict.fromkeys(peer for backend in config.backends for peer in PEER_OF.get(backend, ()))
+        peers = installed_peers(config.backends)
     if unknown := [peer for peer in peers if peer not in PEERS]:
         raise RunError(f"--peers {unknown[0]} is not one of {', '.join(PEERS)}")
     if "graphed" in config.forms and not has_graphs:
@@ -62,7 +62,7 @@ def run_benchmark(args: list[str]) -> list[dict[str, Any]]:
     cases = [
         case
         for form in config.forms
-        for case in cases_of(config.backends, list(peers), config.sizes, config.precisions, form=form, **common)
+        for case in cases_of(config.backends, peers, config.sizes, config.precisions, form=form, **common)
     ]
     output = Path(config.output).expanduser()
     output.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,11 @@ def _parser() -> ArgumentParser:
     add("--part", type=Part, default="step", help="A whole training step, or an attention layer.")
     add("--backends", type=list[str], default=_BACKENDS, help="Overlays of configs/attention, or YAML files.")
     add("--all", action="store_true", help="All nine backends, in every form that part and device have.")
-    add("--peers", type=list[str] | None, help="Libraries to compare a layer with; default: those of the backends.")
+    add(
+        "--peers",
+        type=list[str] | None,
+        help="Libraries to compare a layer with; default: those of the backends, if installed.",
+    )
     add("--sizes", type=list[str], default=[IMAGE, TEXT], help="<batch>x<tokens>.")
     add("--precisions", type=list[Precision], default=["float32"], help="float32, bfloat16 (autocast).")
     add("--device", type=Literal["cpu", "cuda"], default="cpu", help="Where it runs.")

@@ -1,9 +1,12 @@
 """Attention layers of other libraries, at the same sizes, for those that are installed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from skyformer.benchmark.cases import Case
@@ -20,7 +23,15 @@ def make_peer(case: Case) -> Callable[[Tensor], Tensor]:
     try:
         return make(import_module(module), case)
     except ImportError as error:
-        raise RunError(f"--peers {case.name}: {module} is not installed; pip install -e '.[test]' brings it") from error
+        raise RunError(
+            f"--peers {case.name}: {module} is not installed. Fix: pip install -e '.[test,peers]'"
+        ) from error
+
+
+def installed_peers(backends: Iterable[str]) -> list[str]:
+    """Return the peers of these backends whose library is installed."""
+    named = dict.fromkeys(peer for backend in backends for peer in PEER_OF.get(backend, ()))
+    return [peer for peer in named if find_spec(PEERS[peer][1].partition(".")[0])]
 
 
 def _sdpa(library: Any, case: Case) -> Callable[[Tensor], Tensor]:
@@ -39,6 +50,27 @@ class _Sdpa(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.inner(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return self.outer(self.attend(query, key, value).transpose(1, 2).flatten(2))
+
+
+def _keops(library: Any, case: Case) -> Callable[[Tensor], Tensor]:
+    return _Sdpa(partial(keops_gaussian, library), case)
+
+
+def keops_gaussian(library: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Exact κ(Q, K) V by KeOps, `(B, H, N, P)`, without an N × N array; query and key are scaled by P^-¼."""
+    scale = query.shape[-1] ** -0.25
+    left, right = (scale * x.to(torch.promote_types(x.dtype, torch.float32)) for x in (query, key))  # KeOps has no bf16
+    x, y = (
+        library.LazyTensor(left[..., :, None, :].contiguous()),
+        library.LazyTensor(right[..., None, :, :].contiguous()),
+    )
+    kernel = (-((x - y) ** 2).sum(-1) / 2).exp()
+    return (kernel @ value.to(left.dtype).contiguous()).to(value.dtype)
+
+
+def _taylor(library: Any, case: Case) -> Callable[[Tensor], Tensor]:
+    head_dim = case.embed_dim // case.num_heads
+    return library.TaylorSeriesLinearAttn(case.embed_dim, dim_head=head_dim, heads=case.num_heads)
 
 
 def _nystrom(library: Any, case: Case) -> Callable[[Tensor], Tensor]:
@@ -110,6 +142,8 @@ class _Chain(nn.Module):
 
 PEERS: dict[str, tuple[Callable[[Any, Case], Callable[[Tensor], Tensor]], str]] = {
     "sdpa": (_sdpa, "torch.nn.functional"),
+    "taylor-series-linear-attention": (_taylor, "taylor_series_linear_attention"),
+    "pykeops": (_keops, "pykeops.torch"),
     "nystrom-attention": (_nystrom, "nystrom_attention"),
     "transformers-nystromformer": (_nystromformer, "transformers"),
     "linformer": (_linformer, "linformer"),
@@ -117,9 +151,10 @@ PEERS: dict[str, tuple[Callable[[Any, Case], Callable[[Tensor], Tensor]], str]] 
     "reformer-pytorch": (_reformer, "reformer_pytorch"),
     "transformers-bigbird": (_big_bird, "transformers"),
 }
+UNCOUNTED = ("pykeops",)  # whose own loops no counter sees, so they have no floor
 PEER_OF = {
-    "softmax": ("sdpa",),
-    "kernelized": ("sdpa",),
+    "softmax": ("sdpa", "taylor-series-linear-attention"),
+    "kernelized": ("sdpa", "pykeops"),
     "nystromformer": ("nystrom-attention", "transformers-nystromformer"),
     "linformer": ("linformer",),
     "performer": ("performer-pytorch",),

@@ -11,6 +11,7 @@ import torch
 from skyformer.benchmark.cases import Case
 from skyformer.benchmark.counting import count_needed
 from skyformer.benchmark.machine import copy_rate, device_seconds_of, matmul_rate, seconds_of
+from skyformer.benchmark.peers import UNCOUNTED
 from skyformer.benchmark.subjects import Work, make_subject
 from skyformer.exceptions import RunError
 from skyformer.training.callbacks.throughput import peak_memory_mb
@@ -37,7 +38,8 @@ def measure(case: Case) -> dict[str, Any]:
     device_seconds = device_seconds_of(both, seconds, case.repeats) if case.device == "cuda" else None
     # Of a graph, the forward pass is no part by itself.
     forward_s = seconds_of(forward, case.device, case.repeats, warm_up) if case.form != "graphed" else None
-    operations, moved = count_needed(forward, both) if case.form == "eager" else (0, 0)
+    is_counted = case.form == "eager" and case.name not in UNCOUNTED
+    operations, moved = count_needed(forward, both) if is_counted else (0, 0)
     products = matmul_rate(getattr(torch, case.precision), case.device)
     copies = copy_rate(case.device)
     return {

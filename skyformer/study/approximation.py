@@ -24,15 +24,10 @@ from skyformer.report.pictures import add_legend
 from skyformer.report.style import new_figure, save_picture, style_of
 from skyformer.study.backends import Description, make_attention, read_backends
 from skyformer.study.inputs import Heads, heads_of_encoder, heads_of_setting
-from skyformer.study.matrices import thin_norm
+from skyformer.study.matrices import relative_distance, softmax_target
+from skyformer.study.peers import import_peers, measure_peers
 from skyformer.study.setting import Setting, make_parser, print_tables, write_rows
 from skyformer.study.theorem import measure_bound, measure_choices
-
-
-def softmax_target(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """`softmax(Q Kᵀ / √p) V`."""
-    logits = query.double() @ key.double().mT * query.shape[-1] ** -0.5
-    return logits.softmax(dim=-1) @ value.double()
 
 
 def shared_target(query: Tensor, value: Tensor) -> Tensor:
@@ -139,16 +134,11 @@ def _errors(backend: Attention, heads: Heads, exact: Tensor) -> Iterator[tuple[s
     query, key, value = (x.double() for x in heads)
     out = backend(query, query if backend.shares_query_and_key else key, value, None)
     target, approximated = target_of(backend, query, key, value)
-    yield target, _distance(out, approximated)
+    yield target, relative_distance(out, approximated)
     if target != "softmax":
-        yield "softmax", _distance(out, exact)
+        yield "softmax", relative_distance(out, exact)
     if isinstance(backend, SkyformerAttention):
-        yield "softmax through A and D", _distance(skyformer_softmax(backend, query, key, value), exact)
-
-
-def _distance(out: Tensor, target: Tensor) -> dict[str, float]:
-    error, norm = thin_norm(out - target), thin_norm(target)
-    return {"error": error.mean().item(), "relative": (error / norm).mean().item()}
+        yield "softmax through A and D", relative_distance(skyformer_softmax(backend, query, key, value), exact)
 
 
 THROUGH = "softmax through A and D"
@@ -285,7 +275,10 @@ def run_approximation(args: list[str]) -> None:
     """
     config, inputs, source = _of_encoder(args) if _names_encoder(args) else _of_setting(args)
     draws = range(config.seed_everything, config.seed_everything + config.draws)
-    errors = list(measure_backends(inputs, config.backends, config.num_landmarks, draws))
+    errors = [
+        *measure_backends(inputs, config.backends, config.num_landmarks, draws),
+        *measure_peers(inputs, config.peers, config.num_landmarks, config.seed_everything),
+    ]
     choices = list(measure_choices(inputs, config.num_landmarks, RIDGES, draws))
     bounds = list(measure_bound(inputs))
     output = Path(config.output).expanduser()
@@ -338,6 +331,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
         help="n; default: 512, 1024, 2048, 4096, those that the task or encoder has.",
     )
     add("--num_landmarks", type=list[int], default=[16, 32, 64, 128, 256], help="d.")
+    add("--peers", type=list[str], default=[], help="Other libraries: taylor-series-linear-attention, pykeops.")
     add("--layer", type=int, default=-1, help="Whose query, key and value; -1 is the last.")
     add("--example", type=int, default=0, help="Which of the validation set's examples that are long enough.")
     add("--draws", type=int, default=3, help="Repeats with other random numbers.")
@@ -352,6 +346,7 @@ def _check(config: Namespace, lengths: Sequence[int]) -> None:
         raise RunError(
             f"--lengths {list(lengths)}, --num_landmarks {sizes}: each length must exceed one number of them"
         )
+    import_peers(config.peers)
     if config.draws < 1 or config.example < 0:
         raise RunError(f"--draws {config.draws} must be at least 1, --example {config.example} at least 0")
 

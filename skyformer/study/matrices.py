@@ -10,6 +10,18 @@ def thin_norm(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram)[..., -1].clamp(min=0).sqrt()
 
 
+def softmax_target(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """`softmax(Q Kᵀ / √p) V`."""
+    logits = query.double() @ key.double().mT * query.shape[-1] ** -0.5
+    return logits.softmax(dim=-1) @ value.double()
+
+
+def relative_distance(out: Tensor, target: Tensor) -> dict[str, float]:
+    """Return spectral norms as means over the heads: of the difference, and of that divided by the target's."""
+    error, norm = thin_norm(out - target), thin_norm(target)
+    return {"error": error.mean().item(), "relative": (error / norm).mean().item()}
+
+
 def leverage_scores(kernel: Tensor, ridge: float) -> Tensor:
     """`ℓ_i = (K (K + λI)⁻¹)_ii = 1 − λ ((K + λI)⁻¹)_ii` of a positive semidefinite `(m, m)` → `(m,)`, exactly; their
     sum is the statistical dimension d_stat (Skyformer, Theorem 2).

@@ -13,7 +13,7 @@ from skyformer.benchmark import worker
 from skyformer.benchmark.cases import Case, read_attention, read_size
 from skyformer.benchmark.counting import count, count_needed
 from skyformer.benchmark.machine import BLOCK
-from skyformer.benchmark.peers import PEERS
+from skyformer.benchmark.peers import PEERS, installed_peers, keops_gaussian
 from skyformer.benchmark.picture import draw_scaling, exponent
 from skyformer.benchmark.results import print_table
 from skyformer.benchmark.subjects import make_subject
@@ -119,12 +119,28 @@ def test_benchmark_measures_a_backend_beside_its_peer(measured):
         assert [row["name"] for row in csv.DictReader(file)] == ["kernelized", "sdpa"]
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == "pykeops" else name for name in PEERS]
+)
 def test_every_library_runs_with_our_sizes(name):
-    """Its layer takes what ours takes, and its operations are counted."""
+    """Its layer takes what ours takes, and its operations are counted. KeOps compiles for minutes."""
+    pytest.importorskip(PEERS[name][1], reason=f"{name} is not installed: pip install -e '.[peers]'")
     forward, both = make_subject(Case(name=name, part="layer", batch_size=2, length=1024))
     assert forward().shape == (2, 1024, 64)
     assert count(both)[0] > 3 * 2 * 2 * 1024 * 2 * 64 * 64
+
+
+@pytest.mark.long
+def test_sums_by_keops_are_those_of_kernelized_attention():
+    keops = pytest.importorskip("pykeops.torch", reason="pykeops is not installed: pip install -e '.[peers]'")
+    query, key, value = (torch.randn(B, H, N, P, dtype=torch.float64) for _ in range(3))
+    expected = gaussian_attention(query, key, value)
+    torch.testing.assert_close(keops_gaussian(keops, query, key, value), expected)
+
+
+def test_libraries_that_are_missing_are_no_default(monkeypatch):
+    monkeypatch.setattr("skyformer.benchmark.peers.find_spec", lambda name: name in ("torch", "linformer"))
+    assert installed_peers(["softmax", "kernelized", "linformer", "skyformer"]) == ["sdpa", "linformer"]
 
 
 def test_table_fits_80_columns(measured, capsys):

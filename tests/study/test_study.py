@@ -1,6 +1,7 @@
 """`study`: each command from its arguments to its files, on tiny data."""
 
 import csv
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tiny_runs import ROOT, TINY_DATA, TINY_MODEL, build_arguments
 from skyformer.report.style import style_of
 from skyformer.study import approximation
 from skyformer.study.inputs import example_of_length, heads_of_encoder, heads_of_setting, layer_inputs
+from skyformer.study.peers import taylor_softmax
 from skyformer.study.setting import Setting, make_parser
 
 
@@ -81,6 +83,33 @@ def test_approximation(study, capsys):
     assert is_drawn("performer", folder / "approximation.png")
     with Image.open(folder / "landmarks.png") as picture:
         assert min(picture.size) > 500
+
+
+def test_other_libraries_have_one_error_for_every_size(study):
+    pytest.importorskip("taylor_series_linear_attention", reason="not installed: pip install -e '.[peers]'")
+    peers = "--peers=[taylor-series-linear-attention]"
+    sizes = ["--lengths=[64]", "--num_landmarks=[16,32]", "--draws=2"]
+    folder = study("approximation", "listops", *sizes, "--backends=[performer]", peers)
+    rows = [row for row in rows_of(folder / "errors.csv") if row["method"] != "performer"]
+    assert [(row["num_landmarks"], row["target"]) for row in rows] == [("16", "softmax"), ("32", "softmax")]
+    assert rows[0]["relative"] == rows[1]["relative"]
+    assert 0 < float(rows[0]["relative"]) < 0.5
+    assert "taylor-series-linear-attention" in (folder / "approximation.md").read_text(encoding="utf-8")
+
+
+def expansion(x):
+    """1, x, and all x_i x_j / √2: the products of two are 1 + q·k + (q·k)² / 2."""
+    pairs = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2) / 2**0.5
+    return torch.cat([torch.ones_like(x[..., :1]), x, pairs], dim=-1)
+
+
+def test_taylor_softmax_by_hand():
+    query, key, value = (torch.randn(1, 2, 9, 4, dtype=torch.float64) for _ in range(3))
+    logits = query @ key.mT / 2
+    weights = 1 + logits + logits.square() / 2
+    expected = weights @ value / weights.sum(dim=-1, keepdim=True)
+    library = SimpleNamespace(second_taylor_expansion=expansion)
+    torch.testing.assert_close(taylor_softmax(library, query, key, value), expected)
 
 
 def test_bound_beyond_the_picture_is_said_above_it(monkeypatch, tmp_path):
@@ -257,6 +286,7 @@ def test_own_attention_and_two_of_one_class(study, tmp_path):
         (["spectrum", "--examples=0"], "--examples 0 must be at least 1"),
         (["approximation", "--lengths=[8]"], "--lengths [8]: name numbers of at least 16"),
         (["approximation", "--layer=5"], "--layer 5: the model has 2 layers"),
+        (["approximation", "--peers=[nothing]"], "--peers nothing is not one of taylor-series-linear-attention"),
         (["approximation", "--draws=0"], "--draws 0 must be at least 1"),
         (["nothing"], "study nothing: name one of approximation, locality, similarity, spectrum, stability"),
     ],
