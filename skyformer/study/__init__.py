@@ -1,1 +1,1 @@
-"""The paper's studies besides accuracy: approximation, spectrum, stability."""
+"""The studies besides accuracy: approximation, locality, similarity, spectrum, stability."""

@@ -16,11 +16,14 @@ from torch import Generator, Tensor
 from skyformer.ops.kernel import gaussian_kernel
 from skyformer.ops.landmarks import half_and_half_rows, segment_means, uniform_rows
 from skyformer.ops.linalg import matrix_norm, operator_norm
+from skyformer.ops.nystrom import nystrom_gaussian_attention
 from skyformer.study.inputs import Heads
 from skyformer.study.matrices import leverage_scores
+from skyformer.study.pivots import pivoted_rows
 
 LandmarkChoice = Callable[[Tensor, int, Generator], Tensor]
 LLOYD_STEPS = 10
+CANDIDATES = 4  # of the strided choice, for each landmark
 
 
 def uniform(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
@@ -66,6 +69,18 @@ def farthest_point(rows: Tensor, num_landmarks: int, generator: Generator) -> Te
         distance = distance.minimum((rows - rows[chosen]).square().sum(dim=1))
         chosen = distance.argmax()[None]
     return rows[torch.cat(places)]
+
+
+def strided_farthest_point(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
+    """The same among every s-th row of [Q; K] from a random start: at least four rows for each landmark."""
+    stride = max(1, len(rows) // (CANDIDATES * num_landmarks))
+    start = int(torch.randint(stride, (), generator=generator))
+    return farthest_point(rows[start::stride], num_landmarks, generator)
+
+
+def pivoted(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
+    """Randomly pivoted Cholesky in eight blocks (`pivoted_rows`)."""
+    return rows[pivoted_rows(rows, torch.rand(len(rows), generator=generator), num_landmarks)]
 
 
 def ridge_leverage(rows: Tensor, num_landmarks: int, generator: Generator) -> Tensor:
@@ -117,6 +132,8 @@ CHOICES: dict[str, LandmarkChoice] = {
     "k-means": k_means,
     "ridge leverage": ridge_leverage,
     "farthest point": farthest_point,
+    "strided farthest point": strided_farthest_point,
+    "pivoted": pivoted,
 }
 
 
@@ -164,11 +181,12 @@ def measure_choices(
 ) -> Iterator[dict[str, Any]]:
     """Return a row for each choice of landmarks, length, d, γ and draw.
 
-    `relative` is ‖C̃ − C‖₂ / ‖C‖₂ with C = κ(Q, K), and `seconds` the time of the choice. Both are means over the heads.
+    `relative` is ‖C̃ − C‖₂ / ‖C‖₂ with C = κ(Q, K). `seconds` is the CPU time of the choice, and `seconds_to_attend`
+    that of Skyformer's attention with these landmarks, forward. All are means over the heads, in float64.
     """
     for length, heads in inputs.items():
         rows = scaled_rows(heads)
-        query, key = rows[:, :length], rows[:, length:]
+        query, key, value = rows[:, :length], rows[:, length:], heads[2].double()
         kernel = gaussian_kernel(query, key)
         norm = matrix_norm(kernel).clamp(min=torch.finfo(kernel.dtype).eps)
         for name, choose in CHOICES.items():
@@ -176,13 +194,18 @@ def measure_choices(
             for num_landmarks in (size for size in sizes if size < length):
                 for draw in draws:
                     generator = Generator().manual_seed(draw)
-                    start = time.perf_counter()
+                    start = time.process_time()
                     landmarks = torch.stack([choose(head, num_landmarks, generator) for head in rows])
-                    seconds = (time.perf_counter() - start) / len(rows)
-                    place = {"length": length, "num_landmarks": num_landmarks, "draw": draw, "choice": name}
+                    chosen = time.process_time()
+                    nystrom_gaussian_attention(query[None], key[None], value, landmarks[None], scale=1.0)
+                    place = {
+                        "length": length, "num_landmarks": num_landmarks, "draw": draw, "choice": name,
+                        "seconds": (chosen - start) / len(rows),
+                        "seconds_to_attend": (time.process_time() - chosen) / len(rows),
+                    }  # fmt: skip
                     for ridge in ridges:
                         error = nystrom_error(query, key, kernel, landmarks, ridge) / norm
-                        yield {**place, "ridge": ridge, "relative": error.mean().item(), "seconds": seconds}
+                        yield {**place, "ridge": ridge, "relative": error.mean().item()}
 
 
 def nystrom_error(query: Tensor, key: Tensor, kernel: Tensor, landmarks: Tensor, ridge: float) -> Tensor:

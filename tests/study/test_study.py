@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_runs import ROOT, TINY_DATA, TINY_MODEL, build_arguments
 
 from skyformer.report.style import style_of
-from skyformer.study import approximation
+from skyformer.study import approximation_pictures
 from skyformer.study.inputs import example_of_length, heads_of_encoder, heads_of_setting, layer_inputs
 from skyformer.study.peers import taylor_softmax
 from skyformer.study.setting import Setting, make_parser
@@ -114,13 +114,13 @@ def test_taylor_softmax_by_hand():
 
 def test_bound_beyond_the_picture_is_said_above_it(monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(approximation, "save_picture", lambda figure, path: drawn.append(figure))
-    choices = [
-        {"length": 64, "ridge": 0.0, "choice": "uniform", "num_landmarks": d, "relative": 1 / d} for d in (8, 16)
-    ]
+    monkeypatch.setattr(approximation_pictures, "save_picture", lambda figure, path: drawn.append(figure))
+    place = {"length": 64, "ridge": 0.0, "choice": "uniform", "seconds": 1e-3, "seconds_to_attend": 2e-3}
+    choices = [{**place, "num_landmarks": d, "relative": 1 / d} for d in (8, 16)]
     bounds = [{"length": 64, "relative": 0.5, "d_stat": 9, "bound": 5000}]
-    approximation.draw_choices(choices, bounds, "title", tmp_path / "landmarks.png")
-    (panel,) = drawn[0].axes
+    approximation_pictures.draw_choices(choices, bounds, "title", tmp_path / "landmarks.png")
+    panel, below = drawn[0].axes
+    assert below.lines[0].get_xydata().tolist() == [[pytest.approx(3), 1 / 8], [pytest.approx(3), 1 / 16]]
     assert panel.get_title("right") == "λ of Theorem 2, its C = 1: from d = 5,000 on"
     labels = panel.get_legend_handles_labels()[1]
     assert "λ at d = d_stat, worst head" in labels

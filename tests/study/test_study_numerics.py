@@ -63,18 +63,18 @@ def test_condition_and_rank():
 @pytest.mark.parametrize("name", CHOICES)
 @pytest.mark.parametrize("rows", [draw(80, 4), clustered_rows(80, 4, 0, spread=0.0)], ids=["random", "coinciding"])
 def test_choice_gives_as_many_finite_landmarks_and_repeats_itself(name, rows):
-    first, again, other = (CHOICES[name](rows, 17, Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (CHOICES[name](rows, 17, Generator().manual_seed(seed)) for seed in (1, 1, 3))
     assert first.shape == (17, 4)
     assert first.isfinite().all()
     assert first.equal(again)
     if name != "segment means":
         assert not first.equal(other)
-    if name in ("uniform", "half and half", "ridge leverage", "farthest point"):
+    if name not in ("segment means", "k-means"):
         assert all((rows == landmark).all(dim=1).any() for landmark in first), "they are rows"
 
 
-def test_uniform_and_ridge_leverage_take_no_row_twice():
-    for name in ("uniform", "ridge leverage"):
+def test_some_choices_take_no_row_twice():
+    for name in ("uniform", "ridge leverage", "strided farthest point", "pivoted"):
         chosen = CHOICES[name](draw(60, 3), 30, Generator().manual_seed(0))
         assert len(chosen.unique(dim=0)) == 30
 
@@ -110,6 +110,27 @@ def test_farthest_point_is_farthest():
     for number in range(1, 10):
         distances = torch.cdist(rows, chosen[:number]).amin(dim=1)
         assert torch.cdist(chosen[number][None], chosen[:number]).min() == pytest.approx(distances.max().item())
+
+
+def test_strided_candidates_are_equally_apart():
+    rows = torch.arange(400, dtype=torch.float64)[:, None]
+    chosen = CHOICES["strided farthest point"](rows, 10, Generator().manual_seed(0))[:, 0]
+    assert len((chosen % 10).unique()) == 1, "one in ten: four candidates for each"
+    assert chosen.min() < 10
+    assert chosen.max() > 389
+
+
+def test_pivots_leave_nothing_where_the_rank_is_theirs():
+    """Five clusters of equal rows: five pivots are enough, five uniform rows are not."""
+    rows = clustered_rows(60, 3, 0, clusters=5, spread=0.0)[None].double()
+    query, key = rows.split(30, dim=1)
+    kernel = kernel_of(query[0], key[0])[None]
+    errors = {
+        name: nystrom_error(query, key, kernel, CHOICES[name](rows[0], 5, Generator().manual_seed(0))[None], 0.0)
+        for name in ("uniform", "pivoted")
+    }
+    assert errors["pivoted"] < 1e-9
+    assert errors["uniform"] > 1
 
 
 def test_scores_from_all_rows_are_the_exact_ones():
@@ -230,6 +251,7 @@ def test_choice_of_landmarks_by_hand():
     found = list(measure_choices({30: heads}, [16], [0.1, 0.0], [0, 1]))
     assert len(found) == len(CHOICES) * 2 * 2
     assert all(0 < row["relative"] < 1 for row in found)
+    assert all(min(row["seconds"], row["seconds_to_attend"]) > 0 for row in found)
 
 
 def test_bound_by_hand():
