@@ -28,8 +28,7 @@ def extract(source: str, names: Sequence[str], folder: Path) -> dict[str, str]:
     """Write the named files of the release into `folder`, and their checksums into `SHA256SUMS`.
 
     The archive is read once, up to the last of these files. Its own checksum is at its end, so it is not checked if all
-    files are found. Each file gets its name when it is whole, so a later call
-    needs only those that are missing.
+    files are found. A file gets its name when it is complete, so a later call needs only those that are missing.
 
     Args:
         source: path or URL of the gzipped tar archive; `-` for standard input.
@@ -159,7 +158,7 @@ class _Stream:
 
 @contextmanager
 def _reading(source: str, stream: _Stream) -> Iterator[None]:
-    """Explain errors of the archive. None of them is an `OSError`, which would be the output's."""
+    """Explain errors of the archive. None of them stays an `OSError`, which would be taken for one of the output."""
     try:
         yield
     except EOFError as error:

@@ -99,10 +99,10 @@ class ContinuedLogger:
         if step == 0:
             self.id_path.unlink(missing_ok=True)
 
-    def kept_id(self) -> str:
-        """Return the id in the file, which gets a random one if it is missing."""
+    def kept_id(self, prefix: str = "") -> str:
+        """Return the id in the file. If it is missing, write a random one after this prefix."""
         if not self.id_path.exists():
-            write_atomically(self.id_path, secrets.token_hex(4))
+            write_atomically(self.id_path, prefix + secrets.token_hex(4))
         return self.id_path.read_text(encoding="utf-8")
 
 
@@ -222,7 +222,7 @@ class TrackioLogger(ContinuedLogger, loggers.Logger):
 
     @property
     def version(self) -> str:
-        return "-".join((*self.folder.absolute().parts[-3:], self.kept_id()))
+        return self.kept_id("".join(f"{part}-" for part in self.folder.absolute().parts[-3:]))
 
     @property
     def save_dir(self) -> str:
