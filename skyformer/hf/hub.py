@@ -20,13 +20,18 @@ try:
 except ImportError as error:
     raise ImportError("skyformer.hf.hub needs huggingface_hub. Fix: pip install 'skyformer[hf]'") from error
 
+_ARENA = ("Image", "ListOps", "PathX", "Pathfinder", "Retrieval", "Text")
 _CARD = """---
 {{ card_data }}
 ---
 
 # {{ run.method }} on {{ run.task }}
 
+{% if is_of_arena -%}
 A sequence classifier of [Long Range Arena](https://arxiv.org/abs/2011.04006), trained with `skyformer`.
+{%- else -%}
+A classifier trained with `skyformer`. Its task is not one of Long Range Arena.
+{%- endif %}
 
 | | |
 |---|---|
@@ -49,7 +54,7 @@ class HubClassifier(
     PyTorchModelHubMixin,
     library_name="skyformer",
     license="apache-2.0",
-    tags=["long-range-arena", "efficient-attention"],
+    tags=["efficient-attention"],
 ):
     """A trained `SequenceClassifier` with `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
@@ -102,19 +107,23 @@ class HubClassifier(
         config: Any = self._hub_mixin_config
         run = config["run"]
         data = self._hub_mixin_info.model_card_data.to_dict()
+        is_of_arena = run["task"] in _ARENA
+        if is_of_arena:
+            data["tags"] = [*data["tags"], "long-range-arena"]
         if run["accuracy"] is not None:
             data["model_name"] = f"{run['method']} on {run['task']}"
             data["eval_results"] = [
                 EvalResult(
-                    task_type="sequence-classification",
-                    dataset_type=f"lra-{run['task'].lower()}",
-                    dataset_name=f"Long Range Arena: {run['task']}",
+                    task_type="token-classification" if config["model"]["pooling"] == "none" else "text-classification",
+                    dataset_type=f"{'lra-' if is_of_arena else ''}{run['task'].lower()}",
+                    dataset_name=f"{'Long Range Arena: ' if is_of_arena else ''}{run['task']}",
                     dataset_split="test",
                     metric_type="accuracy",
                     metric_value=run["accuracy"],
                 )
             ]
-        return ModelCard.from_template(ModelCardData(**data), template_str=_CARD, run=run, facts=_facts(run), **kwargs)
+        named = {"run": run, "facts": _facts(run), "is_of_arena": is_of_arena}
+        return ModelCard.from_template(ModelCardData(**data), template_str=_CARD, **named, **kwargs)
 
 
 def _describe(config: dict[str, Any], checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from skyformer.benchmark import worker
+from skyformer.benchmark import command, machine, worker
 from skyformer.benchmark.cases import Case, read_attention, read_size
 from skyformer.benchmark.counting import count, count_needed
 from skyformer.benchmark.machine import BLOCK
@@ -22,6 +22,7 @@ from skyformer.ops.gaussian import gaussian_attention
 from skyformer.ops.linalg import solve_positive_definite
 
 B, H, N, P = 2, 3, 40, 8
+LAYERS = ("--part=layer", "--backends=[kernelized]", "--peers=[sdpa]", "--sizes=[2x64]")
 
 
 def test_product_operations_and_bytes():
@@ -35,7 +36,7 @@ def test_gradients_of_a_product_cost_twice_as_much():
 
 
 def test_flash_attention_is_counted():
-    """Forward: scores and output. Backward: the scores anew and four gradients."""
+    """Forward: scores and output. Backward: the scores again and four gradients."""
     query, key, value = (torch.randn(B, H, N, P, requires_grad=True) for _ in range(3))
     forward = 2 * 2 * B * H * N * N * P
     assert count(lambda: F.scaled_dot_product_attention(query, key, value))[0] == forward
@@ -55,7 +56,7 @@ def test_solve_is_counted():
     assert count(lambda: solve_positive_definite(matrix, right))[0] == expected
 
 
-def test_what_is_formed_anew_is_not_needed():
+def test_recomputed_products_are_not_needed():
     """A product under checkpoint is done four times; three are needed. Without gradients for the left it is two."""
     left, right = (torch.randn(size, requires_grad=True) for size in ((5, 7), (7, 11)))
     once = 2 * 5 * 7 * 11
@@ -96,10 +97,19 @@ def test_backend_comes_from_its_overlay(tmp_path):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, main):
-    """A layer and a library's, in processes of their own, at a tiny size."""
+    """A layer and a library's at a tiny size, in this process, with the machine's rates at a small size too."""
     folder = tmp_path_factory.mktemp("benchmark")
-    arguments = ["--part=layer", "--backends=[kernelized]", "--sizes=[2x64]", f"--output={folder}"]
-    return folder, main(["benchmark", *arguments])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "_run", command._run_here)
+        patch.setattr(machine, "_SIDE", 256)
+        patch.setattr(machine, "_COPY", 1 << 20)
+        return folder, main(["benchmark", *LAYERS, f"--output={folder}"])
+
+
+@pytest.mark.long
+def test_each_case_runs_in_a_process_of_its_own(tmp_path, main):
+    rows = main(["benchmark", *LAYERS, f"--output={tmp_path}"])
+    assert all(row["seconds"] > 0 and row["peak_mb"] > 0 for row in rows)
 
 
 def test_benchmark_measures_a_backend_beside_its_peer(measured):
@@ -108,7 +118,7 @@ def test_benchmark_measures_a_backend_beside_its_peer(measured):
     ours, peer = rows
     projections = 2 * 2 * 64 * (4 * 64 * 64)
     assert ours["operations"] > 3 * projections - 2 * 2 * 64 * 3 * 64 * 64
-    assert peer["operations"] == 3 * (projections + 2 * 2 * 2 * 2 * 64 * 64 * 32), "not the scores anew"
+    assert peer["operations"] == 3 * (projections + 2 * 2 * 2 * 2 * 64 * 64 * 32), "without recomputed scores"
     for row in rows:
         assert row["seconds"] > row["forward_s"] > 0
         assert row["device_seconds"] is None

@@ -41,6 +41,16 @@ def test_saved_model_gives_the_checkpoints_scores(run, saved):
     assert torch.equal(loaded(tokens, mask), model(tokens, mask))
 
 
+def test_card_of_another_task_does_not_name_the_arena(run):
+    model = HubClassifier.from_checkpoint(run / "checkpoints/best.ckpt")
+    assert "long-range-arena" in model.generate_model_card().data.tags
+    model._hub_mixin_config["run"]["task"] = "MQAR"
+    card = model.generate_model_card()
+    assert card.data.eval_results[0].dataset_name == "MQAR"
+    assert "long-range-arena" not in card.data.tags
+    assert "not one of Long Range Arena" in card.text
+
+
 def test_card_says_what_was_trained_and_how_well(run, saved):
     result = json.loads((run / "result.json").read_text())
     card = ModelCard.load(saved / "README.md")
