@@ -37,8 +37,9 @@ pytest.importorskip("triton", reason="the CPU builds of torch bring no Triton")
 
 @pytest.mark.skipif(ON_GPU or INTERPRETED, reason="the tests below run here")
 def test_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--no-header", "-x", __file__]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--noconftest", "--no-header", "-x"]
+    settings = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([*command, __file__], env={**os.environ, **settings}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
