@@ -7,18 +7,18 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import setuptools  # noqa: F401, before a test imports distutils, which setuptools then refuses
 import tiny_sources
-import torch
 from download_server import Server
 from filelock import FileLock
 from tiny_runs import build_arguments
-from torch.utils.data import DataLoader
 
-import run
-from skyformer.cli import SkyformerCLI
+# torch and Lightning are imported where they are used: xdist's first process runs no test and need not wait for them.
+if TYPE_CHECKING:
+    from skyformer.cli import SkyformerCLI
 
 
 def pytest_collection_finish() -> None:
@@ -38,6 +38,8 @@ def no_wait_for_the_disk() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Sums in the same order everywhere; and tiny matrices gain nothing from a second thread."""
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -50,7 +52,17 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not folder.exists():
             for task, write in tiny_sources.WRITERS.items():
                 write(folder / "sources" / task)
+            _compile_drawing(folder)
     return folder
+
+
+def _compile_drawing(folder: Path) -> None:
+    """Numba compiles for seconds; the other workers wait and read its cache."""
+    from datamodules import ListOps, Pathfinder
+
+    sizes = {"data_dir": folder, "train_size": 1, "val_size": 1, "test_size": 1, "batch_size": 1}
+    Pathfinder(**sizes).prepare_data()
+    ListOps(min_length=8, max_length=64, **sizes).prepare_data()
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +72,10 @@ def tiny_arguments(data_dir: Path) -> Callable[..., list[str]]:
 
 
 @pytest.fixture(scope="session")
-def main() -> Iterator[Callable[[list[str]], SkyformerCLI]]:
+def main() -> Iterator[Callable[[list[str]], "SkyformerCLI"]]:
     """What `python run.py` calls."""
+    import run
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["run.py"])  # pytest's own arguments are not the program's
         yield run.main
@@ -70,6 +84,8 @@ def main() -> Iterator[Callable[[list[str]], SkyformerCLI]]:
 @pytest.fixture
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting those that decode pictures would take most of the time."""
+    from torch.utils.data import DataLoader
+
     monkeypatch.setattr(
         "datamodules.examples.DataLoader", lambda *args, **settings: DataLoader(*args, **{**settings, "num_workers": 0})
     )

@@ -65,7 +65,9 @@ def test_no_change_of_a_prepared_file_is_accepted(title, run):
     assert {outcome.verdict for outcome in outcomes.values()} == {REFUSED}
 
 
-@pytest.mark.parametrize("title", KINDS)
+@pytest.mark.parametrize(
+    "title", [pytest.param(title, marks=() if number % 2 else pytest.mark.long) for number, title in enumerate(KINDS)]
+)
 def test_what_goes_wrong_with_one_kind(title, run):
     wrong = {}
     for name, (change, expected) in specials(title).items():

@@ -30,7 +30,8 @@ def test_backend_trains(overlay, precision, tmp_path, main, tiny_arguments):
     assert all(2 < loss < 3 for loss in losses.values())
 
 
-@pytest.mark.parametrize("precision", ["16-true", pytest.param("bf16-true", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
 def test_half_precision_run_reports_the_loss_of_all_examples(precision, tmp_path, main, tiny_arguments):
     """The mean of the examples' losses, summed in float32: 300 examples of a loss near 2.3 in float16 or bfloat16."""
     many = ["--data.init_args.val_size=300", "--data.init_args.eval_batch_size=1", "--trainer.max_steps=3"]

@@ -28,6 +28,7 @@ def test_papers_overlay_is_the_papers_setting(task):
         assert published.departures(backend, task, settings | {published.SOURCE: "lra_release"}) == {}
 
 
+@pytest.mark.long
 def test_papers_grid_departs_from_the_paper_in_the_drawn_data_only():
     cells = cells_of(read_grid(ROOT / "configs/sweep/paper.yaml"), Path("runs"))
     plans = {(backend_name(config), task_name(config)): config for config in plan(cells).values()}

@@ -51,7 +51,10 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return read_checkpoint(folder / "checkpoints/last.ckpt")["state_dict"]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param(task, marks=() if task in ("pathfinder", "retrieval") else pytest.mark.long) for task in TASKS],
+)
 def test_task_is_pretrained(task, tmp_path, main, pretraining):
     cli = main(["fit", *pretraining(task, tmp_path), *ONE_STEP])
     metrics = cli.trainer.callback_metrics
