@@ -83,6 +83,7 @@ def test_pictures_get_the_predictions_that_they_get_in_the_test_set(trained, tmp
     assert predict(main, folder, pictures / "3.png") == [found[3]]
 
 
+@pytest.mark.long
 def test_colours_become_grey_as_in_training(trained, tmp_path, main):
     Picture.fromarray(np.full((32, 32, 3), (200, 10, 90), dtype=np.uint8)).save(tmp_path / "one.png")
     assert len(predict(main, trained("image"), tmp_path / "one.png")) == 1

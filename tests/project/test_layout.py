@@ -49,5 +49,9 @@ def test_shared_modules_import_no_layer():
 def test_mathematics_imports_no_lightning():
     packages = "skyformer.ops, skyformer.attention, skyformer.model.encoder, skyformer.hf"
     others = {"lightning", "triton", "transformers", "datamodules"}
-    code = f"import sys, {packages}; assert not {others} & sys.modules.keys()"
+    code = (
+        "import sys, skyformer; assert 'torch' not in sys.modules; "
+        "skyformer.gaussian_attention, skyformer.nystrom_gaussian_attention, skyformer.Encoder; "
+        f"import {packages}; assert 'torch' in sys.modules and not {others} & sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

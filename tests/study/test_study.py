@@ -242,7 +242,9 @@ def test_black_pixels_left_out_leave_the_others_in_their_places(data_dir):
     torch.testing.assert_close(torch.cat(query.unbind(1), dim=-1), projected)
 
 
-@pytest.mark.parametrize(("kind", "extra"), [("stability", "--steps=2"), ("spectrum", "--length=20")])
+@pytest.mark.parametrize(
+    ("kind", "extra"), [pytest.param("stability", "--steps=2", marks=pytest.mark.long), ("spectrum", "--length=20")]
+)
 def test_papers_protocol(kind, extra, main, data_dir, tmp_path):
     """Attention in float32, landmarks drawn at each call."""
     arguments = tiny(data_dir, "listops")

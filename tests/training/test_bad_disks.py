@@ -52,7 +52,7 @@ def test_disk_that_fills_up_keeps_what_was_whole(checkpoints, whole, tmp_path, m
         assert_same_run(disk / "run", folder)
 
 
-@pytest.mark.parametrize("leave", [0, 20_000])
+@pytest.mark.parametrize("leave", [0, pytest.param(20_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "logger", ["skyformer.training.loggers.CSVLogger", "skyformer.training.loggers.TensorBoardLogger"]
 )

@@ -47,8 +47,6 @@ def test_new_patience_holds(tmp_path, main, arguments):
     ("before", "now", "words"),
     [
         ([f"{__name__}.Stateful", "limit=3"], [f"{__name__}.Stateful", "limit=4"], "Stateful limit: 3"),
-        (["skyformer.training.callbacks.TopCheckpoints", "save_top_k=3"],
-         ["skyformer.training.callbacks.TopCheckpoints", "save_top_k=2"], "TopCheckpoints save_top_k: 3"),
         (["skyformer.training.callbacks.TopCheckpoints", "save_top_k=2", "monitor=val/loss", "mode=min"],
          ["skyformer.training.callbacks.TopCheckpoints", "save_top_k=2"], "TopCheckpoints monitor: 'val/loss'"),
         (["EMAWeightAveraging", "decay=0.9"], ["EMAWeightAveraging", "decay=0.5"], "EMAWeightAveraging decay: 0.9"),

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pytest
 import sweep_runs
 from sweep_runs import sweep, tiny_grid
 from tiny_runs import NEVER_BETTER
@@ -31,6 +32,7 @@ def test_time_that_is_over_is_the_reason(tmp_path, main, capsys, tiny_arguments)
     assert capsys.readouterr().out.endswith("Stopped early at step 0 of 9: Timer, the time for training is over\n")
 
 
+@pytest.mark.long
 def test_report_and_sweep_say_it(tmp_path, data_dir, main, capsys):
     """Two runs of a sweep: one stops early at step 6 of 9, the other one takes all steps."""
     early = {"trainer.callbacks": [{"class_path": "EarlyStopping", "init_args": {

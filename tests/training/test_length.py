@@ -80,6 +80,7 @@ def test_curriculum_longer_than_the_epochs_is_refused(tmp_path, main, capsys, ti
     refuse(main, capsys, ["fit", *tiny_arguments("pathfinder", tmp_path), *settings], 1, *words)
 
 
+@pytest.mark.long
 def test_evaluation_by_epochs_over_an_interval_in_batches(tmp_path, main, capsys, tiny_arguments):
     command = ["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_steps=26"]
     command.append("--trainer.check_val_every_n_epoch=1")
@@ -165,6 +166,7 @@ def test_trial_writes_nothing_and_passes(settings, tmp_path, scratch, main, tiny
     assert "still at chance" not in caplog.text
 
 
+@pytest.mark.long
 def test_trial_beside_a_run(tmp_path, scratch, main, tiny_arguments, capsys):
     """A run's folder stays as it is, whatever is tried in it; and a trial does not resume."""
     arguments = tiny_arguments("listops", tmp_path / "run")

@@ -96,6 +96,7 @@ def test_score_whose_checkpoint_is_gone_is_forgotten(copied, tmp_path, main, tin
     assert load(tmp_path / "new/checkpoints/best.ckpt")[STEP] == 9, "the first evaluation after the resume"
 
 
+@pytest.mark.long
 def test_best_checkpoint_of_a_later_step_does_not_go_along(copied, tmp_path, main, tiny_arguments):
     """A resume from step 6 of a run whose best evaluation came at step 9."""
     best, start = copied / "checkpoints/best.ckpt", copied / "checkpoints/previous.ckpt"
@@ -107,6 +108,7 @@ def test_best_checkpoint_of_a_later_step_does_not_go_along(copied, tmp_path, mai
     assert len(load(tmp_path / "new/checkpoints/last.ckpt")["callbacks"]["BestCheckpoint"]["best_k_models"]) == 1
 
 
+@pytest.mark.long
 def test_top_checkpoints_go_along(tmp_path, main, tiny_arguments):
     arguments = [*tiny_arguments("listops", tmp_path / "old", "trainer/top_three")]
     main(["fit", *arguments])

@@ -32,7 +32,8 @@ def test_killed_evaluation_is_run_again(tmp_path, main, tiny_arguments):
     assert_same_training(tmp_path / "killed", tmp_path / "whole", from_step=6)
 
 
-@pytest.mark.parametrize("in_evaluation", [True, pytest.param(False, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("in_evaluation", [True, False])
 def test_run_that_was_killed_after_its_last_step(in_evaluation, tmp_path, main, tiny_arguments):
     """SIGKILL in the last evaluation, and right before the last step's checkpoint; then the run has all its steps."""
     killed = [*tiny_arguments("listops", tmp_path / "killed"), "--ckpt_path=auto"]

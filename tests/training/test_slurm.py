@@ -82,7 +82,7 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_R
         (TORCHRUN, ["--trainer.devices=1"], ["trainer.devices=1", "got 2 from TorchElastic", "--nproc-per-node 1"]),
     ],
 )
-@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize("command", ["fit", pytest.param("test", marks=pytest.mark.long)])
 def test_other_number_of_processes_is_refused(
     command, variables, settings, words, asked, tmp_path, main, tiny_arguments, monkeypatch, capsys
 ):
