@@ -94,7 +94,9 @@ def test_overlay_that_cannot_run_here_parses(overlay, tmp_path, main, tiny_argum
     "path",
     [
         pytest.param(
-            path, marks=() if path.parent.name == "small" else pytest.mark.long, id=f"{path.parent.name}-{path.stem}"
+            path,
+            marks=() if path.parent.name == "small" and path.stem in ("listops", "pathfinder") else pytest.mark.long,
+            id=f"{path.parent.name}-{path.stem}",
         )
         for path in RECIPES
     ],

@@ -50,6 +50,7 @@ def test_no_yaml_file_stops_it_short(kind, sandbox):
     assert not wrong(sandbox, [Case(tuple(sandbox.base("fit")), "", kind, fuzz_values.FILES[kind])])
 
 
+@pytest.mark.long
 def test_the_arguments_by_themselves_work(sandbox):
     for command in ("fit", "validate", "test", "predict", "prepare", "report"):
         case = Case(tuple(sandbox.base(command)), "", "comment", f"--config={sandbox.root}/none.yaml")

@@ -72,7 +72,7 @@ def test_array_is_copied_once():
 RUNS = {"pathfinder": ["--data.level_schedule={easy: 5}", "--data.augment=true"], "retrieval": []}
 
 
-@pytest.mark.parametrize("task", RUNS)
+@pytest.mark.parametrize("task", ["pathfinder", pytest.param("retrieval", marks=pytest.mark.long)])
 def test_run_is_the_same(task, tmp_path, main, tiny_arguments, monkeypatch):
     def fit(name: str) -> list[SplitBatches]:
         data = main(["fit", *tiny_arguments(task, tmp_path / name), *RUNS[task]]).datamodule

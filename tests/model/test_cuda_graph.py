@@ -106,7 +106,7 @@ class Thaw(Callback):
         pl_module.encoder.dropout.p = 0.1 if trainer.global_step < 6 else 0.5
 
 
-@pytest.mark.parametrize("most", [128, 2])
+@pytest.mark.parametrize("most", [pytest.param(128, marks=pytest.mark.long), 2])
 def test_changed_settings_and_too_many_shapes(most, tmp_path, main, tiny_arguments, monkeypatch, caplog):
     """Lengths differ by batch. Beyond the bound a batch runs without a graph, and one line says so."""
     monkeypatch.setattr("skyformer.model.cuda_graph.MAX_GRAPHS", most)

@@ -21,7 +21,9 @@ def _end_of_determinism():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("backend", ["skyformer", pytest.param("softmax", marks=pytest.mark.long), "kernelized"])
+@pytest.mark.parametrize(
+    "backend", ["skyformer", *(pytest.param(name, marks=pytest.mark.long) for name in ("softmax", "kernelized"))]
+)
 def test_run_repeats_and_resumes(backend, tmp_path, main, tiny_arguments):
     """Two whole runs of six steps, and one that is stopped after the third step."""
 
