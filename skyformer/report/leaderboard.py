@@ -15,7 +15,11 @@ from skyformer.report.settings import format_value
 from skyformer.report.table import escape_markdown, markdown_table
 from skyformer.report.tables import best_mean, command_of, duration, shown
 
-_INTRODUCTION = """# Leaderboard
+_INTRODUCTION = """---
+hide: [toc]  # the tables are wide
+---
+
+# Leaderboard
 
 <!-- `python run.py report` writes this page from runs. Do not edit it: CONTRIBUTING.md shows how to add a run. -->
 
