@@ -82,6 +82,12 @@ _LIMITS = {"test": "limit_test_batches", "validate": "limit_val_batches", "predi
 
 
 # Replaces Lightning's help, which names options that do not work here.
+_SUBCOMMANDS = {
+    "fit": "Train a model, or resume a run.",
+    "validate": "Evaluate a checkpoint on the validation set.",
+    "test": "Evaluate a checkpoint on the test set.",
+    "predict": "Write the predictions of a checkpoint for the test set or for new inputs.",
+}
 _RESUME = (
     "Checkpoint to resume from: a file, `last` or `best` of the run's folder, or `auto`, which continues the run there "
     "or starts it. Default: start a run."
@@ -167,6 +173,7 @@ class SkyformerCLI(LightningCLI):
             parser_kwargs={
                 "prog": program_name(),
                 "allow_abbrev": False,
+                "description": "Train and compare attention methods on long sequences.",
                 "epilog": "Also, each with --help: prepare, extract, export, sweep, report, study, benchmark, configs.",
             },
             args=args,
@@ -182,6 +189,11 @@ class SkyformerCLI(LightningCLI):
         parser = self.parser_class(dump_header=[f"lightning.pytorch=={lightning.__version__}"], **kwargs)
         parser.add_argument("-c", "--config", action=OverlayFile, help="A YAML file; of several, later ones win.")
         return parser
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        described = {name: {"description": text} for name, text in _SUBCOMMANDS.items()}
+        super()._add_subcommands(parser, **{**described, **kwargs})
+        internals.describe_subcommands(parser, _SUBCOMMANDS)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)

@@ -5,6 +5,7 @@ subclasses that need them: `cli.SkyformerCLI`, `training/loggers.py` and `attent
 """
 
 from argparse import Action, ArgumentParser
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -100,6 +101,13 @@ def hold_gpu(seconds: float) -> None:
 def actions_of(parser: ArgumentParser) -> list[Action]:
     """Return the arguments of a parser."""
     return parser._actions
+
+
+def describe_subcommands(parser: ArgumentParser, texts: Mapping[str, str]) -> None:
+    """Set the line of each subcommand in the parser's help."""
+    for action in parser._actions:
+        for shown in getattr(action, "_choices_actions", ()):
+            shown.help = texts.get(shown.dest, shown.help)
 
 
 def replace_type(action: Action, type_hint: Any) -> None:

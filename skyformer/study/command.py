@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from skyformer.exceptions import RunError
+from skyformer.installation import program_name
 from skyformer.study.approximation import run_approximation
 from skyformer.study.locality import run_locality
 from skyformer.study.similarity import run_similarity
@@ -30,6 +31,9 @@ def run_study(args: list[str]) -> None:
         SystemExit: 2 for a wrong argument.
     """
     known = ", ".join(_STUDIES)
+    if args and args[0] in ("-h", "--help"):
+        print(f"usage: {program_name()} study <name> ...\n\nNames, each with --help: {known}.")
+        return
     if not args or args[0] not in _STUDIES:
         raise RunError(f"study {args[0] if args else ''}: name one of {known}; each takes --help")
     _STUDIES[args[0]](args[1:])

@@ -361,6 +361,17 @@ def test_file_that_the_locale_cannot_read(main, capsys, monkeypatch):
     refuse(main, capsys, ["fit"], 1, "got ascii", "PYTHONUTF8=1")
 
 
+def test_first_help_says_what_each_command_does(main, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Train and compare attention methods on long sequences." in said
+    for text in ("fit Train a model, or resume a run.", "test Evaluate a checkpoint on the test set.", "extract"):
+        assert text in said
+    main(["study", "--help"])
+    assert "approximation, locality" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 def test_help_speaks_of_what_works(command, main, capsys):
     with pytest.raises(SystemExit):
