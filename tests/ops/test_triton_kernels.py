@@ -1,6 +1,7 @@
 """The Triton kernels against float64: on a GPU where there is one, else in Triton's interpreter on the CPU.
 
-The interpreter must be chosen before Triton is imported, so without a GPU one test runs this file in another process.
+The interpreter must be chosen before Triton is imported, so without a GPU a long test runs this file in another
+process. `.ci/run` runs it each time.
 """
 
 import os
@@ -35,6 +36,7 @@ runs_kernels = pytest.mark.skipif(not (ON_GPU or INTERPRETED), reason="needs a G
 pytest.importorskip("triton", reason="the CPU builds of torch bring no Triton")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(ON_GPU or INTERPRETED, reason="the tests below run here")
 def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-n0", "-p", "no:cacheprovider", "--noconftest", "--no-header", "-x"]

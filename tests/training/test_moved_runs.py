@@ -119,6 +119,7 @@ def test_top_checkpoints_go_along(tmp_path, main, tiny_arguments):
     assert len(names) == 3
 
 
+@pytest.mark.long
 def test_home_folder_in_paths(copied, main, monkeypatch):
     monkeypatch.setenv("HOME", str(copied.parent))
     home = ["--trainer.default_root_dir=~/copied", "--ckpt_path=~/copied/checkpoints/last.ckpt"]
