@@ -24,7 +24,7 @@ def acquire_lock(path: Path, seconds: float = 0.0) -> FileLock | None:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=seconds)
-    except (NotImplementedError, OSError) as error:  # a Timeout is an OSError whose errno is None
+    except (NotImplementedError, OSError) as error:  # a Timeout is an OSError without errno
         if not (isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS):
             raise
         return None
