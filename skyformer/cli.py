@@ -238,7 +238,8 @@ class SkyformerCLI(LightningCLI):
         evaluates = "test" if self.subcommand == "fit" and config.test_after_fit else self.subcommand
         if config.trainer.get(limit := _LIMITS.get(evaluates, "")) == 0:
             raise RunError(f"trainer.{limit}=0 leaves {evaluates} without a batch. Fix: leave it out, or raise it")
-        plain = self._plain_config()
+        # Lightning takes the model's hyper-parameters from `config_dump`. It would dump the configuration once more.
+        self.config_dump = plain = self._plain_config()
         folder = run_folder(plain)
         config.trainer.default_root_dir = str(folder)
         if config.trainer.fast_dev_run:
@@ -392,7 +393,7 @@ class SkyformerCLI(LightningCLI):
                 f"{', '.join(keys)}: config.yaml cannot hold it (got {given}). Fix: set it to text, a number, or "
                 "a class path with such arguments"
             ) from error
-        return yaml.safe_load(dump)
+        return yaml.load(dump, Loader=yaml.CSafeLoader)
 
     def _name_loggers(self, config: Any, folder: Path) -> None:
         """Use TensorBoard unless loggers are named. Loggers with a folder write into the run's folder."""

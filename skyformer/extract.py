@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
 from datamodules.retrieval import FILES, FOLDER
 from datamodules.sources.release import SUMS, extract
-from skyformer.installation import program_name
+from skyformer.installation import command_parser
 
 
 def run_extract(args: list[str]) -> Path:
@@ -19,11 +17,10 @@ def run_extract(args: list[str]) -> Path:
         PreparedDataError: if the archive or the disk does not allow it.
         SystemExit: 2 for a wrong argument.
     """
-    parser = ArgumentParser(
-        prog=f"{program_name()} extract",
-        description="Take Retrieval's pairs of papers out of the Long Range Arena release, without unpacking the rest. "
+    parser = command_parser(
+        "extract",
+        "Take Retrieval's pairs of papers out of the Long Range Arena release, without unpacking the rest. "
         "Reads up to the last pair. Files that are whole are kept, so run it again after an interruption.",
-        allow_abbrev=False,
     )
     parser.add_argument("--source", type=str, required=True, help="lra_release.gz, its URL, or - for standard input.")
     parser.add_argument("--output", type=str, default="data/lra_release", help="Folder to write to.")

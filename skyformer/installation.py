@@ -65,7 +65,7 @@ def run_configs(args: list[str]) -> None:
         SystemExit: 2 for a wrong argument.
     """
     description = "List the shipped configurations. Each file starts with the command that runs it."
-    ArgumentParser(prog=f"{program_name()} configs", description=description).parse_args(args)
+    command_parser("configs", description).parse_args(args)
     for path in sorted(CONFIGS.rglob("*.yaml")):
         print("configs", *path.relative_to(CONFIGS).parts, sep="/")
     print(f"They are in {CONFIGS}. A file of the same name in the working directory comes first.")
@@ -84,6 +84,11 @@ def command_line(words: Sequence[str]) -> str:
 def program_name() -> str:
     """Return what the user typed to start this program: `python run.py` or `skyformer`."""
     return " ".join(program(sys.argv[0]))
+
+
+def command_parser(command: str, description: str) -> ArgumentParser:
+    """Return the parser of a command such as `sweep`, without arguments. It takes no abbreviated ones."""
+    return ArgumentParser(prog=f"{program_name()} {command}", description=description, allow_abbrev=False)
 
 
 def python_arguments(script: Path = ROOT / "run.py") -> list[str]:

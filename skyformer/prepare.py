@@ -10,7 +10,7 @@ from datamodules.base import SequenceDataModule
 from datamodules.prepared.format import verify
 from datamodules.summary import print_summary
 from skyformer.exceptions import unwrapping_value_errors
-from skyformer.installation import program_name
+from skyformer.installation import command_parser
 from skyformer.training.config_checks import check_config, check_nulls
 
 # Other sections of a task's YAML and its overlays; they do not affect the data.
@@ -59,10 +59,8 @@ def run_prepare(args: list[str]) -> SequenceDataModule:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=f"{program_name()} prepare",
-        description="Make a task's data without training, and print what it is. Takes the YAML files that fit takes.",
-        allow_abbrev=False,
+    parser = command_parser(
+        "prepare", "Make a task's data without training, and print what it is. Takes the YAML files that fit takes."
     )
     parser.add_argument("--config", action="config", help="A task's YAML file, then overlays; later ones win.")
     parser.add_argument("--verify", action="store_true", help="Compare the checksums with those of when it was made.")

@@ -20,7 +20,7 @@ from skyformer.benchmark.results import print_table, write_csv
 from skyformer.benchmark.worker import ERROR, measure
 from skyformer.exceptions import RunError
 from skyformer.files import write_atomically
-from skyformer.installation import program_name
+from skyformer.installation import command_parser
 from skyformer.training.record import hardware
 
 TEXT, IMAGE = "4x4096", "16x1024"
@@ -118,10 +118,8 @@ def _run(case: Case) -> dict[str, Any]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=f"{program_name()} benchmark",
-        description="Time, memory and operations of attention layers and training steps, with the machine's limit.",
-        allow_abbrev=False,
+    parser = command_parser(
+        "benchmark", "Time, memory and operations of attention layers and training steps, with the machine's limit."
     )
     add = parser.add_argument
     add("--part", type=Part, default="step", help="A whole training step, or an attention layer.")

@@ -6,9 +6,7 @@ from typing import Any
 
 import yaml
 
-from skyformer.exceptions import RunError
 from skyformer.model.checkpoint_io import BEST, FIELDS, AtomicCheckpointIO, read_checkpoint
-from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.earlier_versions import upgrade_config
 from skyformer.training.result import read_test_accuracy
 from skyformer.yaml_text import load_yaml
@@ -57,19 +55,6 @@ def portable_config(config: dict[str, Any]) -> dict[str, Any]:
         if name in config["data"].get("init_args", {}):
             config["data"]["init_args"][name] = default
     return config
-
-
-def check_classifies(model: SequenceClassifier, source: Path) -> None:
-    """Refuse the model of a checkpoint that was pretrained only.
-
-    Raises:
-        RunError: naming the checkpoint and its objective.
-    """
-    if model.objective != "classify":
-        raise RunError(
-            f"export: {source} was pretrained with model.objective={model.objective} and has no class scores. Fix: "
-            "export a fine-tuned model, or a checkpoint, --output <name>.ckpt"
-        )
 
 
 def counted_result(source: Path) -> dict[str, Any] | None:

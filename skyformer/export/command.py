@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from skyformer.exceptions import CheckpointError, RunError
 from skyformer.export.checkpoint import export_checkpoint
 from skyformer.export.program import export_program
-from skyformer.installation import program_name
+from skyformer.installation import command_parser, program_name
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
 from skyformer.training.config_checks import config_files
@@ -30,12 +29,11 @@ def run_export(args: list[str]) -> Path:
             or a missing package.
         SystemExit: 2 for a wrong argument.
     """
-    parser = ArgumentParser(
-        prog=f"{program_name()} export",
-        description="Write weights and configuration of a checkpoint to a small file, which test, validate and predict "
+    parser = command_parser(
+        "export",
+        "Write weights and configuration of a checkpoint to a small file, which test, validate and predict "
         "take by --ckpt_path alone; or, as .pt2, its model as a torch.export program for any batch size, any length "
         "from 64 tokens on; or, with a slash at the end, a folder with a model card for the Hugging Face hub.",
-        allow_abbrev=False,
     )
     parser.add_argument("--ckpt_path", type=str, required=True, help="A run's checkpoint, such as its best.ckpt.")
     parser.add_argument(

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from skyformer.attention import Attention
 from skyformer.exceptions import RunError
-from skyformer.export.checkpoint import check_classifies
 from skyformer.files import write_atomically
 from skyformer.loading import load_model
 
@@ -40,7 +39,7 @@ def export_program(source: Path, target: Path) -> int:
             was pretrained only.
     """
     model = load_model(source)
-    check_classifies(model, source)
+    model.check_classifies()
     scores = _Scores(model)
     encoder, documents = model.encoder, model.head.num_documents
     longest = encoder.max_length

@@ -8,7 +8,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from skyformer.exceptions import RunError
-from skyformer.export.checkpoint import check_classifies, counted_result, portable_config
+from skyformer.export.checkpoint import counted_result, portable_config
 from skyformer.installation import command_line
 from skyformer.loading import untrained_model
 from skyformer.model.checkpoint_io import read_checkpoint
@@ -93,7 +93,7 @@ class HubClassifier(
         config = portable_config(load_yaml(checkpoint["config"]))
         kept = {name: config[name] for name in ("model", "data")}
         model = cls({**kept, "run": _describe(config, checkpoint, path)})
-        check_classifies(model.classifier, path)
+        model.classifier.check_classifies()
         model.classifier.load_state_dict(checkpoint["state_dict"])
         return model.eval()
 

@@ -254,14 +254,22 @@ class SequenceClassifier(LightningModule):
         Raises:
             RunError: for a model without class scores.
         """
+        self.check_classifies()
+        tokens, mask, position = self._sequences(tokens, mask, position)
+        length = tokens.shape[1] if position is None else self.encoder.max_length
+        return self.head(self.encoder(tokens, mask, position), mask, length)
+
+    def check_classifies(self) -> None:
+        """Refuse a model that was pretrained only.
+
+        Raises:
+            RunError: naming its objective.
+        """
         if self.objective != "classify":
             raise RunError(
                 f"model.objective={self.objective}: this model has no class scores. Fix: train one with "
                 "--model.init_from <its checkpoint>"
             )
-        tokens, mask, position = self._sequences(tokens, mask, position)
-        length = tokens.shape[1] if position is None else self.encoder.max_length
-        return self.head(self.encoder(tokens, mask, position), mask, length)
 
     def scores_and_labels(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Return class scores `(L, classes)` and labels `(L,)` of a batch's examples, or of its labelled tokens."""

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from skyformer.files import write_atomically, write_table
-from skyformer.installation import program_name
+from skyformer.installation import command_parser
 from skyformer.report.cases import case_rows, draw_cases
 from skyformer.report.groups import Group, group_runs, tasks_of
 from skyformer.report.leaderboard import leaderboard
@@ -110,11 +110,7 @@ def _draw(groups: Sequence[Group], output: Path) -> dict[str, Path]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=f"{program_name()} report",
-        description="Tables and pictures of runs, finished or not.",
-        allow_abbrev=False,
-    )
+    parser = command_parser("report", "Tables and pictures of runs, finished or not.")
     parser.add_argument(
         "--runs", type=list[str], default=["runs"], help="Folders with runs in or below them, and .jsonl files."
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from skyformer.attention import Attention, SkyformerAttention
 from skyformer.attention.reformer import ITSELF
 from skyformer.exceptions import RunError
-from skyformer.installation import program_name
+from skyformer.installation import command_parser
 from skyformer.ops.gaussian import gaussian_attention
 from skyformer.ops.kernel import half_square
 from skyformer.ops.nystrom import nystrom_gaussian_attention
@@ -194,7 +194,7 @@ def _of_setting(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
 
 
 def _of_encoder(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
-    parser = ArgumentParser(prog=f"{program_name()} study approximation", description=_DESCRIPTION, allow_abbrev=False)
+    parser = command_parser("study approximation", _DESCRIPTION)
     add = parser.add_argument
     add("--encoder", type=str, required=True, help="Name or folder of a Hugging Face encoder.")
     add("--text", type=str, required=True, help="A text file, of whose beginning the tokens are.")

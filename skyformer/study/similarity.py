@@ -9,12 +9,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from skyformer.exceptions import RunError
 from skyformer.hf import register
-from skyformer.installation import program_name
+from skyformer.installation import command_parser
 from skyformer.study.setting import print_tables, write_rows
 
 SENTENCES = (
@@ -110,11 +109,10 @@ def run_similarity(args: list[str]) -> None:
         RunError: for an encoder or a number that cannot be used.
         SystemExit: 2 for a wrong argument.
     """
-    parser = ArgumentParser(
-        prog=f"{program_name()} study similarity",
-        description="Similarities of 16 texts by a Hugging Face sentence encoder, with its softmax attention and with "
+    parser = command_parser(
+        "study similarity",
+        "Similarities of 16 texts by a Hugging Face sentence encoder, with its softmax attention and with "
         "skyformer_softmax in its place.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--encoder", type=str, required=True, help="Name or folder of a Hugging Face encoder.")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from skyformer.exceptions import RunError
-from skyformer.installation import program_name
+from skyformer.installation import command_parser
 from skyformer.sweep.display import Events, print_failed, print_table, summary
 from skyformer.sweep.grid import Cell, cells_of, read_grid, write_commands
 from skyformer.sweep.plan import check_folders, plan
@@ -136,10 +136,8 @@ def _end(events: Events, queue: dict[str, str]) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=f"{program_name()} sweep",
-        description="Trains and tests a grid of runs, here or through SLURM; what is finished is not done again.",
-        allow_abbrev=False,
+    parser = command_parser(
+        "sweep", "Trains and tests a grid of runs, here or through SLURM; what is finished is not done again."
     )
     add = parser.add_argument
     add("--grid", type=str, required=True, help="YAML: tasks, backends, seeds; see docs/sweep.md.")

@@ -95,7 +95,7 @@ class RunConfig(SaveConfigCallback):
         end = early_end(trainer)
         if end is not None and trainer.is_global_zero:
             _note_early_end(Path(trainer.default_root_dir, "record.json"), end.as_dict())
-        config = yaml.safe_load(self.text)
+        config = yaml.load(self.text, Loader=yaml.CSafeLoader)
         hparams = {name: config[name] for name in ("data", "model", "seed_everything")}
         metrics = {
             f"result/final_{name.replace('/', '_')}": float(value)
