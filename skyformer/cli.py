@@ -377,6 +377,7 @@ class SkyformerCLI(LightningCLI):
                     f"trainer.val_check_interval={self.trainer.val_check_interval} batches, or lower it"
                 )
             path = find_checkpoint("best", folder, "test")
+            internals.forget_average(self.trainer)
             self.trainer.test(
                 self.model, datamodule=self.datamodule, ckpt_path=str(path), weights_only=True, verbose=False
             )
@@ -396,7 +397,13 @@ class SkyformerCLI(LightningCLI):
         return yaml.load(dump, Loader=yaml.CSafeLoader)
 
     def _name_loggers(self, config: Any, folder: Path) -> None:
-        """Use TensorBoard unless loggers are named. Loggers with a folder write into the run's folder."""
+        """Use TensorBoard unless loggers are named. Loggers with a folder write into the run's folder.
+
+        `validate` logs nothing: its numbers would become points of the training's curves, at step 0.
+        """
+        if self.subcommand == "validate":
+            config.trainer.logger = False
+            return
         if config.trainer.logger in (None, True):
             config.trainer.logger = Namespace(
                 class_path="skyformer.training.loggers.TensorBoardLogger", init_args=Namespace(save_dir=".")

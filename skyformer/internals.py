@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch._functorch.config
 from lightning import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -73,9 +74,23 @@ def average_model(callback: WeightAveraging) -> Any:
     return callback._average_model
 
 
+def forget_average(trainer: Trainer) -> None:
+    """Let a test load the averaged weights of a checkpoint. After a `fit` the callback would load the current ones."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging):
+            callback._average_model = None
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Return whether `module.compile()` was called."""
     return module._compiled_call_impl is not None
+
+
+def keep_precision_of_compiled_gradients() -> None:
+    """Compile backward passes without autocast, as Lightning runs them."""
+    # An older torch has no such setting.
+    if hasattr(torch._functorch.config, "backward_pass_autocast"):
+        torch._functorch.config.backward_pass_autocast = "off"
 
 
 def is_compiler_error(error: Exception) -> bool:

@@ -92,12 +92,16 @@ class Check:
     def tests(self) -> dict[str, Any]:
         files = ["tests/ops/test_cuda.py", "tests/model/test_cuda_graph.py", "tests/ops/test_triton_kernels.py"]
         workers = 2 if self.dry else 8
+        ended = ""
         try:
-            text = self.call("tests", "-m", "pytest", "-q", f"-n{workers}", "-p", "no:warnings", *files)
-        except subprocess.CalledProcessError as error:
-            failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", error.output, re.M)
-            return {"result": error.output.strip().splitlines()[-1], "failed": failed or f"status {error.returncode}"}
-        return {"result": text.strip().splitlines()[-1]}
+            self.call("tests", "-m", "pytest", "-vv", f"-n{workers}", "-p", "no:warnings", *files)
+        except subprocess.SubprocessError as error:
+            ended = str(error)[:200]
+        text = (self.output / "tests.log").read_text(errors="replace")
+        states = [re.findall(rf" {state} (tests/.+?) *$", text, re.M) for state in ("PASSED", "FAILED", "ERROR")]
+        passed, failed = sorted(set(states[0])), sorted({*states[1], *states[2]})
+        found = {"passed": len(passed), "last_line": (text.strip().splitlines() or [""])[-1]}
+        return {**found, "failed": failed or ended} if failed or ended else found
 
     def step_table(self) -> dict[str, Any]:
         """Milliseconds a step of each case by the clock and on the GPU alone, of those too that were measured before
@@ -171,6 +175,8 @@ class Check:
                 raise ValueError(f"{name} was not killed")
             given.append("--ckpt_path=last")
         folder, _ = self.fit(name, steps, *given)
+        if "has no effect" in (self.output / f"{name}.log").read_text(errors="replace"):
+            raise ValueError(f"{name} ran without CUDA graphs")
         losses = {int(row["step"]): row["train/loss"] for row in _rows(folder) if row["train/loss"]}
         if sorted(losses) != list(range(steps)):
             raise ValueError(f"{name} has the losses of {len(losses)} of {steps} steps")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -94,11 +95,12 @@ def _run_here(case: Case) -> dict[str, Any]:
         return measure(case)
     except RunError:
         raise
-    except RuntimeError as error:
-        return {"failed": str(error).splitlines()[0]}
+    except Exception as error:  # Triton's and the compiler's too
+        return {"failed": (str(error).splitlines() or [type(error).__name__])[0]}
     finally:
         torch.compiler.reset()
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after an illegal access every call fails, and so do the next cases
+            torch.cuda.empty_cache()
 
 
 def _run(case: Case) -> dict[str, Any]:

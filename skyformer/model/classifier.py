@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from skyformer.exceptions import RunError
-from skyformer.internals import is_compiled, scales_itself
+from skyformer.internals import is_compiled, keep_precision_of_compiled_gradients, scales_itself, train_dataloader
 from skyformer.model.cuda_graph import (
     CaptureError,
     GraphedStep,
@@ -39,7 +39,7 @@ from skyformer.model.schedule import LENGTHS, SchedulerFactory
 from skyformer.ops.dropout import check_probability
 from skyformer.ops.kernel import at_least_float32
 
-COMPILED_BATCH = 16  # examples that the compiler chooses its kernels by
+COMPILED_TOKENS = 1 << 17  # at most, in the batches that the compiler chooses its kernels by
 Objective = Literal["classify", "masked_tokens"]
 
 
@@ -222,7 +222,7 @@ class SequenceClassifier(LightningModule):
             load_initial_weights(self, Path(self.init_from).expanduser(), data_hash)
         self._graphed_step = None  # that of an earlier fit
         if self.cuda_graph:
-            reason = reason_against_graph(self.trainer)
+            reason = reason_against_graph(self.trainer, self.encoder.gradient_checkpointing)
             if reason is None:
                 self._graphed_step = GraphedStep(self._loss_and_accuracy, self)
             else:
@@ -238,9 +238,11 @@ class SequenceClassifier(LightningModule):
     def configure_model(self) -> None:
         # In place, to keep parameter names; a second call has no effect. Block by block, because all blocks share one
         # compilation. On a GPU, a compiled embedding would add its gradients in an order that varies between runs.
-        for part in [*self.encoder.blocks, self.encoder.norm] if self.compile_encoder else []:
-            if not is_compiled(part):
-                part.compile(options=COMPILE_OPTIONS)
+        if self.compile_encoder:
+            keep_precision_of_compiled_gradients()
+            for part in [*self.encoder.blocks, self.encoder.norm]:
+                if not is_compiled(part):
+                    part.compile(options=COMPILE_OPTIONS)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
         """Class scores `(B, classes)`; `(B, N, classes)` with `pooling: none`.
@@ -338,7 +340,7 @@ class SequenceClassifier(LightningModule):
 
     def _step(self, *inputs: Any) -> tuple[Tensor, ...]:
         """`_loss_and_accuracy`, with the gradients where a graph computes them."""
-        if self.compile_encoder and self.device.type == "cuda" and not self._is_compiled:
+        if self._must_compile:
             self._compile_for(*inputs)
         self._is_graphed = False
         if self._graphed_step is not None:
@@ -353,6 +355,19 @@ class SequenceClassifier(LightningModule):
                     return results
         return self._loss_and_accuracy(*inputs)
 
+    @property
+    def _must_compile(self) -> bool:
+        return self.compile_encoder and self.device.type == "cuda" and not self._is_compiled
+
+    def compile_ahead(self) -> None:
+        """Compile as the first training step would, for a resumed run that begins with an evaluation."""
+        if self._must_compile:
+            with torch.random.fork_rng(devices=[]):  # a loader draws a seed
+                batch = next(iter(train_dataloader(self.trainer)))
+            batch = self.trainer.strategy.batch_to_device(batch)
+            with self.trainer.precision_plugin.train_step_context():
+                self._compile_for(*self._inputs(batch), batch.label)
+
     def _compile_for(self, tokens: Tensor, mask: Tensor | None, position: Tensor | None, label: Tensor) -> None:
         """Compile for batches like this one, of any size.
 
@@ -360,10 +375,11 @@ class SequenceClassifier(LightningModule):
         sums would differ. After two sizes the compiler makes the sizes dynamic.
         """
         self._is_compiled = True
+        batch = max(4, min(tokens.shape[0], COMPILED_TOKENS // self.encoder.max_length))
         weights = [weight for weight in self.parameters() if weight.requires_grad]
         for part in (1, 2):
             length = max(1, self.encoder.max_length // part)
-            shape = (COMPILED_BATCH // part, *tokens.shape[1:-1], length)
+            shape = (batch // part, *tokens.shape[1:-1], length)
             example, places = tokens.new_zeros(shape), torch.arange(shape[-1], device=tokens.device)
             with unchanged_state(self):
                 loss, *_ = self._loss_and_accuracy(
@@ -372,7 +388,8 @@ class SequenceClassifier(LightningModule):
                     None if position is None else places.expand(shape).contiguous(),
                     label.new_zeros(shape[: label.dim()]),
                 )
-                torch.autograd.grad(loss, weights, allow_unused=True)
+                with torch.autocast(loss.device.type, enabled=False):  # as in Lightning's own backward pass
+                    torch.autograd.grad(loss, weights, allow_unused=True)
 
     def training_losses(self, batch: Any) -> tuple[Tensor, ...]:
         """Return loss and accuracy of a training step on this batch, and that of hidden tokens with `mlm_weight`."""

@@ -124,7 +124,8 @@ class GraphedStep:
     ) -> tuple[tuple[Tensor, ...], set[nn.Parameter]]:
         """The results, and the parameters that got a gradient: one that the shape leaves out gets none."""
         results = self.function(*inputs)
-        gradients = torch.autograd.grad(results[0], parameters, allow_unused=True)
+        with torch.autocast(results[0].device.type, enabled=False):  # as in Lightning's own backward pass
+            gradients = torch.autograd.grad(results[0], parameters, allow_unused=True)
         found = {
             parameter: gradient
             for parameter, gradient in zip(parameters, gradients, strict=True)
@@ -178,9 +179,13 @@ def scales_loss(trainer: Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
-def reason_against_graph(trainer: Trainer) -> str | None:
-    """Return the reason against CUDA graphs in this run; None if they work."""
+def reason_against_graph(trainer: Trainer, recomputes: bool) -> str | None:
+    """Return the reason against CUDA graphs in this run; None if they work.
+
+    `recomputes` is `model.gradient_checkpointing`, which reads the state of the random numbers.
+    """
     needs = {
+        "model.gradient_checkpointing=false (got true)": not recomputes,
         f"a run of one process (got {trainer.world_size})": trainer.world_size == 1,
         f"trainer.accumulate_grad_batches=1 (got {trainer.accumulate_grad_batches})": (
             trainer.accumulate_grad_batches == 1

@@ -85,32 +85,45 @@ def gather_rows(query: Tensor, key: Tensor, rows: Tensor, *, distinct: bool = Fa
         distinct: no row comes twice for an example. Gradients are then written, not added, so that on a GPU they do not
             depend on the order of the additions.
     """
-    index = rows[:, None, :, None].expand(*query.shape[:2], -1, query.shape[3])
-    return _GatherDistinctRows.apply(query, key, index) if distinct else _gathered(query, key, index)
-
-
-def _gathered(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
+    if distinct:
+        return _GatherDistinctRows.apply(query, key, rows)
     length = query.shape[2]
+    index = rows[:, None, :, None].expand(*query.shape[:2], -1, query.shape[3])
     from_query = query.gather(2, index.clamp(max=length - 1))
     from_key = key.gather(2, (index - length).clamp(min=0))
     return torch.where(index < length, from_query, from_key)
 
 
 class _GatherDistinctRows(torch.autograd.Function):
+    """Rows with all their heads at once, several times as fast on a CPU as `gather` and `scatter`.
+
+    With deterministic algorithms CUDA's `scatter` also makes the processor wait, which a CUDA graph cannot hold.
+    """
+
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.length = query.shape[2]
-        return _gathered(query, key, index)
+    def forward(ctx: Any, query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = query.shape
+        length, example = query.shape[2], _examples(query)
+        from_query = query.transpose(1, 2)[example, rows.clamp(max=length - 1)]
+        from_key = key.transpose(1, 2)[example, (rows - length).clamp(min=0)]
+        gathered = torch.where((rows < length)[:, :, None, None], from_query, from_key)
+        return gathered.transpose(1, 2).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        (index,) = ctx.saved_tensors
-        batch, heads, _, head_dim = grad.shape
-        joined = grad.new_zeros((batch, heads, 2 * ctx.length, head_dim)).scatter(2, index, grad)
-        grad_query, grad_key = joined.split(ctx.length, dim=2)
+        (rows,) = ctx.saved_tensors
+        batch, heads, length, head_dim = ctx.shape
+        joined = grad.new_zeros((batch, heads, 2 * length, head_dim))
+        joined.transpose(1, 2)[_examples(grad), rows] = grad.transpose(1, 2)
+        grad_query, grad_key = joined.split(length, dim=2)
         return grad_query, grad_key, None
+
+
+def _examples(x: Tensor) -> Tensor:
+    """The number of each example, `(B, 1)` int64."""
+    return torch.arange(x.shape[0], device=x.device)[:, None]
 
 
 def segment_means(x: Tensor, mask: Tensor | None, num_segments: int) -> tuple[Tensor, Tensor | None]:

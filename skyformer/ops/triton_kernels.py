@@ -210,10 +210,11 @@ def _operations_of_gradients(
 
 
 def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """`(B, H, N, size)`; a long one with the heads of a row next to each other, as the layers around have them."""
+    """`(B, H, N, size)` with the heads of a row next to each other, as the layers around have them.
+
+    A layout that depended on N would make torch.compile compile again for other N.
+    """
     batch, heads, n, size = shape
-    if n <= SHORT:
-        return like.new_empty(shape, dtype=dtype)
     return like.new_empty((batch, n, heads, size), dtype=dtype).transpose(1, 2)
 
 
@@ -223,10 +224,13 @@ def _empty_gradients(x: Tensor, y: Tensor, value: Tensor) -> tuple[Tensor, Tenso
 
 
 def _parts(out: Tensor, splits: int) -> Tensor:
-    """`out`, or where several programs share a sum, memory for the part of each, `(splits * B, H, N, size)`."""
+    """`out`, or where several programs share a sum, memory for the part of each, `(splits * B, H, N, size)`.
+
+    Parts have the layout of `out`, so that `add_parts` can add them as vectors.
+    """
     if splits == 1:
         return out
-    return out.new_empty((splits * out.shape[0], *out.shape[1:]), dtype=torch.float32)
+    return _empty(out, (splits * out.shape[0], *out.shape[1:]), torch.float32)
 
 
 def _add_parts(parts: Tensor, out: Tensor, splits: int) -> None:

@@ -95,6 +95,24 @@ def test_backend_comes_from_its_overlay(tmp_path):
         read_attention("flash", 0.0)
 
 
+def test_failed_case_is_a_row(monkeypatch):
+    """Whatever is raised, and though the GPU may answer no further call."""
+
+    class OutOfResourcesError(Exception):
+        """Triton's is no RuntimeError."""
+
+    monkeypatch.setattr(command, "measure", raising(OutOfResourcesError("shared memory\nand more")))
+    monkeypatch.setattr("torch.cuda.empty_cache", raising(RuntimeError("illegal memory access")))
+    assert command._run_here(None) == {"failed": "shared memory"}
+
+
+def raising(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, main):
     """A layer and a library's at a tiny size, in this process, with the machine's rates at a small size too."""

@@ -70,5 +70,5 @@ def use_fake_graphs(patch: pytest.MonkeyPatch) -> list[FakeStep]:
     }.items():
         patch.setattr(torch.cuda, name, value)
     patch.setattr(classifier, "GraphedStep", FakeStep)
-    patch.setattr(classifier, "reason_against_graph", lambda trainer: None)
+    patch.setattr(classifier, "reason_against_graph", lambda trainer, recomputes: None)
     return FakeStep.captured

@@ -1,6 +1,7 @@
 """CUDA graphs of the training step: where they cannot be, a run says so; where they can, it is the run without."""
 
 import csv
+from typing import ClassVar
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ def losses(folder) -> list[str]:
     [
         ([], "a CUDA device (got cpu)"),
         (["--trainer.accumulate_grad_batches=3"], "trainer.accumulate_grad_batches=1 (got 3)"),
+        (["--model.gradient_checkpointing=true"], "model.gradient_checkpointing=false (got true)"),
         pytest.param(
             ["--trainer.precision=16-mixed", "--trainer.accelerator=cuda"],
             "a precision without loss scaling (got trainer.precision=16-mixed)",
@@ -44,17 +46,19 @@ def test_run_without_graphs_says_why(arguments, need, tmp_path, main, tiny_argum
 @needs_gpu
 @pytest.mark.parametrize("compiled", ["false", "true"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_graphed_run_is_the_run_without(compiled, precision, tmp_path, main, tiny_arguments):
+def test_graphed_run_is_the_run_without(compiled, precision, tmp_path, main, tiny_arguments, caplog):
     """With dropout, landmark draws and batches of several widths."""
     assert_graphed_is_plain(
         tmp_path, main, tiny_arguments, f"--trainer.precision={precision}", f"--model.compile={compiled}"
     )
+    assert "has no effect" not in caplog.text
 
 
 @needs_gpu
 @pytest.mark.parametrize("setting", ["--model.objective=masked_tokens", "--model.mlm_weight=0.5"])
-def test_graphed_run_hides_the_tokens_of_the_run_without(setting, tmp_path, main, tiny_arguments):
+def test_graphed_run_hides_the_tokens_of_the_run_without(setting, tmp_path, main, tiny_arguments, caplog):
     assert_graphed_is_plain(tmp_path, main, tiny_arguments, setting)
+    assert "has no effect" not in caplog.text
 
 
 def assert_graphed_is_plain(tmp_path, main, tiny_arguments, *settings) -> None:
@@ -123,6 +127,30 @@ def test_changed_settings_and_too_many_shapes(most, tmp_path, main, tiny_argumen
     assert runs[0] == runs[1]
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
     assert caplog.text.count("training has 2 CUDA graphs, one for each shape") == (most == 2)
+
+
+class _SeesAutocast(torch.autograd.Function):
+    seen: ClassVar[list[bool]] = []
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        _SeesAutocast.seen.append(torch.is_autocast_enabled("cpu"))
+        return grad
+
+
+def test_backward_pass_is_outside_autocast(monkeypatch):
+    """As Lightning's own is: float32 parts of a method keep float32 gradients."""
+    use_fake_graphs(monkeypatch)
+    monkeypatch.setattr(_SeesAutocast, "seen", [])
+    layer = nn.Linear(1, 1)
+    step = FakeStep(lambda x: (_SeesAutocast.apply(layer(x)).sum(),), layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        step(torch.ones(1, 1))
+    assert set(_SeesAutocast.seen) == {False}
 
 
 def test_parameter_that_a_shape_leaves_out(monkeypatch):

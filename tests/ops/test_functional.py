@@ -19,7 +19,9 @@ from attention_inputs import (
     output_and_gradients,
     relative_error,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from skyformer.ops import landmarks
 from skyformer.ops.gaussian import gaussian_attention
 from skyformer.ops.nystrom import nystrom_gaussian_attention
 
@@ -67,6 +69,30 @@ def test_gradients_reach_query_and_key_through_the_landmarks(shape, masked, dtyp
         [q, k, v],
         dtype,
     )
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.add(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_gradients_of_distinct_rows_have_an_operator_for_graphs():
+    """With deterministic algorithms, CUDA's `scatter` makes the processor wait, which a CUDA graph cannot hold."""
+    q, k = (torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    rows = torch.stack([torch.randperm(10)[:4] for _ in range(2)])
+    with _Operators() as operators:
+        landmarks.gather_rows(q, k, rows, distinct=True).square().sum().backward()
+    assert not [name for name in operators.seen if "scatter" in name]
+    joined = torch.zeros(2, 3, 10, 4, dtype=torch.float64)
+    for example, chosen in enumerate(rows):
+        joined[example, :, chosen] = 2 * torch.cat([q, k], dim=2)[example, :, chosen].detach()
+    assert torch.equal(q.grad, joined[:, :, :5])
+    assert torch.equal(k.grad, joined[:, :, 5:])
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3])

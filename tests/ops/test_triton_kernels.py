@@ -99,6 +99,15 @@ def test_product(shape, dtype):
     )
 
 
+def test_layout_does_not_depend_on_the_length():
+    """If it did, the compiler would compile again at another length."""
+    from skyformer.ops import triton_kernels
+
+    like = torch.zeros(1)
+    strides = [triton_kernels._empty(like, (2, 3, n, 4), torch.float16).stride() for n in (8, 5000)]
+    assert strides == [(8 * 12, 4, 12, 1), (5000 * 12, 4, 12, 1)]
+
+
 @runs_kernels
 @pytest.mark.usefixtures("poisoned")
 def test_any_strides_and_leading_axes():

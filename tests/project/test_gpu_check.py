@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import time
 
 import pytest
@@ -39,6 +40,20 @@ def test_part_ends_with_its_time(check, monkeypatch):
     check.end = time.monotonic() + 0.5
     assert not check.run(["speed"])
     assert "the time of this part is over" in check.found["speed"]["failed"]
+
+
+def test_tests_that_ended_are_counted_when_the_time_is_over(check, tmp_path, monkeypatch):
+    def over(name, *command):
+        lines = ["PASSED tests/a.py::one[a b]", "FAILED tests/a.py::two", "PASSED tests/b.py::three"]
+        (tmp_path / "tests.log").write_text("".join(f"[gw0] [ 10%] {line} \n" for line in lines))
+        raise subprocess.SubprocessError("tests: the time of this part is over")
+
+    monkeypatch.setattr(check, "call", over)
+    assert check.tests() == {
+        "passed": 2,
+        "last_line": "[gw0] [ 10%] PASSED tests/b.py::three",
+        "failed": ["tests/a.py::two"],
+    }
 
 
 def test_losses_are_compared_one_by_one():

@@ -128,6 +128,12 @@ def test_compiled_modules_and_their_errors():
     assert not internals.is_compiler_error(RuntimeError())
 
 
+def test_compiled_gradients_are_computed_without_autocast(monkeypatch):
+    monkeypatch.setattr("torch._functorch.config.backward_pass_autocast", "same_as_forward")
+    internals.keep_precision_of_compiled_gradients()
+    assert torch._functorch.config.backward_pass_autocast == "off"
+
+
 def test_optimisers_and_tensors():
     made = [torch.optim.Adam([torch.zeros(1)], fused=fused) for fused in (True, False)]
     assert [bool(internals.scales_itself(optimizer)) for optimizer in made] == [True, False]

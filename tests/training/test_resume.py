@@ -9,6 +9,8 @@ import torch
 import yaml
 from interrupted_runs import STOP, assert_same_training, curves, evaluations, run_process
 
+from skyformer.model.classifier import SequenceClassifier
+
 
 @pytest.mark.parametrize("task", ["listops", "pathfinder"])
 def test_killed_run_resumes_to_the_last_bit(task, tmp_path, main, tiny_arguments):
@@ -66,6 +68,24 @@ def test_signal_in_an_evaluation_does_not_wait_for_its_end(tmp_path, main, tiny_
     main(["fit", *arguments, "--ckpt_path=last"])
     main(["fit", *tiny_arguments("listops", tmp_path / "whole")])
     assert_same_training(tmp_path / "stopped", tmp_path / "whole", from_step=6)
+
+
+def test_evaluation_that_is_made_up_is_compiled_after_a_training_step(tmp_path, main, tiny_arguments, monkeypatch):
+    """On a GPU the compiler chooses kernels by the first batches that it sees."""
+    arguments = tiny_arguments("listops", tmp_path)
+    stop = ["--trainer.callbacks.step=6", "--trainer.callbacks.name=SIGTERM", "--trainer.callbacks.in_evaluation=true"]
+    with pytest.raises(SystemExit):
+        main(["fit", *arguments, STOP, *stop])
+    seen = []
+
+    def compile_for(model, tokens, *others):
+        seen.append((model.global_step, model.trainer.validating, model.training, tokens.shape[0]))
+        model._is_compiled = True
+
+    monkeypatch.setattr(SequenceClassifier, "_must_compile", property(lambda model: not model._is_compiled))
+    monkeypatch.setattr(SequenceClassifier, "_compile_for", compile_for)
+    main(["fit", *arguments, "--ckpt_path=last"])
+    assert seen == [(6, False, True, 8)]
 
 
 @pytest.mark.parametrize("step", [pytest.param(step, marks=pytest.mark.long) for step in (1, 6, 12, 13)] + [11])

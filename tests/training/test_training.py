@@ -149,6 +149,29 @@ def test_average_follows_the_weights_until_it_starts(tmp_path, main, tiny_argume
     assert all(torch.equal(late[name], weight) for name, weight in plain.items())
 
 
+def test_averaged_weights_are_tested_after_fit(tmp_path, main, tiny_arguments):
+    """By the average's overlay; Performer's random features are the current ones, not an average."""
+    arguments = tiny_arguments("listops", tmp_path, "attention/performer", "trainer/ema")
+    arguments += ["--model.attention.init_args.redraw_every=2", "--test_after_fit=true"]
+    cli = main(["fit", *arguments, "--model.optimizer.init_args.lr=0.1"])
+    best, last = (torch.load(tmp_path / f"checkpoints/{name}.ckpt") for name in ("best", "last"))
+    name = "encoder.tokens.weight"
+    assert torch.equal(cli.model.state_dict()[name], best["state_dict"][name])
+    assert not torch.equal(last["state_dict"][name], last["current_model_state"][name])
+    drawn = [name for name in last["state_dict"] if name.endswith((".projection", ".calls"))]
+    assert len(drawn) == 4
+    assert all(torch.equal(last["state_dict"][name], last["current_model_state"][name]) for name in drawn)
+
+
+def test_validate_leaves_the_curves_alone(tmp_path, main, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path)])
+    curves = (tmp_path / "metrics.csv").read_bytes()
+    main(["validate", *tiny_arguments("listops", tmp_path), "--ckpt_path=best"])
+    assert (tmp_path / "metrics.csv").read_bytes() == curves
+    assert (tmp_path / "validation.json").exists()
+    assert not list(tmp_path.glob("events*"))
+
+
 @pytest.mark.long
 def test_health_is_measured_behind_a_compiled_encoder(tmp_path, main, tiny_arguments, monkeypatch):
     monkeypatch.setattr(Block, "compile", lambda self, **_: nn.Module.compile(self, backend="eager"))

@@ -82,6 +82,7 @@ class LastCheckpoint(Checkpoint):
         if self._evaluation_is_due:
             # As Lightning's loop does after a step; on a resume it would take the next step.
             self._evaluation_is_due = False
+            trainer.lightning_module.compile_ahead()
             evaluation = trainer.fit_loop.epoch_loop.val_loop
             evaluation.restarting = False
             trainer.validating = True
