@@ -67,13 +67,13 @@ class BigBirdAttention(Attention):
         blocks = padded // self.block_size
         chosen, taken = self._choose(blocks, last)
         number = chosen.shape[2]
-        index = chosen.reshape(batch, 1, -1, 1, 1)
+        index = (chosen + blocks * torch.arange(batch, device=key.device)[:, None, None]).flatten()
 
         def gather(x: Tensor) -> Tensor:
             """`(B, H or 1, N, E)` → `(B · blocks, H or 1, K b, E)`."""
-            in_blocks = x.unflatten(2, (blocks, self.block_size))
-            picked = in_blocks.gather(2, index.expand(-1, x.shape[1], -1, self.block_size, x.shape[-1]))
-            return picked.unflatten(2, (blocks, number)).transpose(1, 2).flatten(0, 1).flatten(2, 3)
+            in_blocks = x.unflatten(2, (blocks, self.block_size)).transpose(1, 2).flatten(0, 1)
+            picked = in_blocks.index_select(0, index)  # and its gradient: several times as fast as gather's on a CPU
+            return picked.unflatten(0, (-1, number)).transpose(1, 2).flatten(2, 3)
 
         real = gather(tokens[:, None, :, None])[:, 0, :, 0].unflatten(1, (number, self.block_size))
         real = (real & taken.reshape(-1, number, 1)).flatten(1)

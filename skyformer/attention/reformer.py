@@ -1,10 +1,12 @@
 """Reformer: softmax attention within buckets of similar tokens."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from skyformer.attention.base import Attention
 from skyformer.ops.checks import check_at_least_one
@@ -65,9 +67,10 @@ class ReformerAttention(Attention):
         outs, normalisers = [], []
         for own, (order, rank) in enumerate(zip(orders, ranks, strict=True)):
             # Of all the rounds, this one first.
-            out, normaliser = self._attend(query, key, value, order, [codes[own], *codes[:own], *codes[own + 1 :]])
-            outs.append(out.gather(2, rank[..., None].expand_as(out)))
-            normalisers.append(normaliser.gather(2, rank))
+            codes_of_round = [codes[own], *codes[:own], *codes[own + 1 :]]
+            out, normaliser = self._attend(query, key, value, order, rank, codes_of_round)
+            outs.append(_Permuted.apply(out, rank, order))
+            normalisers.append(_Permuted.apply(normaliser, rank, order).squeeze(3))
         weights = torch.stack(normalisers).softmax(dim=0)[..., None]
         return (torch.stack(outs) * weights).sum(dim=0)[:, :, :length].to(value.dtype)
 
@@ -94,13 +97,13 @@ class ReformerAttention(Attention):
         return order, rank, code[..., None].int()
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, order: Tensor, codes: Sequence[Tensor]
+        self, query: Tensor, key: Tensor, value: Tensor, order: Tensor, rank: Tensor, codes: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Output `(B, H, N, P)` and log-normaliser `(B, H, N)` of one round, in its sorted order; its code is first."""
-        keys, values = (_with_previous(self._chunks(x, order)) for x in (key, value))
-        logits = (self._chunks(query, order) @ keys.mT) * self.head_dim**-0.5
+        """Output `(B, H, N, P)` and log-normaliser `(B, H, N, 1)` of one round, in its sorted order; its code is first."""
+        keys, values = (_with_previous(self._chunks(x, order, rank)) for x in (key, value))
+        logits = (self._chunks(query, order, rank) @ keys.mT) * self.head_dim**-0.5
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        own, *others = (self._meet(code, order) for code in codes)
+        own, *others = (self._meet(code, order, rank) for code in codes)
         # Padding sees padding, so that its softmax is finite too.
         bias = torch.where(own, 0.0, float("-inf")).to(logits.dtype)
         if others:
@@ -112,17 +115,42 @@ class ReformerAttention(Attention):
         logits = logits + bias
         normaliser = logits.logsumexp(dim=-1, keepdim=True)
         out = (logits - normaliser).exp().to(values.dtype) @ values
-        return out.flatten(2, 3), normaliser.flatten(2)
+        return out.flatten(2, 3), normaliser.flatten(2, 3)
 
-    def _meet(self, code: Tensor, order: Tensor) -> Tensor:
+    def _meet(self, code: Tensor, order: Tensor, rank: Tensor) -> Tensor:
         """Whether a query and a key of the sorted chunks, `(B, H, N / c, c, 2 c)`, meet in the round of this code."""
-        chunks = self._chunks(code, order)
+        chunks = self._chunks(code, order, rank)
         more = chunks - _with_previous(chunks, fill=-2).mT
         return (more == 0) | (more == 1)
 
-    def _chunks(self, x: Tensor, order: Tensor) -> Tensor:
+    def _chunks(self, x: Tensor, order: Tensor, rank: Tensor) -> Tensor:
         """`(B, H, N, E)` in this order, in chunks: `(B, H, N / c, c, E)`."""
-        return x.gather(2, order[..., None].expand(-1, -1, -1, x.shape[-1])).unflatten(2, (-1, self.chunk_length))
+        return _Permuted.apply(x, order, rank).unflatten(2, (-1, self.chunk_length))
+
+
+class _Permuted(torch.autograd.Function):
+    """`(B, H, N, E)` in another order of the tokens; each gradient is written once, in the inverse order.
+
+    Faster on a CPU than `gather`, and on a GPU without sums whose order varies.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return _select(x, order)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return _select(grad, inverse), None, None
+
+
+def _select(x: Tensor, order: Tensor) -> Tensor:
+    """Rows of `(B, H, N, E)` in the order `(B, H, N)`."""
+    _, heads, length, size = x.shape
+    first = length * torch.arange(order[..., 0].numel(), device=order.device).view(-1, heads, 1)
+    return x.reshape(-1, size).index_select(0, (order + first).flatten()).view(x.shape)
 
 
 def _with_previous(chunks: Tensor, fill: int = 0) -> Tensor:
