@@ -10,7 +10,7 @@ from skyformer.report import published
 from skyformer.report.groups import Group, tasks_of
 from skyformer.report.published import LEVELS, SOURCE, departures
 from skyformer.report.runs import Run
-from skyformer.report.settings import format_value, most_frequent, short_names
+from skyformer.report.settings import format_value, most_frequent, short_names, without_arguments
 
 # The method's own, and what may be tuned for each: said where it differs, but no reason against a comparison.
 _OWN = "model.attention."
@@ -83,7 +83,7 @@ def _most(facts: Sequence[Facts]) -> Facts:
 
 
 def _unlike(facts: Facts, most: Facts) -> list[str]:
-    return [key for key in most if format_value(facts.get(key)) != format_value(most[key])]
+    return without_arguments([key for key in most if format_value(facts.get(key)) != format_value(most[key])])
 
 
 def _words(unlike: Sequence[str], facts: Facts, most: Facts) -> list[str]:

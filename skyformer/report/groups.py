@@ -99,8 +99,9 @@ def unnamed_groups(runs: Sequence[Run]) -> list[Group]:
     """In the order of the runs; `report.naming` names them."""
     found: dict[str, list[Run]] = {}
     for run in runs:
-        # Treat a missing setting as None: configurations of an earlier version lack newer keys.
-        settings = sorted((name, format_value(value)) for name, value in settings_of(run).items() if value is not None)
+        # Treat a missing setting, and an empty list, as None: configurations of an earlier version lack newer keys.
+        present = {name: value for name, value in settings_of(run).items() if value not in (None, [])}
+        settings = sorted((name, format_value(value)) for name, value in present.items())
         found.setdefault(str((run.task, run.backend, settings)), []).append(run)
     return [Group(of[0].task, of[0].backend, settings_of(of[0]), tuple(of)) for of in found.values()]
 

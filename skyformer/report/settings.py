@@ -28,13 +28,38 @@ _BATCH = ("data.init_args.batch_size", "trainer.accumulate_grad_batches")
 
 def settings_of(run: Run) -> Settings:
     """Return the settings that a result depends on, without the seed; `batch` is the global batch size."""
-    flat = flatten(run.config)
-    kept = {key: value for key, value in flat.items() if _matters(key) and key not in _BATCH}
-    if isinstance(start := kept.get("model.init_from"), str):  # each seed may start from a pretraining of its own
-        kept["model.init_from"] = start.replace(f"/seed{run.seed}/", "/seed*/")
+    flat = {key: value for key, value in flatten(run.config).items() if _matters(key) and key not in _BATCH}
+    own = f"/seed{run.seed}/"  # each seed may have folders of its own, such as that of its pretraining
+    kept = {
+        key: value.replace(own, "/seed*/") if isinstance(value, str) else value
+        for key, value in _with_arguments(flat).items()
+    }
     if run.examples_per_step:
         kept["batch"] = run.examples_per_step * run.num_processes
     return kept
+
+
+def _with_arguments(flat: Settings) -> Settings:
+    """Expand lists of classes, such as callbacks, to `<key>.class_path` and `<key>.init_args.<class>.<argument>`.
+
+    A second class of the same name has its place in the list as well: `<class>-2`.
+    """
+    found: Settings = {}
+    for key, value in flat.items():
+        if not isinstance(value, list) or not value or not all(map(_is_class, value)):
+            found[key] = value
+            continue
+        arguments: dict[str, Any] = {}
+        for place, one in enumerate(value, start=1):
+            name = format_value(one)
+            arguments[f"{name}-{place}" if name in arguments else name] = one.get("init_args") or {}
+        found[f"{key}.class_path"] = [one["class_path"] for one in value]
+        found |= _with_arguments(flatten({f"{key}.init_args": arguments}))
+    return found
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
 
 
 def _matters(key: str) -> bool:
@@ -76,7 +101,7 @@ def _parts(key: str) -> list[str]:
 def format_value(value: Any) -> str:
     """A value for a reader: a class by its name, `none`, `true`."""
     if isinstance(value, Mapping):
-        return format_value(value["class_path"]) if "class_path" in value else str(dict(value))
+        return format_value(value["class_path"]) if _is_class(value) else str(dict(value))
     if isinstance(value, list):
         return "+".join(map(format_value, value)) or "none"
     if value is None or isinstance(value, bool):

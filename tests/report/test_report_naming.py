@@ -43,6 +43,34 @@ def test_arguments_of_one_class_tell_groups_apart_beside_another_class(tmp_path)
     assert len({group.label for group in groups_in(tmp_path)}) == 3
 
 
+EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
+
+
+def averaging(decay):
+    return {"class_path": EMA, "init_args": {"decay": decay}}
+
+
+def test_arguments_of_callbacks_tell_groups_apart(tmp_path):
+    for seed, decay in enumerate((0.999, 0.5, 0.5)):
+        write_run(tmp_path / str(seed), seed=seed, trainer__callbacks=[averaging(decay)])
+    labels = {group.label: len(group.runs) for group in groups_in(tmp_path)}
+    assert labels == {"Skyformer, decay=0.999": 1, "Skyformer, decay=0.5": 2}
+
+
+def test_each_of_two_equal_callbacks_counts(tmp_path):
+    for seed, decays in enumerate(((0.9, 0.5), (0.9, 0.6))):
+        write_run(tmp_path / str(seed), seed=seed, trainer__callbacks=[averaging(decay) for decay in decays])
+    assert len(groups_in(tmp_path)) == 2
+
+
+def test_callback_that_others_lack_is_named_without_its_arguments(tmp_path):
+    for attention in ("softmax", "informer"):
+        write_run(tmp_path / attention, attention=attention)
+    write_run(tmp_path / "more", trainer__callbacks=[averaging(0.5)])
+    remarks = [row["remarks"] for row in accuracy_rows(groups_in(tmp_path))]
+    assert remarks == ["callbacks EMAWeightAveraging, not none", "", ""], "Skyformer's row is the first"
+
+
 def test_fine_tuned_runs_are_a_row_beside_those_from_scratch(tmp_path):
     """Each seed from a pretraining of its own."""
     for seed in (0, 1):
@@ -63,7 +91,7 @@ def test_pretraining_is_left_out(tmp_path):
 
 
 def test_setting_that_is_missing_is_none(tmp_path):
-    write_run(tmp_path / "a", trainer__gradient_clip_val=None)
+    write_run(tmp_path / "a", trainer__gradient_clip_val=None, trainer__callbacks=[])
     write_run(tmp_path / "b", seed=1)
     (group,) = groups_in(tmp_path)
     assert len(group.runs) == 2
