@@ -106,12 +106,31 @@ def _header(config: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> d
 
 
 def _portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as values of JSON, without loggers and folders; of another path, the name remains."""
+    """Return a configuration as values of JSON, without loggers and folders.
+
+    Only the name remains of other absolute paths. `model.init_from` keeps the last folders and a digest of the others.
+    """
     kept: dict[str, Any] = _portable(config)
+    if start := config["model"].get("init_from"):
+        kept["model"]["init_from"] = _portable_start(str(start))
     kept["trainer"] |= {"default_root_dir": None, "logger": None}
     if "data_dir" in (kept["data"].get("init_args") or {}):
         kept["data"]["init_args"]["data_dir"] = None
     return kept | {"ckpt_path": None}
+
+
+_OF_A_RUN = 5  # <task>/<backend>/seed<k>/checkpoints/best.ckpt
+_OF_A_MACHINE = 3  # /home/<user>
+
+
+def _portable_start(path: str) -> str:
+    """Return a checkpoint's path, with a digest in place of the folders of the machine: unequal paths stay unequal."""
+    if not path.startswith(("/", "~")):
+        return path
+    parts = Path(path).parts
+    number = min(max(_OF_A_MACHINE, len(parts) - _OF_A_RUN), len(parts) - 1)
+    digest = hashlib.sha256("/".join(parts[:number]).encode()).hexdigest()[:8]
+    return "/".join([digest, *parts[number:]])
 
 
 def _portable(value: Any) -> Any:

@@ -99,19 +99,21 @@ def _parts(key: str) -> list[str]:
 
 
 def format_value(value: Any) -> str:
-    """A value for a reader: a class by its name, `none`, `true`."""
+    """A value for a reader: a class by its name, `none`, `true`. Unequal settings keep unequal texts."""
     if isinstance(value, Mapping):
         return format_value(value["class_path"]) if _is_class(value) else str(dict(value))
     if isinstance(value, list):
-        return "+".join(map(format_value, value)) or "none"
+        each = [f"({format_value(one)})" if isinstance(one, list) else format_value(one) for one in value]
+        return "+".join(each) or "none"
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.12g}"
     if isinstance(value, int):
         return f"{value:,}"
     names = str(value).split(".")
-    return names[-1] if all(name.isidentifier() for name in names) else str(value)
+    is_class = all(name.isidentifier() for name in names) and names[-1][0].isupper()  # unlike a file, `pre.ckpt`
+    return names[-1] if is_class else str(value)
 
 
 def order(value: Any) -> tuple[int, float, str]:

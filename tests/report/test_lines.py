@@ -1,6 +1,7 @@
 """A tested run is one line of JSON: reports of the line are those of its folder, and a wrong line is refused."""
 
 import json
+import re
 import sys
 from datetime import date
 from pathlib import Path
@@ -91,6 +92,26 @@ def test_equal_runs_in_other_folders_have_one_hash_and_two_names(tmp_path):
     assert first["config_hash"] == second["config_hash"]
     assert second["name"] == f"{first['name']}-2"
     assert len(read_lines(tmp_path / "lines.jsonl")) == 2
+
+
+def test_starts_of_two_pretrainings_stay_apart_without_the_folders_of_the_machine(tmp_path):
+    for folder in ("/home/me/short", "/home/me/long"):
+        start = f"{folder}/text/skyformer/seed0/checkpoints/best.ckpt"
+        write_run(tmp_path / folder[-4:], model__init_from=start)
+    path = write_lines(tmp_path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines[0]["config_hash"] != lines[1]["config_hash"]
+    kept = {line["config"]["model"]["init_from"].partition("/")[2] for line in lines}
+    assert kept == {"text/skyformer/seed0/checkpoints/best.ckpt"}
+    assert len(group_runs(read_lines(path))) == 2
+
+
+def test_start_in_a_short_path_keeps_its_name_alone(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / name, model__init_from=f"/home/{name}/best.ckpt")
+    starts = [run.config["model"]["init_from"] for run in read_lines(write_lines(tmp_path))]
+    assert len(set(starts)) == 2
+    assert all(re.fullmatch(r"[0-9a-f]{8}/best\.ckpt", start) for start in starts)
 
 
 def test_settings_that_json_lacks_become_text(tmp_path):

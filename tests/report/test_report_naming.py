@@ -82,6 +82,20 @@ def test_fine_tuned_runs_are_a_row_beside_those_from_scratch(tmp_path):
     assert labels == {"Skyformer, init_from=none": 2, f"Skyformer, init_from={start}": 2}
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("model__init_from", ["pre1.ckpt", "pre2.ckpt"]),
+        ("model__optimizer__init_args__lr", [1.000001e-4, 1.000002e-4]),
+        ("data__init_args__cases", [[[8, 2], [16]], [[8], [2, 16]]]),
+    ],
+)
+def test_unequal_values_have_unequal_names(key, values, tmp_path):
+    for seed, value in enumerate(values):
+        write_run(tmp_path / str(seed), seed=seed, **{key: value})
+    assert len({group.label for group in groups_in(tmp_path)}) == 2
+
+
 def test_pretraining_is_left_out(tmp_path):
     write_run(tmp_path / "pretrained", model__objective="masked_tokens")
     write_run(tmp_path / "tuned")
