@@ -1,9 +1,11 @@
 """Check that a run's `result.json` is the test of its best checkpoint. Imports are few, because each job reads it."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,17 @@ def reason_not_counted(result: Mapping[str, Any], path: Path, records: Sequence[
     with suppress(*_ERRORS):
         if path.stat().st_mtime < datetime.fromisoformat(records[-1]["started"]).timestamp():
             return "older than the run's last start"
+    with suppress(*_ERRORS):  # a copied result may be younger than the last start and still of earlier weights
+        tested, best = result.get("checkpoint_sha256"), path.parent / "checkpoints" / _BEST
+        if tested is not None and tested != _sha256_of(best, best.stat().st_mtime_ns):
+            return f"of other weights than those in {_BEST}"
     return ""
+
+
+@cache  # a sweep asks for each of its runs again and again
+def _sha256_of(path: Path, modified: int) -> str:
+    """Hash a file that was last written at this time."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_test_accuracy(folder: Path) -> float | None:

@@ -1,5 +1,6 @@
 """The table of accuracies: means, what is bold, what is said of unlike cells, the paper's figures."""
 
+import hashlib
 import json
 import os
 import re
@@ -168,6 +169,21 @@ def test_result_of_another_checkpoint_does_not_count(tmp_path):
     assert cells_in(tmp_path)["Skyformer", "ListOps"].value.startswith("50.00")
     path.write_text(json.dumps({**result, "checkpoint": "runs/b/checkpoints/best.ckpt"}))
     assert cells_in(tmp_path)["Skyformer", "ListOps"].value.startswith("70.00")
+
+
+def test_copied_result_counts_for_the_weights_that_were_tested(tmp_path):
+    """A copy has new times, so the result of earlier weights is younger than the last start."""
+    path = write_run(tmp_path / "a", record={"started": "2026-01-02T00:00:00+00:00"}) / "result.json"
+    best = tmp_path / "a/checkpoints/best.ckpt"
+    best.parent.mkdir()
+    digest = hashlib.sha256(b"weights").hexdigest()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "checkpoint_sha256": digest}))
+    for moment, (weights, count) in enumerate([(b"weights", 1), (b"later weights", 0)]):
+        best.write_bytes(weights)
+        os.utime(best, (moment, moment))
+        runs, problems = find_runs([tmp_path])
+        assert sum(run.accuracy is not None for run in runs) == count
+        assert any("of other weights than those in best.ckpt" in problem for problem in problems) is (count == 0)
 
 
 def test_result_from_before_the_last_training_does_not_count(tmp_path):
