@@ -1,7 +1,7 @@
 """Compare the settings of runs with each other and with the paper, in remarks and notes."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -16,7 +16,6 @@ from skyformer.report.settings import format_value, most_frequent, short_names, 
 _OWN = "model.attention."
 _TUNED = ("model.optimizer.", "model.lr_scheduler", "model.positions_lr_factor")
 _STEPS, _DATA, _EXAMPLES, _SEEDS = "steps", "data", "tested examples", "seeds"
-_SEVERAL = "seeds of several data sets"
 _UNKNOWN = ("None",)  # data of runs that recorded no hash
 # What a step's time and memory do not depend on.
 _NO_COST = (
@@ -29,10 +28,12 @@ _NO_COST = (
     "data.init_args.test_size",
     "data.init_args.train_size",
     "model.attention.init_args.eval_landmarks",
+    "trainer.check_val_every_n_epoch",
     "trainer.limit_val_batches",
     "trainer.max_",
     "trainer.val_check_",
 )
+_FASTER = ("gradient_checkpointing", "compile", "cuda_graph")  # free on a resume, and weights do not depend on them
 Facts = dict[str, Any]
 _LONGEST = 3  # differences in a cell; the rest are counted
 
@@ -92,9 +93,9 @@ def _words(unlike: Sequence[str], facts: Facts, most: Facts) -> list[str]:
     if len(words) > _LONGEST:
         more = len(words) - _LONGEST
         words = [*words[:_LONGEST], f"{more} more settings differ" if more > 1 else "1 more setting differs"]
-    if len(facts[_DATA]) > 1 and _DATA not in unlike:
-        words.append(_SEVERAL)  # what all of a column share is no difference, but no mean over one thing either
-    return words
+    # What all of a column share is no difference, but no mean over one thing either.
+    several = [key for key, value in facts.items() if _is_several(value) and key not in unlike]
+    return words + [_say_several(key, facts[key]) for key in several]
 
 
 def _facts(group: Group) -> Facts:
@@ -102,7 +103,7 @@ def _facts(group: Group) -> Facts:
     facts: Facts = {
         _SEEDS: len(group.counted),
         _STEPS: min(run.steps for run in group.counted),
-        _EXAMPLES: min((run.result or {}).get("test/examples", 0) for run in group.counted),
+        _EXAMPLES: _one_or_all((run.result or {}).get("test/examples", 0) for run in group.counted),
         _DATA: _data_of(group.counted),
     }
     shared = {key: value for key, value in group.settings.items() if not key.startswith((_OWN, "trainer.max_"))}
@@ -113,14 +114,17 @@ def _cost_facts(group: Group) -> Facts:
     """Return the settings that affect a step's time and memory, apart from method and machine."""
     facts: Facts = {
         _DATA: _data_of(group.runs),
-        "processes": sorted({run.num_processes for run in group.runs}),
-        "model.gradient_checkpointing": sorted(
-            {bool(run.config["model"].get("gradient_checkpointing")) for run in group.runs}
-        ),
-        "model.compile": sorted({format_value(run.config["model"].get("compile")) for run in group.runs}),
+        "processes": _one_or_all(run.num_processes for run in group.runs),
+        **{f"model.{name}": _one_or_all(bool(run.config["model"].get(name)) for run in group.runs) for name in _FASTER},
     }
     shared = {key: value for key, value in group.settings.items() if not key.startswith((_OWN, *_NO_COST))}
     return facts | shared
+
+
+def _one_or_all(values: Iterable[int]) -> int | tuple[int, ...]:
+    """The value that all seeds share, else the several values."""
+    found = sorted(set(values))
+    return found[0] if len(found) == 1 else tuple(found)
 
 
 def _data_of(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -130,11 +134,25 @@ def _data_of(runs: Sequence[Run]) -> tuple[str, ...]:
 def _say(key: str, name: str, value: Any, most: Any) -> str:
     if key == _DATA and value == _UNKNOWN:
         return "data not known"
+    if _is_several(value):
+        return _say_several(key, value)
     if key == _DATA:
-        return "other data" if len(value) == 1 else _SEVERAL
-    if key in (_SEEDS, _STEPS, _EXAMPLES) and value < most:
+        return "other data"
+    if key in (_SEEDS, _STEPS, _EXAMPLES) and not _is_several(most) and value < most:
         return f"{value:,} of {most:,} {key}"
     return f"{name} {format_value(value)}, not {format_value(most)}"
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) > 1
+
+
+def _say_several(key: str, values: Sequence[Any]) -> str:
+    """`seeds with compile false and true`."""
+    if key == _DATA:
+        return "seeds of several data sets"
+    (name,) = short_names([key]).values()
+    return f"seeds with {name} {' and '.join(map(format_value, values))}"
 
 
 def _left_out(group: Group) -> list[str]:

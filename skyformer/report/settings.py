@@ -9,7 +9,14 @@ from skyformer.training.run_folder import FREE_ON_RESUME, flatten
 
 Settings = dict[str, Any]
 # Free on a resume, but not between runs whose results are held against each other.
-_MATTERS = ("best_checkpoint", "trainer.callbacks", "trainer.limit_val_batches", "trainer.max_", "trainer.val_check_")
+_MATTERS = (
+    "best_checkpoint",
+    "trainer.callbacks",
+    "trainer.check_val_every_n_epoch",
+    "trainer.limit_val_batches",
+    "trainer.max_",
+    "trainer.val_check_",
+)
 # Seeds, places and machines; the data is compared by its hash.
 _IS_FREE = (
     "data.class_path",
@@ -102,7 +109,7 @@ def format_value(value: Any) -> str:
     """A value for a reader: a class by its name, `none`, `true`. Unequal settings keep unequal texts."""
     if isinstance(value, Mapping):
         return format_value(value["class_path"]) if _is_class(value) else str(dict(value))
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         each = [f"({format_value(one)})" if isinstance(one, list) else format_value(one) for one in value]
         return "+".join(each) or "none"
     if value is None or isinstance(value, bool):

@@ -144,6 +144,14 @@ def test_seeds_of_several_data_sets_are_said_of_every_cell(tmp_path):
     assert all("seeds of several data sets" in cell.lines for _, (cell,) in cost_table(groups).rows)
 
 
+def test_seeds_tested_on_unequal_numbers_of_examples_are_said(tmp_path):
+    for seed, examples in enumerate((2000, 32)):
+        path = write_run(tmp_path / str(seed), seed=seed) / "result.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "test/examples": examples}))
+    (row,) = accuracy_rows(groups_in(tmp_path))
+    assert row["remarks"] == "seeds with tested examples 32 and 2,000"
+
+
 def test_commits_are_said_where_they_are_several_or_changed(tmp_path):
     commits = {"a": "1" * 40, "b": "1" * 40}
     for number, (name, commit) in enumerate(commits.items()):

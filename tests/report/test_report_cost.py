@@ -92,7 +92,8 @@ def test_hours_are_of_the_runs_of_the_most_steps(tmp_path):
         ({"trainer__precision": "bf16-mixed"}, "precision bf16-mixed, not none"),
         ({"data__init_args__protocol": {"pad_to_max_length": True}}, "pad_to_max_length true, not none"),
         ({"record": {"num_processes": 2}, "data__init_args__batch_size": 16}, "processes 2, not 1"),
-        ({"model__compile": True}, "compile true, not none"),
+        ({"model__compile": True}, "compile true, not false"),
+        ({"model__cuda_graph": True}, "cuda_graph true, not false"),
     ],
 )
 def test_unlike_time_and_memory_say_so(changes, said, tmp_path):
@@ -104,6 +105,14 @@ def test_unlike_time_and_memory_say_so(changes, said, tmp_path):
     cells = [cell for _, (cell,) in cost_table(groups).rows]
     assert [said in cell.lines for cell in cells] == [False, False, True]
     assert [row["remarks"] for row in cost_rows(groups)] == ["", "", said]
+
+
+@pytest.mark.parametrize("name", ["compile", "cuda_graph", "gradient_checkpointing"])
+def test_mean_over_faster_and_slower_seeds_says_so(name, tmp_path):
+    for seed, value in enumerate((False, True)):
+        write_run(tmp_path / str(seed), seed=seed, **{f"model__{name}": value})
+    (row,) = cost_rows(groups_in(tmp_path))
+    assert row["remarks"] == f"seeds with {name} false and true"
 
 
 def test_time_of_another_setting_than_the_papers_is_marked(tmp_path):

@@ -87,6 +87,7 @@ def test_fine_tuned_runs_are_a_row_beside_those_from_scratch(tmp_path):
     [
         ("model__init_from", ["pre1.ckpt", "pre2.ckpt"]),
         ("model__optimizer__init_args__lr", [1.000001e-4, 1.000002e-4]),
+        ("trainer__check_val_every_n_epoch", [1, 10]),
         ("data__init_args__cases", [[[8, 2], [16]], [[8], [2, 16]]]),
     ],
 )
