@@ -33,7 +33,7 @@ _NO_COST = (
     "trainer.max_",
     "trainer.val_check_",
 )
-_FASTER = ("gradient_checkpointing", "compile", "cuda_graph")  # free on a resume, and weights do not depend on them
+_FASTER = ("gradient_checkpointing", "compile", "cuda_graph")  # free between seeds: weights do not depend on them
 Facts = dict[str, Any]
 _LONGEST = 3  # differences in a cell; the rest are counted
 
@@ -122,7 +122,7 @@ def _cost_facts(group: Group) -> Facts:
 
 
 def _one_or_all(values: Iterable[int]) -> int | tuple[int, ...]:
-    """The value that all seeds share, else the several values."""
+    """Return the value that all share, or else each value once, in order."""
     found = sorted(set(values))
     return found[0] if len(found) == 1 else tuple(found)
 

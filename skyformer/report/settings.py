@@ -106,7 +106,7 @@ def _parts(key: str) -> list[str]:
 
 
 def format_value(value: Any) -> str:
-    """A value for a reader: a class by its name, `none`, `true`. Unequal settings keep unequal texts."""
+    """A value for a reader: a class by its name, `none`, `true`. Settings are compared by these texts."""
     if isinstance(value, Mapping):
         return format_value(value["class_path"]) if _is_class(value) else str(dict(value))
     if isinstance(value, list | tuple):
