@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from skyformer.exceptions import RunError
 from skyformer.files import write_atomically
 from skyformer.model.classifier import SequenceClassifier
+from skyformer.model.head import UNLABELLED
 from skyformer.report.pictures import add_legend
 from skyformer.report.style import new_figure, save_picture, style_of
 from skyformer.study.blocks import attention_in_blocks, distances
@@ -32,8 +33,8 @@ _GRADIENT_CAPTION = (
     "token itself, and within a distance the share of the rest. Distances are {unit}. The last row counts tokens."
 )
 _ACCURACY_CAPTION = (
-    "Accuracy, %, with attention in blocks of {unit}, each a sequence of its own; {examples:,} validation examples, "
-    "standard error {error:.1f} at most. The networks were trained without blocks."
+    "Accuracy, %, with attention in blocks of {unit}, each a sequence of its own; {counted}, standard error "
+    "{error:.1f} at most. The networks were trained without blocks."
 )
 EXAMPLES_AT_ONCE = 16
 WHOLE = "whole"
@@ -83,7 +84,7 @@ def _least(config: Any) -> int:
 def measure(setting: Setting, name: str) -> Measured:
     """Measure one run: accuracies by block, mean squared gradients by distance, and how many pairs of tokens those are.
 
-    An untrained network has the same configuration and initial weights.
+    An untrained network has the same configuration and initial weights. `labels` counts the labels of the `examples`.
     """
     config, data = setting.config, setting.data
     side = getattr(data, "image_side", 0)
@@ -93,9 +94,11 @@ def measure(setting: Setting, name: str) -> Measured:
     windows = sorted(set(config.windows or default_windows(data.max_length, side)))
     accuracy = {str(width): accuracy_in_blocks(model, batches, width, side) for width in windows}
     accuracy[WHOLE] = accuracy_in_blocks(model, batches, None, side)
+    labels = torch.cat([(batch.label != UNLABELLED).view(len(batch.label), -1).sum(dim=1) for batch in batches])
     found: Measured = {
         "task": setting.task, "method": setting.backend, "name": name, "checkpoint": config.checkpoint,
-        "is_image": side > 0, "examples": sum(len(batch.label) for batch in batches), "accuracy": accuracy,
+        "is_image": side > 0, "examples": len(labels), "labels": int(labels.sum()),
+        "standard_error": largest_standard_error(labels), "accuracy": accuracy,
     }  # fmt: skip
     for key, network in (("trained", model), ("untrained", untrained)):
         sums, pairs = gradients_by_distance(network, batches, side, config.positions, config.seed_everything)
@@ -117,19 +120,31 @@ def sample_batches(split: Any, count: int, seed: int) -> list[Any]:
     return [split.__getitems__(chosen[start : start + EXAMPLES_AT_ONCE]) for start in starts]
 
 
+def largest_standard_error(labels: Tensor) -> float:
+    """Return the largest standard error that a fraction of correct labels can have.
+
+    Examples are independent, but the labels of one may be right or wrong together. With L_i labels in example i:
+
+        Var(Σ right_i / Σ L_i) ≤ ¼ Σ L_i² / (Σ L_i)²
+
+    Args:
+        labels: `(examples,)` int64, the number of labels of each.
+    """
+    return (labels.double().norm() / labels.sum() / 2).item()
+
+
 @torch.no_grad()
 def accuracy_in_blocks(model: SequenceClassifier, batches: Sequence[Any], width: int | None, side: int) -> float:
-    """Return the fraction of correct classes, with attention limited to blocks of this width; None for the whole."""
+    """Return the fraction of correct labels, with attention limited to blocks of this width; None for the whole."""
     right, total = 0, 0
     for batch in batches:
-        inputs = batch.tokens, batch.mask, batch.position
         if width is None:
-            scores = model(*inputs)
+            scores, label = model.scores_and_labels(batch)
         else:
             with attention_in_blocks(model.encoder, width, side, batch.position):
-                scores = model(*inputs)
-        right += int((scores.argmax(dim=-1) == batch.label).sum())
-        total += len(batch.label)
+                scores, label = model.scores_and_labels(batch)
+        right += int((scores.argmax(dim=-1) == label).sum())
+        total += len(label)
     return right / total
 
 
@@ -197,11 +212,14 @@ def _tables(rows: Sequence[Measured]) -> list[tuple[str, list[dict[str, str]]]]:
     tables = []
     for task in dict.fromkeys(row["task"] for row in rows):
         own = [row for row in rows if row["task"] == task]
-        is_image, count = own[0]["is_image"], own[0]["examples"]
+        is_image, examples, labels = (own[0][key] for key in ("is_image", "examples", "labels"))
         unit = "in pixels, the larger one of rows and columns" if is_image else "in positions"
         tables.append((f"{task}. {_GRADIENT_CAPTION.format(unit=unit)}", _gradient_table(own)))
         unit = "squares of w × w pixels" if is_image else "w positions"
-        caption = _ACCURACY_CAPTION.format(unit=unit, examples=count, error=50 / math.sqrt(count))
+        counted = f"{examples:,} validation examples"
+        if labels != examples:
+            counted = f"{labels:,} labelled tokens of {counted}"
+        caption = _ACCURACY_CAPTION.format(unit=unit, counted=counted, error=100 * own[0]["standard_error"])
         tables.append((f"{task}. {caption}", [_accuracy_row(row) for row in own]))
     return tables
 

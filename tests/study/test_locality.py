@@ -9,10 +9,21 @@ from attention_inputs import draw
 from tiny_backends import BACKENDS, HEAD_DIM, HEADS
 from torch.optim import AdamW
 
+from datamodules import MQAR
 from skyformer import SequenceClassifier
 from skyformer.attention import SoftmaxAttention
+from skyformer.model.head import UNLABELLED
 from skyformer.study.blocks import BlockAttention, attention_in_blocks, block_places, distances
-from skyformer.study.locality import _octaves, _within, default_windows, gradients_by_distance
+from skyformer.study.locality import (
+    _octaves,
+    _tables,
+    _within,
+    accuracy_in_blocks,
+    default_windows,
+    gradients_by_distance,
+    largest_standard_error,
+    sample_batches,
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +123,46 @@ def test_no_gradient_leaves_a_block():
     assert (limited[:3] > 0).all()
     assert limited[3:].sum() == 0
     assert gradients_by_distance(model, [batch], 0, 20, 0)[0].equal(whole), "the backends are back"
+
+
+def test_accuracy_with_token_labels_is_that_of_labelled_tokens(tmp_path):
+    sizes = {"vocab_size": 16, "train_size": 1, "val_size": 21, "test_size": 1, "batch_size": 1}
+    data = MQAR(data_dir=str(tmp_path), train_cases=((16, 2), (20, 4)), test_cases=((16, 2),), **sizes)
+    data.prepare_data()
+    data.setup("fit")
+    batches = sample_batches(data.splits["val"], 21, 0)
+    model = make_classifier(vocab_size=16, num_classes=16, max_length=20, pooling="none")
+    right = 0
+    for batch in batches:
+        predicted = model(batch.tokens, batch.mask).argmax(dim=-1)
+        is_right = (batch.label != UNLABELLED) & (torch.arange(batch.label.shape[1]) % 4 == 0)
+        batch.label[:] = torch.where(is_right, predicted, batch.label)
+        right += int((predicted == batch.label).sum())
+    labels = 11 * 2 + 10 * 4
+    assert 20 < right < labels
+    assert accuracy_in_blocks(model, batches, None, 0) == accuracy_in_blocks(model, batches, 20, 0) == right / labels
+    for batch in batches:
+        model.metrics["val"]["accuracy"].update(*model.scores_and_labels(batch))
+    assert model.metrics["val"]["accuracy"].compute().item() == pytest.approx(right / labels), "as in validation"
+
+
+def test_standard_error_is_of_independent_examples():
+    assert largest_standard_error(torch.ones(400, dtype=torch.int64)) == pytest.approx(0.5 / 20)
+    labels = torch.tensor([2, 4, 4])
+    outcomes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3) @ labels.float() / 10
+    assert largest_standard_error(labels) == pytest.approx(outcomes.std(correction=0).item()), "all labels alike"
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [(25, "; 25 validation examples, standard"), (4000, "; 4,000 labelled tokens of 25 validation examples, standard")],
+)
+def test_caption_counts_what_the_accuracy_counts(labels, said):
+    row = {"task": "mqar", "name": "skyformer", "is_image": False, "examples": 25, "labels": labels}
+    row |= {"standard_error": 0.1, "accuracy": {"1": 0.5, "whole": 0.75}}
+    row |= {key: [1.0, 2.0, 1.0] for key in ("pairs", "trained", "untrained")}
+    _, (caption, _) = _tables([row])
+    assert f"{said} error 10.0 at most" in caption
 
 
 def test_windows_shares_and_octaves():
