@@ -283,13 +283,13 @@ def draw(rows: Sequence[Measured], path: Path) -> None:
 
 
 def _octaves(means: Sequence[float], pairs: Sequence[float]) -> tuple[list[int], list[float]]:
-    """Means over the distances 1, 2, 3 … 4, 5 … 8 and so on, over that at distance 0; and the largest of each.
+    """Means over the distances 1, 2, 3 … 4, 5 … 8 and so on, over that at distance 0; and the end of each octave.
 
-    There are few pairs at a single large distance.
+    There are few pairs at a single large distance. Octaves without pairs are left out.
     """
     weights = torch.tensor(pairs)
     sums = torch.tensor(means, dtype=torch.float64) * weights
-    ends = [2**power for power in range(len(means).bit_length())]
+    ends = [2**power for power in range((len(means) - 1).bit_length() + 1)]
     found = []
     for start, end in zip([0, *ends], ends, strict=False):
         number = weights[start + 1 : end + 1].sum()

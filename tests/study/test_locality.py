@@ -171,6 +171,8 @@ def test_windows_shares_and_octaves():
     assert default_windows(1024, 32) == [1, 2, 4, 8, 16]
     assert _within(torch.tensor([9.0, 1.0, 2.0, 1.0]), [1, 2]) == {"≤ 1": "25.0%", "≤ 2": "75.0%"}
     assert _octaves([2.0, 4.0, 1.0, 6.0, 2.0], [5.0, 1.0, 2.0, 1.0, 3.0]) == ([1, 2, 4], [2.0, 0.5, 1.5])
+    assert _octaves([2.0, 4.0, 1.0, 6.0, 2.0, 8.0], [1.0] * 6) == ([1, 2, 4, 8], [2.0, 0.5, 2.0, 4.0]), "up to 5"
+    assert _octaves([1.0] * 16, [1.0] * 16)[0] == [1, 2, 4, 8, 16]
 
 
 def test_command_on_an_image(checkpoint, main, tmp_path, capsys, tiny_arguments):
