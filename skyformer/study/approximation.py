@@ -22,7 +22,7 @@ from skyformer.ops.kernel import half_square
 from skyformer.ops.nystrom import nystrom_gaussian_attention
 from skyformer.report.style import style_of
 from skyformer.study.approximation_pictures import draw_choices, draw_errors, seconds_in_all
-from skyformer.study.backends import Description, make_attention, read_backends
+from skyformer.study.backends import Description, make_attention, read_backends, with_defaults
 from skyformer.study.inputs import Heads, heads_of_encoder, heads_of_setting
 from skyformer.study.matrices import relative_distance, softmax_target
 from skyformer.study.peers import import_peers, measure_peers
@@ -76,6 +76,12 @@ def sized(attention: Description, num_landmarks: int, length: int, seed: int) ->
     number of keys that a query sees: two chunks a round, or five blocks and the random ones. Nyströmformer's
     convolution is omitted, because it approximates nothing.
 
+    Args:
+        attention: with all its arguments: see `with_defaults`.
+        num_landmarks: d.
+        length: n.
+        seed: of the backend's random numbers.
+
     Raises:
         RunError: for a backend without such an argument.
     """
@@ -88,7 +94,7 @@ def sized(attention: Description, num_landmarks: int, length: int, seed: int) ->
         changed["block_size"] = max(1, num_landmarks // (5 + arguments.get("num_random_blocks", 0)))
     if not changed:
         known = ", ".join((*_SIZES, "chunk_length", "block_size"))
-        raise RunError(f"{attention['class_path']} has no size to vary; its YAML must set one of {known}")
+        raise RunError(f"{attention['class_path']} has no size to vary; its class must take one of {known}")
     own = {"seed": seed, "conv_kernel": 0}
     changed |= {name: value for name, value in own.items() if name in arguments}
     return {**attention, "init_args": {**arguments, **changed}}
@@ -111,7 +117,7 @@ def measure_backends(
     Raises:
         RunError: for a backend that cannot be made, before anything is measured.
     """
-    named = {name: attention for name, (_, attention) in read_backends(backends).items()}
+    named = {name: with_defaults(attention) for name, (_, attention) in read_backends(backends).items()}
     for attention in named.values():
         for num_landmarks in sizes:
             make_attention(sized(attention, num_landmarks, num_landmarks, 0), 1, 8, num_landmarks, 0)

@@ -37,23 +37,45 @@ def read_backends(named: Sequence[str]) -> dict[str, tuple[str, Description]]:
     return {name: (backend, read[backend]) for backend, name in names.items()}
 
 
+def with_defaults(attention: Description) -> Description:
+    """Return a backend with the defaults of the arguments that its YAML does not name.
+
+    Raises:
+        RunError: for an unknown class or argument, saying why.
+    """
+    with _naming(attention):
+        _, config = _parse(attention)
+    return config.attention.as_dict()
+
+
 def make_attention(attention: Description, num_heads: int, head_dim: int, length: int, seed: int) -> Attention:
     """A backend as in YAML, its random numbers drawn from this seed, in float64 and in evaluation mode.
 
     Raises:
         RunError: for a class or arguments that cannot be, saying why.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--attention", type=AttentionFactory)
-    try:
-        config = parser.parse_object({"attention": attention})
+    with _naming(attention):
+        parser, config = _parse(attention)
         check_config(Namespace(model=config))
         torch.manual_seed(seed)
         made = parser.instantiate(config).attention(num_heads, head_dim, length)
+    return made.double().eval()
+
+
+def _parse(attention: Description) -> tuple[ArgumentParser, Namespace]:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--attention", type=AttentionFactory)
+    return parser, parser.parse_object({"attention": attention})
+
+
+@contextmanager
+def _naming(attention: Description) -> Iterator[None]:
+    """Errors name the class."""
+    try:
+        yield
     except (ArgumentError, ValueError, TypeError) as error:
         said = " ".join(str(error.__cause__ or error).split())[:500]
         raise RunError(f"{attention.get('class_path')}: {said}") from error
-    return made.double().eval()
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from attention_inputs import clustered_rows, draw, draw_qkv
 from torch import Generator, nn
 
 from skyformer.attention import KernelizedAttention, SkyformerAttention, SoftmaxAttention
+from skyformer.exceptions import RunError
 from skyformer.ops.linalg import matrix_norm
 from skyformer.study.approximation import measure_backends, shared_target, sized, skyformer_softmax
-from skyformer.study.backends import make_attention, same_draws
+from skyformer.study.backends import make_attention, same_draws, with_defaults
 from skyformer.study.matrices import condition_number, leverage_scores, thin_norm
 from skyformer.study.spectrum import _condition_and_rank, attention_matrix
 from skyformer.study.stability import instability, ratios, summarise
@@ -211,6 +212,30 @@ def test_landmarks_that_are_drawn_at_each_call_are_the_same_for_all_columns():
 )
 def test_size_of_a_method(arguments, expected):
     assert sized({"class_path": "a.B", "init_args": arguments}, 64, 256, 5)["init_args"] == expected
+
+
+def test_defaults_are_varied_too():
+    reformer = with_defaults({"class_path": "ReformerAttention"})
+    expected = {"chunk_length": 16, "num_buckets": 16, "num_rounds": 2, "seed": 5}
+    assert sized(reformer, 64, 256, 5)["init_args"] == expected
+    with pytest.raises(RunError, match="SoftmaxAttention has no size to vary"):
+        sized(with_defaults({"class_path": "SoftmaxAttention"}), 64, 256, 5)
+
+
+def test_arguments_that_a_yaml_leaves_out_are_set(tmp_path):
+    """Nyströmformer without its random convolution, and landmarks that differ between draws."""
+    errors = {}
+    for folder, convolution, seed in (("short", "", ""), ("full", "conv_kernel: 0", "seed: 0")):
+        paths = []
+        for name, argument in (("Nystromformer", convolution), ("Skyformer", seed)):
+            paths.append(tmp_path / folder / f"{name}.yaml")
+            paths[-1].parent.mkdir(exist_ok=True)
+            init_args = f"{{num_landmarks: 128, {argument}}}"
+            paths[-1].write_text(f"model: {{attention: {{class_path: {name}Attention, init_args: {init_args}}}}}")
+        rows = measure_backends({20: draw_qkv(1, 1, 20, 20, 4)}, [*map(str, paths)], [16], [0, 1])
+        errors[folder] = [(row["method"], row["relative"]) for row in rows]
+    assert errors["short"] == errors["full"]
+    assert len(set(errors["full"])) == 1 + 2 * 3, "two draws of Skyformer for its three targets"
 
 
 def test_errors_of_a_method_by_hand():
