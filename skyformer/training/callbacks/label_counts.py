@@ -57,19 +57,20 @@ class CaseCounts:
     """Counts of labels and of correct predictions for each kind of test examples, over all processes.
 
     Args:
-        names: of the kinds; example i is of kind i modulo their number.
+        names: of the kinds; example i is of kind i modulo their number. Kinds of equal name are counted together.
         device: of the batches.
     """
 
     def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
-        self.names = names
-        self.counts = torch.zeros((2, len(names)), dtype=torch.int64, device=device)
+        self.names = [*dict.fromkeys(names)]
+        self.place = torch.tensor([self.names.index(name) for name in names], device=device)
+        self.counts = torch.zeros((2, len(self.names)), dtype=torch.int64, device=device)
 
     def add(self, batch: Any, scores: Tensor) -> None:
         """Count a batch; `scores (L, classes)` are those of its labelled examples or tokens."""
         is_labelled = batch.label != UNLABELLED
         example = batch.example if batch.label.dim() == 1 else batch.example[:, None].expand_as(batch.label)
-        case = example[is_labelled] % len(self.names)
+        case = self.place[example[is_labelled] % len(self.place)]
         is_right = scores.argmax(dim=-1) == batch.label[is_labelled]
         for count, counted in zip(self.counts, (case, case[is_right]), strict=True):
             count += torch.bincount(counted, minlength=len(self.names))
