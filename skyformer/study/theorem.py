@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -149,7 +150,7 @@ def scaled_rows(heads: Heads) -> Tensor:
 
 @torch.no_grad()
 def measure_bound(inputs: dict[int, Heads]) -> Iterator[dict[str, Any]]:
-    """Return a row for each length and λ, of the head that needs the most landmarks.
+    """Return a row for each length and λ, of the head with the largest bound.
 
     `d_stat` is the statistical dimension. With `bound` landmarks, `‖C̃ − C‖ ≤ λ` with probability 1 − δ.
 
@@ -161,7 +162,7 @@ def measure_bound(inputs: dict[int, Heads]) -> Iterator[dict[str, Any]]:
         print(f"n = {length:,}: the theorem's bound", file=sys.stderr)
         found = [_needed(head, length) for head in scaled_rows(heads)]
         for ratio, needed in zip(LAMBDAS, zip(*found, strict=True), strict=True):
-            d_stat, coherence = (max(values) for values in zip(*needed, strict=True))
+            d_stat, coherence = max(needed, key=itemgetter(1))
             yield {
                 "length": length, "relative": ratio, "d_stat": d_stat, "bound": coherence * math.log(length / FAILURE)
             }  # fmt: skip
