@@ -77,8 +77,9 @@ class TokenPrediction(NamedTuple):
 class SequenceClassifier(LightningModule):
     """Classify token sequences with an encoder and any attention.
 
-    Curves named `train/…` are of a step, over its accumulated batches and all processes. Curves named `val/…` and
-    `test/…` are of all examples.
+    Curves named `train/…` are of a step. Like its gradient, they are the mean over its accumulated batches and all
+    processes, which have equal weights. That is the mean over all examples of the step, except with token labels,
+    masked tokens or `class_weights`. Curves named `val/…` and `test/…` are of all examples.
 
     A batch has `tokens (B, N)` int64, `mask (B, N)` bool or None, `label (B,)` and `example (B,)` int64. `position (B,
     N)` is int64 or None. For examples of two documents, tokens and mask are `(B, 2, N)`. With `pooling: none`, label is
@@ -329,8 +330,8 @@ class SequenceClassifier(LightningModule):
         if is_first:
             self._of_step = []
         self._of_step.append(torch.stack([loss.detach() for loss in losses]))
-        # Each process and each batch has the same number of examples, so the mean of their means is exact. The number
-        # of masked tokens varies, but the gradient of a step also weights batches and processes equally.
+        # The gradient of a step weights batches and processes equally too. They have equal numbers of examples, but not
+        # of labelled or masked tokens, nor equal sums of `class_weights`.
         means = self.trainer.strategy.reduce(torch.stack(self._of_step).mean(dim=0), reduce_op="mean")
         # Lightning reads what a bar shows at every step, and a GPU waits.
         bar = self.trainer.progress_bar_callback
