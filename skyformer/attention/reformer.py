@@ -99,7 +99,7 @@ class ReformerAttention(Attention):
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, order: Tensor, rank: Tensor, codes: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Output `(B, H, N, P)` and log-normaliser `(B, H, N, 1)` of one round, in its sorted order; its code is first."""
+        """Output `(B, H, N, P)` and log-normaliser `(B, H, N, 1)` of one round, in sorted order; its code is first."""
         keys, values = (_with_previous(self._chunks(x, order, rank)) for x in (key, value))
         logits = (self._chunks(query, order, rank) @ keys.mT) * self.head_dim**-0.5
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
