@@ -22,6 +22,7 @@ from skyformer.internals import is_compiled, keep_precision_of_compiled_gradient
 from skyformer.model.cuda_graph import (
     CaptureError,
     GraphedStep,
+    gradients_of,
     reason_against_graph,
     scales_loss,
     unchanged_state,
@@ -39,7 +40,7 @@ from skyformer.model.schedule import LENGTHS, SchedulerFactory
 from skyformer.ops.dropout import check_probability
 from skyformer.ops.kernel import at_least_float32
 
-COMPILED_TOKENS = 1 << 17  # at most, in the batches that the compiler chooses its kernels by
+COMPILED_TOKENS = 1 << 17  # the most in a batch that the compiler chooses its kernels by
 Objective = Literal["classify", "masked_tokens"]
 
 
@@ -389,8 +390,7 @@ class SequenceClassifier(LightningModule):
                     None if position is None else places.expand(shape).contiguous(),
                     label.new_zeros(shape[: label.dim()]),
                 )
-                with torch.autocast(loss.device.type, enabled=False):  # as in Lightning's own backward pass
-                    torch.autograd.grad(loss, weights, allow_unused=True)
+                gradients_of(loss, weights)
 
     def training_losses(self, batch: Any) -> tuple[Tensor, ...]:
         """Return loss and accuracy of a training step on this batch, and that of hidden tokens with `mlm_weight`."""

@@ -124,8 +124,7 @@ class GraphedStep:
     ) -> tuple[tuple[Tensor, ...], set[nn.Parameter]]:
         """The results, and the parameters that got a gradient: one that the shape leaves out gets none."""
         results = self.function(*inputs)
-        with torch.autocast(results[0].device.type, enabled=False):  # as in Lightning's own backward pass
-            gradients = torch.autograd.grad(results[0], parameters, allow_unused=True)
+        gradients = gradients_of(results[0], parameters)
         found = {
             parameter: gradient
             for parameter, gradient in zip(parameters, gradients, strict=True)
@@ -158,6 +157,12 @@ def _numbers(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
             for name, value in vars(part).items():
                 if isinstance(value, kinds) and not name.startswith("_"):
                     yield vars(part), name
+
+
+def gradients_of(loss: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor | None, ...]:
+    """Return the gradient of each parameter, None for one without. Autocast is off, as in Lightning's backward pass."""
+    with torch.autocast(loss.device.type, enabled=False):
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
 
 
 @contextmanager

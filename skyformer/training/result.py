@@ -32,15 +32,20 @@ def reason_not_counted(result: Mapping[str, Any], path: Path, records: Sequence[
             return "older than the run's last start"
     with suppress(*_ERRORS):  # a copied result may be younger than the last start and still of earlier weights
         tested, best = result.get("checkpoint_sha256"), path.parent / "checkpoints" / _BEST
-        if tested is not None and tested != _sha256_of(best, best.stat().st_mtime_ns):
+        if tested is not None and tested != _sha256_since(best, best.stat().st_mtime_ns):
             return f"of other weights than those in {_BEST}"
     return ""
 
 
-@cache  # a sweep asks for each of its runs again and again
-def _sha256_of(path: Path, modified: int) -> str:
-    """Hash a file that was last written at this time."""
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint, as `result.json` has it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@cache  # a sweep asks for each of its runs again and again
+def _sha256_since(path: Path, modified: int) -> str:
+    """Hash a file that was last written at this time."""
+    return sha256_of(path)
 
 
 def read_test_accuracy(folder: Path) -> float | None:

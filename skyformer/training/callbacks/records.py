@@ -1,6 +1,5 @@
 """Write the records of a run: configuration, versions and machine, final metrics, result."""
 
-import hashlib
 import json
 import re
 from contextlib import suppress
@@ -21,6 +20,7 @@ from skyformer.training.callbacks.label_counts import CaseCounts, LabelCounter, 
 from skyformer.training.callbacks.settings import check_callback_settings
 from skyformer.training.loggers import TensorBoardLogger
 from skyformer.training.record import make_record
+from skyformer.training.result import sha256_of
 from skyformer.training.run_folder import check_same_data
 from skyformer.yaml_text import load_yaml
 
@@ -198,5 +198,5 @@ class EvaluationResult(LabelCounter):
                 f"always guessing the most frequent {noun} gives {result['chance']:.2%}."
             )
             if result["checkpoint"]:
-                result["checkpoint_sha256"] = hashlib.sha256(Path(result["checkpoint"]).read_bytes()).hexdigest()
+                result["checkpoint_sha256"] = sha256_of(Path(result["checkpoint"]))
             write_atomically(Path(trainer.default_root_dir, file_name), json.dumps(result, indent=2) + "\n")
