@@ -2,8 +2,8 @@
 
 Tests, the cost of a training step, `fit` on Pathfinder with its speed, and whether a run repeats and resumes to the
 last bit. Prints as it goes and writes `gpu_check.json` after each part. A part that fails, or whose share of the time
-is over, keeps what it has found so far, and the others go on. `--dry true` runs the same commands with tiny sizes on a
-CPU.
+is over, keeps what it has found so far, and the others continue. `--dry true` runs the same commands with tiny sizes
+on a CPU.
 """
 
 import csv

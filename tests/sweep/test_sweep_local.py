@@ -1,4 +1,4 @@
-"""`sweep` on this machine: runs that fail, stop, go on, and belong to others."""
+"""`sweep` on this machine: runs that fail, stop, resume, and belong to others."""
 
 import json
 import os

@@ -175,7 +175,7 @@ def test_moved_run_remembers_its_best_score(tmp_path, main, tiny_arguments):
 
 @pytest.mark.long
 def test_best_checkpoint_of_a_repeated_evaluation_goes_on_alike(tmp_path, main, tiny_arguments):
-    """SIGKILL in the evaluation after step 3; both runs then go on from their best checkpoint, that of step 3."""
+    """SIGKILL in the evaluation after step 3; both runs then continue from their best checkpoint, that of step 3."""
     extra = ["--trainer.max_steps=8", "--trainer.val_check_interval=3"]
     killed, whole = ([*tiny_arguments("listops", tmp_path / name), *extra] for name in ("killed", "whole"))
     assert run_process([*killed, STOP, "--trainer.callbacks.step=3", "--trainer.callbacks.in_evaluation=true"]) == -9

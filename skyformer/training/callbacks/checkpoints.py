@@ -150,7 +150,7 @@ class LastCheckpoint(Checkpoint):
         number = self.signal
         assert number is not None
         path = f"{trainer.default_root_dir}/{LAST}"
-        _say(f"Stopped at step {self._saved_step:,}. Go on with --ckpt_path last; it is in\n{path}")
+        _say(f"Stopped at step {self._saved_step:,}. Resume it with --ckpt_path last. Checkpoint:\n{path}")
         if number in slurm.requeue_signals() and trainer.is_global_zero:
             _say(slurm.requeue())
         raise SystemExit(128 + number)
