@@ -54,7 +54,7 @@ class Pathfinder(SequenceDataModule):
     licence = "drawn here; the release's images: Apache 2.0"
     published_val_size = 156 * 128  # batches of the published code
     # The generator starts snakes up and to the left (docs/pathfinder.md), so its only symmetry exchanges rows and
-    # columns. Flips keep the label but change the distribution of images, and lengthen the training plateau.
+    # columns. Flips keep the label but change the distribution of images.
     augmentations = ("transpose", "flip_horizontal", "flip_vertical")
 
     def __init__(

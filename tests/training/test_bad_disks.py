@@ -37,7 +37,7 @@ def whole(tmp_path_factory, main, tiny_arguments):
 
 @pytest.mark.parametrize("checkpoints", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 3))])
 def test_disk_that_fills_up_keeps_what_was_whole(checkpoints, whole, tmp_path, main, capsys, tiny_arguments):
-    """Room for so many checkpoints: the next one fails. With room again, the run continues to the same end."""
+    """Room for this number of checkpoints: the next one fails. With room again, the run continues to the same end."""
     folder, size = whole
     with mounted(tmp_path / "disk", 4000) as disk:
         ballast = fill(disk, leave=int((checkpoints + 0.7) * size))
