@@ -81,6 +81,10 @@ _NOISE = (
 _LIMITS = {"test": "limit_test_batches", "validate": "limit_val_batches", "predict": "limit_predict_batches"}
 
 
+# A slowdown by bfloat16 that `fit` reports: far from that of a CPU with instructions for it, which is below 1.
+_SLOW = 4.0
+
+
 # Replaces Lightning's help, which names options that do not work here.
 _SUBCOMMANDS = {
     "fit": "Train a model, or resume a run.",
@@ -358,6 +362,19 @@ class SkyformerCLI(LightningCLI):
         folder = self.trainer.default_root_dir
         if not self.trainer.fast_dev_run:
             rank_zero_info(f"{folder}: {size:,} parameters. Watch it with\n  tensorboard --logdir {folder}")
+        self._say_slow_precision()
+
+    def _say_slow_precision(self) -> None:
+        precision = self.trainer.precision
+        if not precision.startswith("bf16") or self.trainer.strategy.root_device.type != "cpu":
+            return
+        from skyformer.benchmark.machine import bfloat16_slowdown
+
+        if (times := bfloat16_slowdown()) > _SLOW:
+            rank_zero_info(
+                f"trainer.precision={precision} is slow on this CPU: a product takes {times:.0f} times as long as in "
+                "float32. Fix: --trainer.precision 32-true"
+            )
 
     def after_fit(self) -> None:
         end = early_end(self.trainer)

@@ -53,8 +53,18 @@ def matmul_rate(dtype: torch.dtype, device: str) -> float:
 
 
 def _product_rate(side: int, dtype: torch.dtype, device: str) -> float:
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    generator = torch.Generator(device).manual_seed(0)  # a run's own random numbers stay the same
+    left, right = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
     return 2 * side**3 / seconds_of(lambda: left @ right, device, _REPEATS)
+
+
+@cache
+def bfloat16_slowdown() -> float:
+    """Measure how many times as long a 256³ product takes on the CPU in bfloat16 as in float32.
+
+    It is below 1 with instructions for bfloat16 (AVX-512 BF16, AMX). Without them torch computes in a plain loop.
+    """
+    return _product_rate(256, torch.float32, "cpu") / _product_rate(256, torch.bfloat16, "cpu")
 
 
 @cache

@@ -4,6 +4,8 @@ import pytest
 import torch
 from tiny_runs import ROOT
 
+from skyformer.benchmark.machine import bfloat16_slowdown
+
 OVERLAYS = [f"attention/{path.stem}" for path in sorted((ROOT / "configs/attention").glob("*.yaml"))]
 # Other tests run `32-true`, and on a CPU `16-mixed` is `bf16-mixed`.
 DTYPES = {"64-true": torch.float64, "bf16-mixed": torch.float32, "bf16-true": torch.bfloat16, "16-true": torch.float16}
@@ -28,6 +30,25 @@ def test_backend_trains(overlay, precision, tmp_path, main, tiny_arguments):
     losses = {name: float(value) for name, value in cli.trainer.callback_metrics.items() if name.endswith("/loss")}
     assert losses.keys() == {"train/loss", "val/loss"}
     assert all(2 < loss < 3 for loss in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("precision", "slowdown", "said"),
+    [("bf16-mixed", 68.0, True), ("bf16-mixed", 0.5, False), ("32-true", 68.0, False)],
+)
+def test_fit_says_that_bfloat16_is_slow(precision, slowdown, said, tmp_path, main, tiny_arguments, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("skyformer.benchmark.machine.bfloat16_slowdown", lambda: slowdown)
+    short = ["--trainer.max_steps=1", "--model.lr_scheduler.init_args.warmup_steps=0"]
+    main(["fit", *tiny_arguments("listops", tmp_path), *short, f"--trainer.precision={precision}"])
+    notice = "a product takes 68 times as long as in float32. Fix: --trainer.precision 32-true"
+    assert (notice in caplog.text) is said
+
+
+def test_bfloat16_slowdown_draws_no_random_number_of_the_run():
+    state = torch.get_rng_state()
+    assert bfloat16_slowdown() > 0
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.long
