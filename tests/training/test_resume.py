@@ -58,12 +58,13 @@ def test_signal_that_reaches_the_loader_too(name, code, tmp_path, main, tiny_arg
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
 
 
-def test_signal_in_an_evaluation_does_not_wait_for_its_end(tmp_path, main, tiny_arguments):
+def test_signal_in_an_evaluation_does_not_wait_for_its_end(tmp_path, main, tiny_arguments, capsys):
     arguments = tiny_arguments("listops", tmp_path / "stopped")
     stop = ["--trainer.callbacks.step=6", "--trainer.callbacks.name=SIGTERM", "--trainer.callbacks.in_evaluation=true"]
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *arguments, STOP, *stop])
     assert stopped.value.code == 143
+    assert "Stopped at step 6. Resume it with --ckpt_path last." in capsys.readouterr().out
     assert list(evaluations(tmp_path / "stopped")) == [2]
     main(["fit", *arguments, "--ckpt_path=last"])
     main(["fit", *tiny_arguments("listops", tmp_path / "whole")])
