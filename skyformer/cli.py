@@ -81,7 +81,7 @@ _NOISE = (
 _LIMITS = {"test": "limit_test_batches", "validate": "limit_val_batches", "predict": "limit_predict_batches"}
 
 
-# A slowdown by bfloat16 that `fit` reports: far from that of a CPU with instructions for it, which is below 1.
+# A slowdown by bfloat16 that is reported: far from that of a CPU with instructions for it, which is below 1.
 _SLOW = 4.0
 
 
@@ -131,6 +131,18 @@ def _raising_callback(error: Exception) -> str:
         if issubclass(made, Callback):
             return made.__name__ if made.__module__.startswith("lightning.") else ""
     return ""
+
+
+def _say_slow_precision(trainer: Trainer) -> None:
+    if not trainer.precision.startswith("bf16") or trainer.strategy.root_device.type != "cpu":
+        return
+    from skyformer.benchmark.machine import bfloat16_slowdown
+
+    if (times := bfloat16_slowdown()) > _SLOW:
+        rank_zero_info(
+            f"trainer.precision={trainer.precision} is slow on this CPU: a product takes {times:.0f} times as long as "
+            "in float32. Fix: --trainer.precision 32-true"
+        )
 
 
 class SkyformerCLI(LightningCLI):
@@ -348,6 +360,7 @@ class SkyformerCLI(LightningCLI):
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger | ContinuedLogger):
                     logger.start_at(self.checkpoint.get("global_step", 0))
+        _say_slow_precision(trainer)
         return trainer
 
     def before_fit(self) -> None:
@@ -362,19 +375,6 @@ class SkyformerCLI(LightningCLI):
         folder = self.trainer.default_root_dir
         if not self.trainer.fast_dev_run:
             rank_zero_info(f"{folder}: {size:,} parameters. Watch it with\n  tensorboard --logdir {folder}")
-        self._say_slow_precision()
-
-    def _say_slow_precision(self) -> None:
-        precision = self.trainer.precision
-        if not precision.startswith("bf16") or self.trainer.strategy.root_device.type != "cpu":
-            return
-        from skyformer.benchmark.machine import bfloat16_slowdown
-
-        if (times := bfloat16_slowdown()) > _SLOW:
-            rank_zero_info(
-                f"trainer.precision={precision} is slow on this CPU: a product takes {times:.0f} times as long as in "
-                "float32. Fix: --trainer.precision 32-true"
-            )
 
     def after_fit(self) -> None:
         end = early_end(self.trainer)
