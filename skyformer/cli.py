@@ -81,7 +81,8 @@ _NOISE = (
 _LIMITS = {"test": "limit_test_batches", "validate": "limit_val_batches", "predict": "limit_predict_batches"}
 
 
-# A slowdown by bfloat16 that is reported: far from that of a CPU with instructions for it, which is below 1.
+# Slowdown by bfloat16 above which a command prints a notice. It was 68 with AVX2, and CPUs with instructions for
+# bfloat16 are faster in it.
 _SLOW = 4.0
 
 

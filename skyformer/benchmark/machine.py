@@ -62,7 +62,7 @@ def _product_rate(side: int, dtype: torch.dtype, device: str) -> float:
 def bfloat16_slowdown() -> float:
     """Measure how many times as long a 256³ product takes on the CPU in bfloat16 as in float32.
 
-    It is below 1 with instructions for bfloat16 (AVX-512 BF16, AMX). Without them torch computes in a plain loop.
+    Without instructions for bfloat16 (AVX-512 BF16, AMX) torch computes in a plain loop.
     """
     return _product_rate(256, torch.float32, "cpu") / _product_rate(256, torch.bfloat16, "cpu")
 

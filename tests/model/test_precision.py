@@ -33,21 +33,21 @@ def test_backend_trains(overlay, precision, tmp_path, main, tiny_arguments):
 
 
 @pytest.mark.parametrize(
-    ("precision", "slowdown", "said"),
+    ("precision", "slowdown", "expected"),
     [("bf16-mixed", 68.0, True), ("bf16-mixed", 0.5, False), ("32-true", 68.0, False)],
 )
 def test_commands_say_that_bfloat16_is_slow(
-    precision, slowdown, said, tmp_path, main, tiny_arguments, monkeypatch, caplog
+    precision, slowdown, expected, tmp_path, main, tiny_arguments, monkeypatch, caplog
 ):
     caplog.set_level("INFO")
     monkeypatch.setattr("skyformer.benchmark.machine.bfloat16_slowdown", lambda: slowdown)
     short = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--model.lr_scheduler.init_args.warmup_steps=0"]
     main(["fit", *tiny_arguments("listops", tmp_path), *short, f"--trainer.precision={precision}"])
     notice = "a product takes 68 times as long as in float32. Fix: --trainer.precision 32-true"
-    assert (notice in caplog.text) is said
+    assert (notice in caplog.text) == expected
     caplog.clear()
     main(["validate", *tiny_arguments("listops", tmp_path), f"--trainer.precision={precision}"])
-    assert (notice in caplog.text) is said
+    assert (notice in caplog.text) == expected
 
 
 def test_bfloat16_slowdown_draws_no_random_number_of_the_run():
