@@ -9,8 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-MOST_SHIFT = 4  # pixels, as is customary for CIFAR-10
-STEPS = 2 * MOST_SHIFT + 1  # how many shifts there are along an axis, sizes of a crop, and places of it
+MAX_SHIFT = 4  # pixels, as is customary for CIFAR-10
+STEPS = 2 * MAX_SHIFT + 1  # how many shifts there are along an axis, sizes of a crop, and places of it
 # How many views each augmentation has. The arguments of an expression are permuted by a seed.
 NUM_VIEWS = {
     "transpose": 2,
@@ -50,7 +50,7 @@ def choose(augment: bool | Sequence[str], known: Sequence[str], task: str) -> tu
     unknown = [name for name in named if name not in known]
     if unknown:
         raise ValueError(
-            f"data.augment: {', '.join(unknown)} is no augmentation that keeps the labels of {task} (got "
+            f"data.augment: {', '.join(unknown)} is not a label-preserving augmentation for {task} (got "
             f"data.augment={_shown(augment)}). Fix: name any of {', '.join(known)}"
         )
     return tuple(name for name in known if name in named)
@@ -78,7 +78,7 @@ def pixel_sources(view: Tensor, names: Sequence[str], side: int) -> Tensor:
         elif name == "flip_vertical":
             row = torch.where(variant == 1, side - 1 - row, row)
         elif name == "shift":
-            row, column = row + variant // STEPS - MOST_SHIFT, column + variant % STEPS - MOST_SHIFT
+            row, column = row + variant // STEPS - MAX_SHIFT, column + variant % STEPS - MAX_SHIFT
             row, column = row.clamp(0, side - 1), column.clamp(0, side - 1)
         elif name == "crop":
             cut, top, left = variant // STEPS**2, variant // STEPS % STEPS, variant % STEPS

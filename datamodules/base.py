@@ -23,16 +23,16 @@ from datamodules.examples import Example, identity
 from datamodules.files import PreparedDataError, usable_folder
 from datamodules.image_batches import ImageBatches
 from datamodules.prepared.format import data_hash, folder_name, load, verify
-from datamodules.prepared.layout import MOST_IDS, Layout
+from datamodules.prepared.layout import MAX_IDS, Layout
 from datamodules.prepared.split import Split
 from datamodules.prepared.writing import RawSplits, prepare
 from datamodules.protocol import OURS, Protocol
 from datamodules.sources.new_inputs import as_split
 
 BATCH_TIMEOUT = 600  # seconds; a worker without shared memory never delivers, and the main process would wait for ever
-MOST_WORKERS = 1024  # processes; a slip of the finger would start them without end
-MOST_DEVICE_BYTES = 2_000_000_000  # of one split's arrays on a GPU
-MOST_DEVICE_SHARE = 4  # at most this fraction of the GPU's free memory, as 1/n
+MAX_WORKERS = 1024  # processes; a typo could start far more
+MAX_DEVICE_BYTES = 2_000_000_000  # of one split's arrays on a GPU
+MAX_DEVICE_SHARE = 4  # at most this fraction of the GPU's free memory, as 1/n
 
 
 class _ResumableLoader(DataLoader[Batch]):
@@ -113,8 +113,8 @@ class SequenceDataModule(LightningDataModule, ABC):
         predict_source: str | None = None,
     ) -> None:
         super().__init__()
-        if num_workers > MOST_WORKERS:
-            raise ValueError(f"data.num_workers={num_workers} must be at most {MOST_WORKERS}")
+        if num_workers > MAX_WORKERS:
+            raise ValueError(f"data.num_workers={num_workers} must be at most {MAX_WORKERS}")
         minima = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
         if eval_batch_size is not None:
             minima["eval_batch_size"] = (eval_batch_size, 1)
@@ -173,9 +173,9 @@ class SequenceDataModule(LightningDataModule, ABC):
         Raises:
             ValueError: for too many token ids or classes.
         """
-        if max(self.vocab_size, self.num_classes) > MOST_IDS:
+        if max(self.vocab_size, self.num_classes) > MAX_IDS:
             raise ValueError(
-                f"data.vocab_size={self.vocab_size} and data.num_classes={self.num_classes} must be at most {MOST_IDS}"
+                f"data.vocab_size={self.vocab_size} and data.num_classes={self.num_classes} must be at most {MAX_IDS}"
             )
         is_image = self.image_side > 0
         return Layout(
@@ -299,7 +299,7 @@ class SequenceDataModule(LightningDataModule, ABC):
             return None
         device = self.trainer.strategy.root_device
         free, _ = torch.cuda.mem_get_info(device)
-        limit = min(MOST_DEVICE_BYTES, free // MOST_DEVICE_SHARE)
+        limit = min(MAX_DEVICE_BYTES, free // MAX_DEVICE_SHARE)
         return device if arrays.tokens.nbytes + arrays.offsets.nbytes + arrays.labels.nbytes <= limit else None
 
     @property

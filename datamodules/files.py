@@ -79,7 +79,7 @@ def usable_folder(data_dir: str) -> Path:
         if b"\0" in os.fsencode(path):
             raise ValueError("a NUL in it")
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"data.data_dir={data_dir!r} can be no folder ({error}); name another one") from error
+        raise ValueError(f"data.data_dir={data_dir!r} cannot be a folder ({error}). Fix: name another one") from error
     return path
 
 
@@ -96,7 +96,7 @@ def waiting_lock(path: Path) -> Iterator[None]:
     except (NotImplementedError, OSError) as error:
         if not (isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS):
             raise
-        print(f"{path.parent} lies on a file system without locks: see that no other process prepares data in it.")
+        print(f"{path.parent} is on a file system without file locks. Make sure that no other process prepares it.")
     try:
         yield
     finally:

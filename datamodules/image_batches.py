@@ -19,7 +19,7 @@ class ImageBatches(SplitBatches):
     """Square images of one size as sequences of pixels.
 
     Dropping black pixels (0) is equivalent to masking them: every other pixel keeps its position, so the scores are the
-    same. On Pathfinder it costs a third. An image of black pixels only keeps its first pixel.
+    same. On Pathfinder a third of the tokens remain. An image of black pixels only keeps its first pixel.
 
     Args:
         split: the arrays.

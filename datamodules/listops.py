@@ -164,14 +164,14 @@ class ListOps(SequenceDataModule):
             try:
                 whole = tokenize(where, line)
             except PreparedDataError as error:
-                raise unusable(where, f"{shown} is no expression") from error
+                raise unusable(where, f"{shown} is not a valid expression") from error
             tokens = _with_or_without(self.protocol.brackets, whole)
             if not 0 < len(tokens) < self.bounds["max_length"]:
                 raise unusable(where, f"{len(tokens):,} tokens, data.max_length is {self.bounds['max_length']:,}")
             try:
                 evaluate(whole)
             except (ValueError, RecursionError) as error:
-                raise unusable(where, f"{shown} is no expression, {error}") from error
+                raise unusable(where, f"{shown} is not a valid expression, {error}") from error
             yield Example((tokens,), 0, where.rpartition("/")[2])
 
 
@@ -204,4 +204,4 @@ def tokenize(where: str, source: bytes) -> np.ndarray:
         return np.array([_IDS[word] for word in source.split() if word not in (b"(", b")")], dtype=np.uint8)
     except KeyError as error:
         word = error.args[0][:100].decode(errors="backslashreplace")
-        raise damaged(where, f"{word!r} is no token") from error
+        raise damaged(where, f"{word!r} is not a valid token") from error

@@ -145,7 +145,7 @@ def _permute(rng, tokens):
             first, size = size + 1, size + 1
             child = start + 1
             while child < end[start] - 1:
-                other = rng.integers(first, size + 1)  # inside out: each order is as likely
+                other = rng.integers(first, size + 1)  # inside-out Fisher-Yates shuffle: all orders are equally likely
                 stack[size] = stack[other]
                 stack[other] = child
                 size += 1
@@ -169,7 +169,7 @@ def _evaluate_from(tokens: list[int], start: int) -> tuple[int, int]:
     if start == len(tokens):
         raise ValueError("the expression ends too early")
     if not FIRST_DIGIT <= tokens[start] < CLOSE:
-        raise ValueError(f"token {tokens[start]} at {start} starts no expression")
+        raise ValueError(f"token {tokens[start]} at {start} cannot start an expression")
     if tokens[start] < MIN:
         return tokens[start] - FIRST_DIGIT, start + 1
     arguments, position = [], start + 1

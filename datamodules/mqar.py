@@ -10,7 +10,7 @@ import numpy as np
 from datamodules.base import SequenceDataModule
 from datamodules.examples import Chunk, Example
 from datamodules.generate import check_seed, check_sizes, generate
-from datamodules.prepared.layout import MOST_IDS, UNLABELLED
+from datamodules.prepared.layout import MAX_IDS, UNLABELLED
 from datamodules.prepared.writing import RawSplits
 from datamodules.sources.new_inputs import read_lines, unusable
 
@@ -76,8 +76,8 @@ class MQAR(SequenceDataModule):
         **common: Any,
     ) -> None:
         super().__init__(batch_size=batch_size, **common)
-        if vocab_size % 2 or not FIRST_KEY * 2 < vocab_size <= MOST_IDS:
-            raise ValueError(f"data.vocab_size={vocab_size} must be even, above {2 * FIRST_KEY}, at most {MOST_IDS}")
+        if vocab_size % 2 or not FIRST_KEY * 2 < vocab_size <= MAX_IDS:
+            raise ValueError(f"data.vocab_size={vocab_size} must be even, above {2 * FIRST_KEY}, at most {MAX_IDS}")
         if not 0 < power <= 1:
             raise ValueError(f"data.power={power} must be above 0 and at most 1")
         for name, cases in (("train_cases", train_cases), ("test_cases", test_cases)):

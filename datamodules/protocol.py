@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Protocol:
-    """Settings that reproduce the published Skyformer code.
+    """Settings of the published Skyformer code.
 
     A field that does not concern a task has no effect on it.
 

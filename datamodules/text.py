@@ -23,7 +23,7 @@ URL = "https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz"
 SHA256 = "c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe"
 CLASSES = ("neg", "pos")
 _FILE = re.compile(r"(?:^|/)((?:train|test)/(?:(?:neg|pos)/[^/.][^/]*|urls_(?:neg|pos))\.txt)\Z")
-_MOST_URLS = 1 << 22  # bytes of the file that has each review's film
+_MAX_URL_BYTES = 1 << 22  # bytes of the file that has each review's film
 Read = Callable[[str], bytes]
 
 
@@ -123,7 +123,7 @@ class Text(SequenceDataModule):
             for kind in CLASSES:
                 if not any(name.startswith(f"{split}/{kind}/") for name in names):
                     what = f"{source} has no review {split}/{kind}/*.txt"
-                    raise PreparedDataError(f"{what}; data.source={self.source} should be aclImdb, whole")
+                    raise PreparedDataError(f"{what}; data.source={self.source} should be the complete aclImdb")
         return sorted(names, key=_order), read
 
 
@@ -143,7 +143,7 @@ def _open_folder(folder: Path, max_bytes: int) -> tuple[list[str], Read]:
 
 
 def _limit(name: str, max_bytes: int) -> int:
-    return max_bytes if _is_review(name) else _MOST_URLS
+    return max_bytes if _is_review(name) else _MAX_URL_BYTES
 
 
 def _is_review(name: str) -> bool:

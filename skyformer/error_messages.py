@@ -68,7 +68,7 @@ def _system_error_message(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.filename is None:
         traceback.print_exc()  # the only way to tell where
-    fix = "See whether it is there and may be used"
+    fix = "Check that it exists and that you have permission"
     if error.errno in _FULL:
         fix = "Free some space, or name a folder on another disk"
     elif error.errno in BETTER_PLACES:
@@ -97,11 +97,11 @@ def _unknown_error_message(error: Exception) -> str:
             "GLOO_SOCKET_IFNAME, or NCCL_SOCKET_IFNAME for GPUs, to the network interface that joins them."
         )
     if isinstance(error, RuntimeError) and any(text in said for text in _LOST_PEER):
-        return f"another process of this run is gone ({said[:200]}); see what it said. {RESUME_HINT}"
+        return f"another process of this run ended ({said[:200]}). Read its error message. {RESUME_HINT}"
     if isinstance(error, RuntimeError) and any(text in said for text in _LOST_WORKERS):
         return (
-            f"the loader's processes do not deliver ({said[:200]}). Fix: --data.num_workers 0, or more shared memory "
-            f"(docker run --shm-size 2g) and open files (ulimit -n). {RESUME_HINT}"
+            f"the DataLoader's worker processes stopped responding ({said[:200]}). Fix: --data.num_workers 0, or more "
+            f"shared memory (docker run --shm-size 2g) and open files (ulimit -n). {RESUME_HINT}"
         )
     if isinstance(error, TypeError) and "use_distributed_sampler" in said:
         return (
@@ -109,7 +109,7 @@ def _unknown_error_message(error: Exception) -> str:
             "(got true). Fix: --trainer.use_distributed_sampler false"
         )
     if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
-        fix = "Lower data.init_args.batch_size, the length, or what a size of the model was set to"
+        fix = "Lower data.init_args.batch_size, the length, or a size of the model"
         return f"not enough memory ({said[:200]}). {fix}. {RESUME_HINT}"
     traceback.print_exc()
-    return f"{type(error).__name__}: {said[:500]}. This error was not foreseen; its traceback is above. {RESUME_HINT}"
+    return f"{type(error).__name__}: {said[:500]}. This error is unexpected; its traceback is above. {RESUME_HINT}"

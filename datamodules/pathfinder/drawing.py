@@ -17,7 +17,7 @@ from datamodules.pathfinder.settings import DrawingSettings
 
 PADDLE_TRIALS = 3  # one and two retries
 DISTRACTOR_TRIALS = 5  # one and four retries
-REFUSED_FROM = 459  # two occupancies that add up to 1.8 of 255 overlap
+OVERLAP_THRESHOLD = 459  # two occupancies that add up to 1.8 of 255 overlap
 CROWDED_BELOW = 0.01  # no further distractor starts when less than this share of the image is free
 DEAD_END = 1e-4  # total weight of all next heads below which a snake is stuck
 GUESSES = 50
@@ -124,7 +124,7 @@ def _grow_targets(rng, mask, padding, tables, paddle_length, seed_distance, cont
             )
             if not found:
                 return False
-    # The generator takes in the last paddle of the second snake only; distractors may touch the first one's.
+    # The public generator marks only the second snake's last paddle as occupied; distractors may touch the first one's.
     _merge(mask, tables.mask, paddles[1, -1])
     return True
 
@@ -323,7 +323,7 @@ def _fits(mask, stamps, paddle):
     for row in range(top, bottom):
         for column in range(left, right):
             taken = int(mask[row, column]) + int(stamps[stamp, row - y + half, column - x + half])
-            if taken >= REFUSED_FROM:
+            if taken >= OVERLAP_THRESHOLD:
                 return False
     return True
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 BLOCK = 1 << 22  # tokens looked at together: few enough to stay in the cache
-MOST_IDS = 1 << 15  # of tokens or labels; more would not fit int16
+MAX_IDS = 1 << 15  # of tokens or labels; more would not fit int16
 UNLABELLED = -100  # the label of a token without one; torch's cross-entropy ignores it
 
 

@@ -35,7 +35,7 @@ def _mapping_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a valid number")
 
 
 def check_meta(meta: Mapping[str, Any]) -> None:

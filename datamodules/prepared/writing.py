@@ -146,8 +146,8 @@ def _write_split(
         first = f"; the first: {printable(skipped[0])}" if skipped else ""
         count = f"{examples:,} examples" if examples else "no example"
         raise PreparedDataError(
-            f"split {folder.name!r} has {count}; {len(skipped):,} skipped{first}. Is the source whole? Set data.source "
-            f"to a copy that is{f', in place of {source}' if source else ''}."
+            f"split {folder.name!r} has {count}; {len(skipped):,} skipped{first}. The source seems incomplete"
+            f"{f' (got {source})' if source else ''}. Fix: set data.source to a complete copy."
         )
     files.append("offsets", offsets.tobytes())
     return files.description, skipped

@@ -35,7 +35,7 @@ def damaged(where: Path | str, what: str) -> PreparedDataError:
     """Return the error that names the corrupt place of a source and the fix."""
     line = " ".join(what.split())  # what Python's readers say may have several lines
     return PreparedDataError(
-        f"{where}: {printable(line)}. Fetch or unpack it again, or set data.source to a whole copy."
+        f"{where}: {printable(line)}. Fetch or unpack it again, or set data.source to a complete copy."
     )
 
 
@@ -105,7 +105,7 @@ def read_rows(
         if number <= (1 if header else 0):
             raise damaged(path, "no example")
         if not line.endswith(b"\n"):
-            said = f"{path}:{number}: the last row has no line end; is the file whole?"
+            said = f"{path}:{number}: the last row has no line end; is the file complete?"
             progress.console.print(said, soft_wrap=True, markup=False, emoji=False)
 
 

@@ -11,7 +11,7 @@ from skyformer.ops.checks import check_at_least_one
 from skyformer.ops.landmarks import segment_means
 from skyformer.ops.linalg import newton_schulz_inverse
 
-NEVER = -1e30  # a logit whose weight is 0; finite, since an example without tokens has no other
+MASKED_LOGIT = -1e30  # a logit whose weight is 0; finite, since an example without tokens has no other
 
 
 class NystromformerAttention(Attention):
@@ -68,7 +68,7 @@ class NystromformerAttention(Attention):
                 matrix = logits.softmax(dim=-1)
             else:
                 pairs = kept[:, None, :, None] & kept[:, None, None, :]
-                matrix = logits.masked_fill(~kept[:, None, None, :], NEVER).softmax(dim=-1)
+                matrix = logits.masked_fill(~kept[:, None, None, :], MASKED_LOGIT).softmax(dim=-1)
                 identity = torch.eye(matrix.shape[-1], dtype=exact, device=matrix.device)
                 matrix = torch.where(pairs, matrix, identity)
             inverse = torch.linalg.pinv(matrix) if self.pinv == "exact" else newton_schulz_inverse(matrix)

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from skyformer.attention.base import Attention
 from skyformer.ops.checks import check_at_least_one
 
-ITSELF = 1e5  # taken off a token's logit for itself: it attends to itself only where it has no other
+SELF_PENALTY = 1e5  # taken off a token's logit for itself: it attends to itself only where it has no other
 
 
 class ReformerAttention(Attention):
@@ -103,22 +103,22 @@ class ReformerAttention(Attention):
         keys, values = (_with_previous(self._chunks(x, order, rank)) for x in (key, value))
         logits = (self._chunks(query, order, rank) @ keys.mT) * self.head_dim**-0.5
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        own, *others = (self._meet(code, order, rank) for code in codes)
+        own, *others = (self._meets(code, order, rank) for code in codes)
         # Padding sees padding, so that its softmax is finite too.
         bias = torch.where(own, 0.0, float("-inf")).to(logits.dtype)
         if others:
-            meetings = others[0].to(bias.dtype)
+            rounds = others[0].to(bias.dtype)
             for more in others[1:]:
-                meetings += more
-            bias -= meetings.log1p_()
-        bias.diagonal(self.chunk_length, -2, -1).sub_(ITSELF)  # a chunk's own tokens are its last keys
+                rounds += more
+            bias -= rounds.log1p_()
+        bias.diagonal(self.chunk_length, -2, -1).sub_(SELF_PENALTY)  # a chunk's own tokens are its last keys
         logits = logits + bias
         normaliser = logits.logsumexp(dim=-1, keepdim=True)
         out = (logits - normaliser).exp().to(values.dtype) @ values
         return out.flatten(2, 3), normaliser.flatten(2, 3)
 
-    def _meet(self, code: Tensor, order: Tensor, rank: Tensor) -> Tensor:
-        """Whether a query and a key of the sorted chunks, `(B, H, N / c, c, 2 c)`, meet in the round of this code."""
+    def _meets(self, code: Tensor, order: Tensor, rank: Tensor) -> Tensor:
+        """`(B, H, N / c, c, 2 c)` bool: whether query and key of the sorted chunks meet in the round of this code."""
         chunks = self._chunks(code, order, rank)
         more = chunks - _with_previous(chunks, fill=-2).mT
         return (more == 0) | (more == 1)

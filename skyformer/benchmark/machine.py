@@ -22,13 +22,13 @@ class GpuClock:
     """Times work on the current CUDA device; tests without a GPU replace it."""
 
     def wait(self) -> None:
-        """Let the processor wait until the device has finished all work."""
+        """Let the CPU wait until the device has finished all work."""
         torch.cuda.synchronize()
 
     def seconds_of(self, work: Callable[[], object], held: float) -> float:
         """Device time of one run by two events, without its waits for launches.
 
-        The device is held for `held` seconds, in which the processor launches all kernels of `work`.
+        The device is held for `held` seconds, in which the CPU launches all kernels of `work`.
         """
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         hold_gpu(held)
@@ -46,7 +46,7 @@ GPU = GpuClock()
 def matmul_rate(dtype: torch.dtype, device: str) -> float:
     """Measure the operations per second of a 2,048³ matrix product; a multiply-add counts as two.
 
-    In a precision that the processor lacks, a 256³ product is used, because the larger one would take minutes.
+    In a precision that the CPU lacks, a 256³ product is used, because the larger one would take minutes.
     """
     quick = _product_rate(256, dtype, device)
     return quick if 2 * _SIDE**3 / quick > _TOO_LONG else _product_rate(_SIDE, dtype, device)

@@ -23,9 +23,7 @@ def make_peer(case: Case) -> Callable[[Tensor], Tensor]:
     try:
         return make(import_module(module), case)
     except ImportError as error:
-        raise RunError(
-            f"--peers {case.name}: {module} is not installed. Fix: pip install -e '.[test,peers]'"
-        ) from error
+        raise RunError(f"--peers {case.name}: {module} is not installed. Fix: pip install -e '.[peers]'") from error
 
 
 def installed_peers(backends: Iterable[str]) -> list[str]:

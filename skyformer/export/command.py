@@ -44,7 +44,7 @@ def run_export(args: list[str]) -> Path:
     source, target = Path(config.ckpt_path).expanduser(), Path(config.output).expanduser()
     if not source.is_file():
         raise CheckpointError(
-            f"--ckpt_path {source} is no file. Fix: name a checkpoint, such as <run>/checkpoints/best.ckpt"
+            f"--ckpt_path {source} is not a file. Fix: name a checkpoint, such as <run>/checkpoints/best.ckpt"
         )
     if target.suffix == ".pt2":
         if config.half:

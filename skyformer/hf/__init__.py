@@ -1,4 +1,4 @@
-"""Skyformer's attention in Hugging Face models, and this project's models on the hub: `pip install 'skyformer[hf]'`.
+"""Skyformer's attention in Hugging Face models, and this project's models on the hub: `pip install -e '.[hf]'`.
 
 `register()` is in `skyformer.hf.attention`; `HubClassifier` is in `skyformer.hf.hub`, which imports Lightning.
 """

@@ -39,7 +39,7 @@ def register() -> None:
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
     except ImportError as error:
-        raise ImportError("skyformer.hf needs transformers>=5. Fix: pip install 'skyformer[hf]'") from error
+        raise ImportError("skyformer.hf needs transformers>=5. Fix: pip install -e '.[hf]'") from error
     for name, attend in (
         ("skyformer", _skyformer),
         ("skyformer_softmax", _skyformer_softmax),
@@ -70,13 +70,13 @@ class Settings:
     def __post_init__(self) -> None:
         if not isinstance(self.num_landmarks, int) or self.num_landmarks < 1:
             raise ValueError(
-                f"config.skyformer: num_landmarks must be a whole number of at least 1 (got {self.num_landmarks!r}). "
+                f"config.skyformer: num_landmarks must be an integer of at least 1 (got {self.num_landmarks!r}). "
                 "Fix: set 128"
             )
         if not isinstance(self.ridge, int | float) or not self.ridge > 0:
             raise ValueError(f"config.skyformer: ridge must be a number above 0 (got {self.ridge!r}). Fix: set 0.1")
         if not isinstance(self.seed, int):
-            raise ValueError(f"config.skyformer: seed must be a whole number (got {self.seed!r}). Fix: set 0")
+            raise ValueError(f"config.skyformer: seed must be an integer (got {self.seed!r}). Fix: set 0")
 
     @classmethod
     def of(cls, module: nn.Module) -> "Settings":

@@ -18,7 +18,7 @@ from skyformer.yaml_text import load_yaml
 try:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin
 except ImportError as error:
-    raise ImportError("skyformer.hf.hub needs huggingface_hub. Fix: pip install 'skyformer[hf]'") from error
+    raise ImportError("skyformer.hf.hub needs huggingface_hub. Fix: pip install -e '.[hf]'") from error
 
 _ARENA = ("Image", "ListOps", "PathX", "Pathfinder", "Retrieval", "Text")
 _CARD = """---

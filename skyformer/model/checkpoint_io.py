@@ -96,8 +96,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # corruption raises many types: zip, pickle, end of file, memory
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"checkpoint {path} cannot be read: {reason}. It is damaged or none; name another one with --ckpt_path "
-            "(last falls back by itself to the one before)."
+            f"checkpoint {path} cannot be read: {reason}. It is corrupt, or not a checkpoint. Fix: name another one "
+            "with --ckpt_path; `last` falls back to the previous checkpoint by itself."
         ) from error
     _check_contents(path, checkpoint)
     return checkpoint

@@ -48,7 +48,7 @@ class Prediction(NamedTuple):
     """The result of `predict` for a batch.
 
     Attributes:
-        example: `(B,)` int64, the example's place in its split.
+        example: `(B,)` int64, the example's index in its split.
         label: `(B,)` int64.
         probabilities: `(B, classes)` float32.
     """
@@ -62,8 +62,8 @@ class TokenPrediction(NamedTuple):
     """The result of `predict` for the L labelled tokens of a batch, without pooling.
 
     Attributes:
-        example: `(L,)` int64, the example's place in its split.
-        position: `(L,)` int64, the token's place in its sequence.
+        example: `(L,)` int64, the example's index in its split.
+        position: `(L,)` int64, the token's position in its sequence.
         label, prediction: `(L,)` int64.
         probability: `(L,)` float32, of the prediction.
     """
@@ -159,9 +159,9 @@ class SequenceClassifier(LightningModule):
                 del self.hparams[name]
         self.objective = _checked_objective(objective, mlm_weight, class_weights, label_smoothing)
         self.mlm_weight = mlm_weight
-        hides_tokens = objective == "masked_tokens" or mlm_weight > 0
+        has_mask_id = objective == "masked_tokens" or mlm_weight > 0
         self.encoder = Encoder(
-            vocab_size + hides_tokens,
+            vocab_size + has_mask_id,
             max_length,
             attention,
             num_layers=num_layers,
@@ -194,7 +194,7 @@ class SequenceClassifier(LightningModule):
         self.labels_tokens = objective == "classify" and pooling == "none"
         if objective == "classify":
             self.head = ClassificationHead(embed_dim, hidden_dim, num_classes, pooling, num_documents)
-        self.masked_tokens = MaskedTokens(embed_dim, vocab_size, mask_ratio) if hides_tokens else None
+        self.masked_tokens = MaskedTokens(embed_dim, vocab_size, mask_ratio) if has_mask_id else None
         self.optimizer_factory = optimizer
         self.scheduler_factory = lr_scheduler
         self.init_from = init_from
@@ -203,7 +203,7 @@ class SequenceClassifier(LightningModule):
         self._graphed_step: GraphedStep | None = None
         self._is_compiled = False
         self._is_graphed = False  # the batch under way
-        self._of_step: list[Tensor] = []  # what `_loss_and_accuracy` gave for each batch of the step under way
+        self._step_losses: list[Tensor] = []  # what `_loss_and_accuracy` gave for each batch of the step under way
         self._curves: dict[str, Any] = {}  # of the last step
         classes = num_classes if objective == "classify" else None
         self.metrics = nn.ModuleDict({split: make_metrics(classes) for split in ("val", "test")})
@@ -329,11 +329,11 @@ class SequenceClassifier(LightningModule):
     def _log_losses(self, losses: tuple[Tensor, ...], is_first: bool) -> None:
         """At every step, since callbacks may read it."""
         if is_first:
-            self._of_step = []
-        self._of_step.append(torch.stack([loss.detach() for loss in losses]))
+            self._step_losses = []
+        self._step_losses.append(torch.stack([loss.detach() for loss in losses]))
         # The gradient of a step weights batches and processes equally too. They have equal numbers of examples, but not
         # of labelled or masked tokens, nor equal sums of `class_weights`.
-        means = self.trainer.strategy.reduce(torch.stack(self._of_step).mean(dim=0), reduce_op="mean")
+        means = self.trainer.strategy.reduce(torch.stack(self._step_losses).mean(dim=0), reduce_op="mean")
         # Lightning reads what a bar shows at every step, and a GPU waits.
         bar = self.trainer.progress_bar_callback
         shown = bar is not None and not getattr(bar, "reads_callback_metrics", False)
@@ -393,7 +393,7 @@ class SequenceClassifier(LightningModule):
                 gradients_of(loss, weights)
 
     def training_losses(self, batch: Any) -> tuple[Tensor, ...]:
-        """Return loss and accuracy of a training step on this batch, and that of hidden tokens with `mlm_weight`."""
+        """Return loss and accuracy of a training step on this batch, and that of masked tokens with `mlm_weight`."""
         return self._loss_and_accuracy(*self._inputs(batch), batch.label)
 
     def _loss_and_accuracy(

@@ -1,6 +1,6 @@
 """Forward and backward pass of a training step as CUDA graphs, one for each shape of a batch and setting of the model.
 
-A step of a small model launches hundreds of kernels, and the processor needs longer to launch them than the GPU to run
+A step of a small model launches hundreds of kernels, and the CPU needs longer to launch them than the GPU to run
 them. A graph launches them all at once.
 """
 
@@ -22,7 +22,7 @@ MAX_GRAPHS = 128  # each takes memory and the time of some steps; lengths up to 
 
 
 class CaptureError(RuntimeError):
-    """A computation that cannot be a CUDA graph, since the processor waits for one of its results."""
+    """A computation that cannot be a CUDA graph, since the CPU waits for one of its results."""
 
 
 class GraphedStep:

@@ -45,16 +45,17 @@ class Encoder(nn.Module):
         dropout: rate after the embedding, after attention, and twice in each feed-forward network.
         norm: before attention and feed-forward network and at the end: `layer` or `rms`.
         feed_forward: `gelu`, or `geglu`, which has a gate and 1.5 times the weights.
-        stochastic_depth: probability in training that a sequence skips a branch of the last block. Block l of L has
-            l / L of it.
+        stochastic_depth: probability in training that a sequence skips a branch of the last block. Block l of L uses
+            l / L of this value.
         float32_attention: keep attention in float32 in mixed and half precision, as the published code does.
         positions: `learned` or `sinusoidal` vectors, which are added to the embedding; `rotary` or, on images,
             `rotary_2d` rotations of queries and keys; or `none`.
         position_init: initial values of `learned` positions: `normal`, of standard deviation 0.02, or `sinusoidal_2d`,
             which gives nearby pixels similar vectors (`sinusoidal_positions_2d`).
-        query_key_gain: None initialises query and key projections independently. A number makes them equal, at this
-            multiple of their usual size. Each token then attends to similar tokens, on images to its neighbourhood. A
-            larger gain makes it smaller. After mimetic initialization (Trockman and Kolter, ICML 2023).
+        query_key_gain: None initialises query and key projections independently. A number initialises the key
+            projection as a copy of the query projection, both multiplied by it. Each token then attends to similar
+            tokens, on images to its neighbourhood. A larger gain narrows the neighbourhood. The idea is that of mimetic
+            initialization (Trockman and Kolter, ICML 2023).
         gradient_checkpointing: recompute each block in the backward pass instead of storing its activations. The
             gradients are the same. It saves memory and takes more time.
         image_side: of the images whose pixels are the tokens; 0 for other sequences.

@@ -34,8 +34,8 @@ def load_initial_weights(module: nn.Module, path: Path, data_hash: str | None = 
     settings = upgrade_config(load_yaml(checkpoint["config"])).get("model", {})
     given, own = dict(checkpoint["state_dict"]), module.state_dict()
     if _TOKENS in given and _TOKENS in own:
-        is_hidden_known = hides_tokens(settings), getattr(module, "masked_tokens", None) is not None
-        given[_TOKENS] = _with_rows_of(own[_TOKENS], given[_TOKENS], *is_hidden_known)
+        has_mask_ids = has_mask_id(settings), getattr(module, "masked_tokens", None) is not None
+        given[_TOKENS] = _with_rows_of(own[_TOKENS], given[_TOKENS], *has_mask_ids)
     fitting = {name: value for name, value in given.items() if name in own and value.shape == own[name].shape}
     lines = []
     for name in sorted(own.keys() | given.keys()):
@@ -76,14 +76,14 @@ def read_initial(path: Path) -> dict[str, Any]:
     return read_checkpoint(path)
 
 
-def _with_rows_of(own: Tensor, given: Tensor, given_hides: bool, own_hides: bool) -> Tensor:
-    """The given embedding with the rows of the own one, where they differ by that of hidden tokens alone."""
-    if len(given) - given_hides != len(own) - own_hides or given.shape[1:] != own.shape[1:]:
+def _with_rows_of(own: Tensor, given: Tensor, given_has_mask_id: bool, own_has_mask_id: bool) -> Tensor:
+    """Return the given embedding with the rows of the own one, if only the row of the mask id differs."""
+    if len(given) - given_has_mask_id != len(own) - own_has_mask_id or given.shape[1:] != own.shape[1:]:
         return given
     shared = min(len(given), len(own))
     return torch.cat([given[:shared], own[shared:].to(given)])
 
 
-def hides_tokens(settings: Mapping[str, Any]) -> bool:
-    """Whether a model with this `model` section of a configuration has an id for hidden tokens."""
+def has_mask_id(settings: Mapping[str, Any]) -> bool:
+    """Return whether a model with this `model` section of a configuration has an id for masked tokens."""
     return settings.get("objective") == "masked_tokens" or bool(settings.get("mlm_weight"))

@@ -19,30 +19,30 @@ class MaskedBatch(NamedTuple):
     """Hidden tokens of a batch and what the model takes them for.
 
     Attributes:
-        loss: scalar, at least float32: the mean cross-entropy over hidden tokens; 0 where none is hidden.
-        accuracy: scalar float32, the share of hidden tokens that are predicted.
-        number: scalar int64, how many are hidden.
+        loss: scalar, at least float32: the mean cross-entropy over masked tokens; 0 where none is masked.
+        accuracy: scalar float32, the share of masked tokens that are predicted.
+        number: scalar int64, the number of masked tokens.
         tokens: `(B, N)` int64.
-        hidden: `(B, N)` bool.
-        predicted: `(B, N)` int64: the most likely ids of hidden tokens, `tokens` elsewhere.
-        position: `(B, N)` int64, each token's place in its sequence; None for 0 … N − 1.
+        masked: `(B, N)` bool.
+        predicted: `(B, N)` int64: the most likely ids of masked tokens, `tokens` elsewhere.
+        position: `(B, N)` int64, each token's position in its sequence; None for 0 … N − 1.
     """
 
     loss: Tensor
     accuracy: Tensor
     number: Tensor
     tokens: Tensor
-    hidden: Tensor
+    masked: Tensor
     predicted: Tensor
     position: Tensor | None
 
 
 class MaskedTokens(nn.Module):
-    """Hides each real token with the same probability, independently, and predicts the hidden ones' ids.
+    """Masks each real token with the same probability, independently, and predicts the ids of the masked ones.
 
-    A hidden token has the id V, one more than the task's ids, at its own position. Scores are a linear function of the
+    A masked token has the id V, one more than the task's ids, at its own position. Scores are a linear function of the
     encoder's vectors. As in Amos, Berant, Gupta (ICLR 2024), who pretrain on the task's own training set. BERT (Devlin
-    et al., 2019) leaves some of the tokens to predict as they are, or puts random ones in their place; here none.
+    et al., 2019) keeps some masked tokens unchanged or replaces them by random ones. This class does neither.
 
     Args:
         embed_dim: D.
@@ -52,7 +52,7 @@ class MaskedTokens(nn.Module):
 
     def __init__(self, embed_dim: int, vocab_size: int, ratio: float) -> None:
         super().__init__()
-        self.hidden_id = vocab_size
+        self.mask_id = vocab_size
         self.ratio = ratio
         self.output = nn.Linear(embed_dim, vocab_size)
 
@@ -71,23 +71,23 @@ class MaskedTokens(nn.Module):
             encoder: with an id more than the task.
             tokens, mask, position: as in `Encoder.forward`.
             draws: `(B, N)` float32, uniform on [0, 1).
-            fixed_shapes: score all tokens in place of the hidden ones, whose number the processor does not know. The
+            fixed_shapes: score all tokens in place of the masked ones, whose number the CPU does not know. The
                 result is the same, and a GPU need not wait.
         """
-        hidden = draws < self.ratio if mask is None else mask & (draws < self.ratio)
-        vectors = encoder(tokens.masked_fill(hidden, self.hidden_id), mask, position)
-        target = tokens.masked_fill(~hidden, UNLABELLED)
+        masked = draws < self.ratio if mask is None else mask & (draws < self.ratio)
+        vectors = encoder(tokens.masked_fill(masked, self.mask_id), mask, position)
+        target = tokens.masked_fill(~masked, UNLABELLED)
         if not fixed_shapes:
-            vectors, target = vectors[hidden], target[hidden]
+            vectors, target = vectors[masked], target[masked]
         scores = self.output(vectors)
         exact = scores.to(at_least_float32(scores)).flatten(0, -2)
-        number = hidden.sum()
+        number = masked.sum()
         total = F.cross_entropy(exact, target.flatten(), ignore_index=UNLABELLED, reduction="sum")
         guess = scores.detach().argmax(dim=-1)
-        predicted = torch.where(hidden, guess, tokens) if fixed_shapes else tokens.masked_scatter(hidden, guess)
+        predicted = torch.where(masked, guess, tokens) if fixed_shapes else tokens.masked_scatter(masked, guess)
         divisor = number.clamp(min=1)
-        accuracy = (hidden & (predicted == tokens)).sum() / divisor
-        return MaskedBatch(total / divisor, accuracy, number, tokens, hidden, predicted, position)
+        accuracy = (masked & (predicted == tokens)).sum() / divisor
+        return MaskedBatch(total / divisor, accuracy, number, tokens, masked, predicted, position)
 
 
 def evaluation_draws(example: Tensor, num_documents: int, max_length: int) -> Tensor:
@@ -97,7 +97,7 @@ def evaluation_draws(example: Tensor, num_documents: int, max_length: int) -> Te
     batch, number of processes and dropped pixels.
 
     Args:
-        example: `(B,)` int64, each example's place in its split.
+        example: `(B,)` int64, each example's index in its split.
         num_documents, max_length: of the task.
     """
     size = num_documents, max_length

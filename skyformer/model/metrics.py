@@ -38,7 +38,7 @@ class Mean(Metric):
 
 
 def make_metrics(num_classes: int | None) -> nn.ModuleDict:
-    """Over all examples of a split, or over all hidden tokens where there are no classes, and over all processes.
+    """Over all examples of a split, or over all masked tokens where there are no classes, and over all processes.
     Lightning's own mean over processes of unequal shares rounds their mean size to a whole number.
     """
     accuracy = Mean() if num_classes is None else MulticlassAccuracy(num_classes, average="micro")

@@ -52,7 +52,8 @@ def dropout(x: Tensor, p: float) -> Tensor:
 def random_int16(count: int, *, device: torch.device) -> Tensor:
     """`(count,)` uniform over all int16, on the CPU; `device` tells the compiler whose generator it draws from.
 
-    From NumPy's SFC64, twice as fast as torch's CPU generator; one draw of that is the seed, so its state decides.
+    From NumPy's SFC64, twice as fast as torch's CPU generator. torch's generator draws the seed, so its state
+    determines the bits.
     """
     seed = int(torch.empty((), dtype=torch.int64).random_())
     draws = np.random.SFC64(seed).random_raw(-(-count // _PER_DRAW))
@@ -68,7 +69,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
         bits = random_int16(x.numel(), device=x.device).view(x.shape)
-        keep = bits.ge_(dropped - LEVELS // 2).to(torch.uint8)  # vector instructions, which truth values lack
+        keep = bits.ge_(dropped - LEVELS // 2).to(torch.uint8)  # vector instructions, which booleans lack
         ctx.save_for_backward(keep)
         ctx.scale = LEVELS / (LEVELS - dropped)
         return _kept(x, keep, ctx.scale)

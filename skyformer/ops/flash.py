@@ -20,7 +20,7 @@ from skyformer.ops.kernel import half_square
 KERNEL, GRADIENTS = (
     getattr(torch.ops.aten, f"_scaled_dot_product_flash_attention_for_cpu{end}", None) for end in ("", "_backward")
 )
-FAR = 1e30  # half a squared distance at which κ is 0
+MASKED_HALF_SQUARE = 1e30  # half a squared distance at which κ is 0
 
 
 def has_flash(tensor: Tensor) -> bool:
@@ -99,5 +99,5 @@ def _bias(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tens
     """b, `(B, H, L, S)`, every row the same memory."""
     bias = -scale * half_square(key)
     if mask is not None:
-        bias = bias.masked_fill(~mask[:, None, :, None], -FAR)
+        bias = bias.masked_fill(~mask[:, None, :, None], -MASKED_HALF_SQUARE)
     return bias.mT.expand(*query.shape[:3], -1)

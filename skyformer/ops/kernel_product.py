@@ -20,7 +20,7 @@ def gaussian_product(
     `gaussian_kernel`. With `mask`, `(B, M)` bool for `(B, H, M, P)`, rows of y where it is False take no part.
 
     It equals `gaussian_kernel(x_scale * x, y_scale * y) @ value`, with fewer passes over the N × M numbers, each in the
-    processor's cache. It stores O(N + M) memory for the backward pass, which recomputes the kernel. On a GPU Triton
+    CPU's cache. It stores O(N + M) memory for the backward pass, which recomputes the kernel. On a GPU Triton
     kernels do that, where they can (see `triton_dispatch.has_kernels`). Without them a GPU's compiler fuses the simple
     form itself. An exported program has torch's operators only.
     """

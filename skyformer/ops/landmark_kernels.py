@@ -29,7 +29,7 @@ def landmark_solution(landmarks: Tensor, right: Tensor, mask: Tensor | None, rid
     solution = right.new_empty(right.shape, dtype=torch.float32)
     options = _options(n, mask)
     if options["num_warps"] == 8:
-        options["maxnreg"] = 128  # two programs on a processor
+        options["maxnreg"] = 128  # two programs on a multiprocessor
     with torch.cuda.device_of(landmarks):
         _solve[(batch * heads,)](
             *with_strides(landmarks, right, mask, solution),

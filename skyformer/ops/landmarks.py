@@ -97,7 +97,7 @@ def gather_rows(query: Tensor, key: Tensor, rows: Tensor, *, distinct: bool = Fa
 class _GatherDistinctRows(torch.autograd.Function):
     """Rows with all their heads at once, several times as fast on a CPU as `gather` and `scatter`.
 
-    With deterministic algorithms CUDA's `scatter` also makes the processor wait, which a CUDA graph cannot hold.
+    With deterministic algorithms CUDA's `scatter` also makes the CPU wait, which a CUDA graph cannot hold.
     """
 
     @staticmethod

@@ -98,7 +98,7 @@ def nystrom_softmax_attention(
         kept = value.masked_fill(~tokens, 0)
         summary = gaussian_product(landmarks, key, torch.cat([weights * kept, weights], dim=-1), y_scale=scale)
         solution = landmark_solution(landmarks, summary, landmark_mask, ridge, solver)
-        solution = torch.cat([solution, solution[..., -1:].detach().abs()], dim=-1)  # the last, for what rounding is
+        solution = torch.cat([solution, solution[..., -1:].detach().abs()], dim=-1)  # to estimate the rounding error
         norms = half_square(landmarks).mT
         if landmark_mask is not None:
             norms = norms.masked_fill(~landmark_mask[:, None, None, :], torch.finfo(exact).max)

@@ -40,7 +40,7 @@ def has_kernels(x: Tensor, y: Tensor, value: Tensor) -> bool:
 
 
 def is_exporting() -> bool:
-    """Return whether a program is being exported. In older versions of torch, compilation passes for an export."""
+    """Return whether a program is being exported. Older versions of torch also report an export during compilation."""
     return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 

@@ -23,7 +23,7 @@ from skyformer.ops.kernel import product_dtype
 from skyformer.ops.triton_programs import add_parts, both_gradients, one_gradient, weighted_sum
 
 SHORT = 256  # rows of a side with sums that several programs may share
-PROGRAMS = 264  # two for each processor of an H100
+PROGRAMS = 264  # two for each multiprocessor of an H100
 LEVELS = 1 << 24  # of a random number that drops an entry
 _TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -307,5 +307,5 @@ def _held_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[int, d
         return 16, {"num_warps": 8, "num_stages": 1}
     options = {"num_warps": 8 if n > 64 else 4, "num_stages": 2}
     if 64 < n <= 128 and width <= 32:
-        options["maxnreg"] = 128  # two programs on a processor
+        options["maxnreg"] = 128  # two programs on a multiprocessor
     return min(64 if n <= 128 else 32, power_of_two(m)), options

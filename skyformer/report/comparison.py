@@ -13,13 +13,13 @@ from skyformer.report.runs import Run
 from skyformer.report.settings import format_value, most_frequent, short_names, without_arguments
 
 # The method's own, and what may be tuned for each: said where it differs, but no reason against a comparison.
-_OWN = "model.attention."
-_TUNED = ("model.optimizer.", "model.lr_scheduler", "model.positions_lr_factor")
+_ATTENTION = "model.attention."
+_HYPERPARAMETERS = ("model.optimizer.", "model.lr_scheduler", "model.positions_lr_factor")
 _STEPS, _DATA, _EXAMPLES, _SEEDS = "steps", "data", "tested examples", "seeds"
 _UNKNOWN = ("None",)  # data of runs that recorded no hash
 # What a step's time and memory do not depend on.
 _NO_COST = (
-    *_TUNED,
+    *_HYPERPARAMETERS,
     "best_checkpoint",
     "data.init_args.val_size",
     "data.init_args.protocol.val_is_test",
@@ -56,8 +56,8 @@ def remarks(group: Group, column: Sequence[Group]) -> Remarks:
     left_out = _left_out(group)
     if not group.counted:
         return Remarks(tuple(left_out), False)
-    facts, most = _facts(group), _most([_facts(other) for other in column if other.counted])
-    unlike = _unlike(facts, most)
+    facts, most = _facts(group), _majority([_facts(other) for other in column if other.counted])
+    unlike = _differing_keys(facts, most)
     if _SEEDS in unlike and facts[_SEEDS] > most[_SEEDS]:
         unlike.remove(_SEEDS)
     words = _words(unlike, facts, most)
@@ -67,23 +67,23 @@ def remarks(group: Group, column: Sequence[Group]) -> Remarks:
     early = [run for run in group.counted if run.stopped_early]
     if early:
         words.append(f"{len(early)} stopped early, the first at step {min(run.steps for run in early):,}")
-    matters = [key for key in unlike if not key.startswith(_TUNED)]
+    matters = [key for key in unlike if not key.startswith(_HYPERPARAMETERS)]
     return Remarks((*words, *left_out), not matters and not stopped and not early)
 
 
 def cost_remarks(group: Group, column: Sequence[Group]) -> tuple[str, ...]:
     """Describe how a group differs from most groups of its task in settings that affect time and memory."""
-    facts, most = _cost_facts(group), _most([_cost_facts(other) for other in column])
-    return tuple(_words(_unlike(facts, most), facts, most))
+    facts, most = _cost_facts(group), _majority([_cost_facts(other) for other in column])
+    return tuple(_words(_differing_keys(facts, most), facts, most))
 
 
-def _most(facts: Sequence[Facts]) -> Facts:
+def _majority(facts: Sequence[Facts]) -> Facts:
     most = {key: most_frequent([one.get(key) for one in facts]) for key in dict.fromkeys(chain(*facts))}
     known = [one[_DATA] for one in facts if one[_DATA] != _UNKNOWN]
     return most | {_DATA: most_frequent(known)} if known else most
 
 
-def _unlike(facts: Facts, most: Facts) -> list[str]:
+def _differing_keys(facts: Facts, most: Facts) -> list[str]:
     return without_arguments([key for key in most if format_value(facts.get(key)) != format_value(most[key])])
 
 
@@ -106,7 +106,7 @@ def _facts(group: Group) -> Facts:
         _EXAMPLES: _one_or_all((run.result or {}).get("test/examples", 0) for run in group.counted),
         _DATA: _data_of(group.counted),
     }
-    shared = {key: value for key, value in group.settings.items() if not key.startswith((_OWN, "trainer.max_"))}
+    shared = {key: value for key, value in group.settings.items() if not key.startswith((_ATTENTION, "trainer.max_"))}
     return facts | shared
 
 
@@ -117,7 +117,7 @@ def _cost_facts(group: Group) -> Facts:
         "processes": _one_or_all(run.num_processes for run in group.runs),
         **{f"model.{name}": _one_or_all(bool(run.config["model"].get(name)) for run in group.runs) for name in _FASTER},
     }
-    shared = {key: value for key, value in group.settings.items() if not key.startswith((_OWN, *_NO_COST))}
+    shared = {key: value for key, value in group.settings.items() if not key.startswith((_ATTENTION, *_NO_COST))}
     return facts | shared
 
 
@@ -185,7 +185,7 @@ def cost_not_as_paper(group: Group) -> dict[str, str]:
     return {key: words for key, words in not_as_paper(group).items() if not key.startswith(_NO_COST)}
 
 
-_MOST_COMMITS = 4  # named; the rest are counted
+_MAX_COMMITS = 4  # named; the rest are counted
 
 
 class PaperNotes:
@@ -232,8 +232,8 @@ def code_notes(groups: Sequence[Group]) -> list[str]:
     changed = sum(any(code.get("dirty") for code in codes) for codes in states)
     notes = []
     if len(commits) > 1:
-        named = [f"{commit[:9]} ({count})" for commit, count in commits.most_common(_MOST_COMMITS)]
-        more = [f"{len(commits) - _MOST_COMMITS} more"] if len(commits) > _MOST_COMMITS else []
+        named = [f"{commit[:9]} ({count})" for commit, count in commits.most_common(_MAX_COMMITS)]
+        more = [f"{len(commits) - _MAX_COMMITS} more"] if len(commits) > _MAX_COMMITS else []
         notes.append(f"Runs are of several commits, with the number of runs: {', '.join([*named, *more])}.")
     if changed:
         notes.append(f"{changed} of {len(states)} runs were made by code with changes that were not committed.")

@@ -140,16 +140,16 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     groups and differ from most groups of other methods. Further differences are in `others`.
     """
     groups = unnamed_groups(runs)
-    chosen = {(group.task, group.backend): _telling(_alike(group, groups)) for group in groups}
+    chosen = {(group.task, group.backend): _distinguishing_keys(_of_same_cell(group, groups)) for group in groups}
     named = [_named(group, groups, chosen) for group in groups]
     return sorted(named, key=lambda group: (task_place(group.task), group.place))
 
 
-def _alike(group: Group, groups: Sequence[Group]) -> list[Group]:
+def _of_same_cell(group: Group, groups: Sequence[Group]) -> list[Group]:
     return [other for other in groups if (other.task, other.backend) == (group.task, group.backend)]
 
 
-def _telling(groups: Sequence[Group]) -> list[str]:
+def _distinguishing_keys(groups: Sequence[Group]) -> list[str]:
     """Keys, as few as a greedy search finds, whose values are together different in each group."""
     settings = [group.settings for group in groups]
     found: list[str] = []
@@ -179,7 +179,7 @@ def _named(group: Group, groups: Sequence[Group], chosen: dict[tuple[str, str], 
     # One that the group lacks tells it apart from those that have it; on other tasks it says nothing.
     known = [key for key in keys if key in own or key in group.settings]
     shown = [key for key in known if key.startswith(_ATTENTION) or not _is_usual(key, group, groups)]
-    differ = differing([other.settings for other in _alike(group, groups)])
+    differ = differing([other.settings for other in _of_same_cell(group, groups)])
     rest = short_names([key for key in differ if key not in keys])
     return replace(
         group,

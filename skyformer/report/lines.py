@@ -207,7 +207,7 @@ def _read_line(text: str, place: Path) -> ListedRun:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a valid JSON number")
 
 
 def _check_schema(line: Any) -> None:

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from skyformer.attention import Attention, SkyformerAttention
-from skyformer.attention.reformer import ITSELF
+from skyformer.attention.reformer import SELF_PENALTY
 from skyformer.exceptions import RunError
 from skyformer.installation import command_parser
 from skyformer.ops.gaussian import gaussian_attention
@@ -34,7 +34,7 @@ def shared_target(query: Tensor, value: Tensor) -> Tensor:
     """What Reformer's buckets approximate: softmax over the other tokens' queries at length one (Kitaev et al., §2)."""
     query = query.double()
     logits = query @ (query / query.norm(dim=-1, keepdim=True)).mT * query.shape[-1] ** -0.5
-    logits.diagonal(dim1=-2, dim2=-1).sub_(ITSELF)
+    logits.diagonal(dim1=-2, dim2=-1).sub_(SELF_PENALTY)
     return logits.softmax(dim=-1) @ value.double()
 
 
@@ -203,10 +203,10 @@ def _of_encoder(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
     parser = command_parser("study approximation", _DESCRIPTION)
     add = parser.add_argument
     add("--encoder", type=str, required=True, help="Name or folder of a Hugging Face encoder.")
-    add("--text", type=str, required=True, help="A text file, of whose beginning the tokens are.")
+    add("--text", type=str, required=True, help="Text file; its first tokens are used.")
     add("--backends", type=list[str], default=BACKENDS, help="Overlays of configs/attention, or YAML files.")
     add("--output", type=str, default="report/approximation", help="Folder to write to.")
-    add("--seed_everything", type=int, default=0, help="Of the draws.")
+    add("--seed_everything", type=int, default=0, help="Seed of the random draws.")
     _add_arguments(parser)
     config = parser.parse_args(args)
     lengths = config.lengths or [512]
@@ -224,8 +224,8 @@ def _add_arguments(parser: ArgumentParser) -> None:
     )
     add("--num_landmarks", type=list[int], default=[16, 32, 64, 128, 256], help="d.")
     add("--peers", type=list[str], default=[], help="Other libraries: taylor-series-linear-attention, pykeops.")
-    add("--layer", type=int, default=-1, help="Whose query, key and value; -1 is the last.")
-    add("--example", type=int, default=0, help="Which of the validation set's examples that are long enough.")
+    add("--layer", type=int, default=-1, help="Layer to measure, from 0; -1 is the last.")
+    add("--example", type=int, default=0, help="Index of the example among those that are long enough.")
     add("--draws", type=int, default=3, help="Repeats with other random numbers.")
 
 

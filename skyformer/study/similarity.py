@@ -119,7 +119,7 @@ def run_similarity(args: list[str]) -> None:
     add("--lengths", type=list[int], default=[64, 128, 256, 512], help="Tokens of a text.")
     add("--num_landmarks", type=list[int], default=[16, 32, 64, 128, 256], help="d.")
     add("--draws", type=int, default=3, help="Repeats with other landmarks.")
-    add("--seed_everything", type=int, default=0, help="Of the first draw.")
+    add("--seed_everything", type=int, default=0, help="Seed of the first draw.")
     add("--output", type=str, default="report/similarity", help="Folder to write to.")
     config = parser.parse_args(args)
     numbers = [*config.lengths, *config.num_landmarks, config.draws]

@@ -38,9 +38,9 @@ def run_spectrum(args: list[str]) -> None:
     """Singular values of a layer's attention output for each backend: `spectrum.csv`, `.md`, `.png`."""
     parser = make_parser("spectrum", _DESCRIPTION, BACKENDS, "report/spectrum")
     add = parser.add_argument
-    add("--layer", type=int, default=1, help="Which layer, from 0; the paper shows the second.")
+    add("--layer", type=int, default=1, help="Layer to measure, from 0; the paper shows the second.")
     add("--length", type=int | None, help="Tokens of an example; default: 1,024, or as many as the task has.")
-    add("--examples", type=int, default=4, help="Over which is averaged.")
+    add("--examples", type=int, default=4, help="Number of examples to average over.")
     settings = [Setting.read(parser, args, path) for path in checkpoints_of(args)] or [Setting.read(parser, args)]
     if len(tasks := {setting.task for setting in settings}) > 1:
         raise RunError(

@@ -139,7 +139,7 @@ def _arguments(path: Path, key: str, given: Any) -> Arguments:
 def _seeds(path: Path, given: Any) -> list[int]:
     valid = isinstance(given, list) and all(type(seed) is int and 0 <= seed < 2**32 for seed in given)
     if not valid or len(set(given)) < len(given):
-        raise RunError(f"{path}: seeds={given!r} must be different whole numbers below 2**32, such as [0, 1, 2]")
+        raise RunError(f"{path}: seeds={given!r} must be different integers below 2**32, such as [0, 1, 2]")
     return given
 
 

@@ -80,8 +80,8 @@ def hold(folder: Path, seconds: float) -> Iterator[bool]:
 def is_running(folder: Path) -> bool:
     """Return whether a job has this run, or another process trains in its folder.
 
-    Checking briefly takes the lock. A job waits longer than that for its own lock. While it holds it, nobody checks the
-    lock of its training, which does not wait.
+    A check holds a lock for an instant only, and a job waits longer than that for its own lock. `fit` does not wait for
+    its lock, so nobody checks that one while a job holds the run.
     """
     return not _is_free(folder / _LOCK) or is_trained(folder)
 
@@ -113,10 +113,10 @@ def _held(path: Path, seconds: float) -> Iterator[bool]:
             lock.release()
 
 
-# Others briefly take a lock to check it; that of the training only before a job has the run's lock.
+# Longer than a check by another process holds a lock.
 _PROBE_SECONDS, _PROBE_TRAINING_SECONDS = 10.0, 1.0
-_TOO_SHORT = 124  # as timeout(1) says it
-_UNKNOWN_SIGNAL = -signal.SIGUSR1  # a command that does not know SLURM's signal yet, or any more, dies of it
+_TOO_SHORT = 124  # exit status of timeout(1)
+_UNKNOWN_SIGNAL = -signal.SIGUSR1  # kills a command that has not installed its handler yet, or has removed it
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ class Job:
     """One run's work.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         commands: argument vectors, one after the other.
         environment: variables to set for them.
-        threads: of each process, as in `environment`.
+        threads: number of threads of each process, as in `environment`.
         max_steps: optimiser steps of the whole run.
     """
 
@@ -199,7 +199,7 @@ def run_job(job: Job) -> None:
         code = commands.run()
         attempt.ended, attempt.status = time.time(), 128 - code if code < 0 else code
         again = code == _UNKNOWN_SIGNAL and "SLURM_JOB_ID" in os.environ
-        if again and not _came_further(folder, attempt):
+        if again and not _made_progress(folder, attempt):
             attempt.status = _TOO_SHORT
             _say(folder, "The job's time was over before it came any further; give it more (--slurm.time).")
         write_attempts(folder, attempts)
@@ -209,7 +209,7 @@ def run_job(job: Job) -> None:
         _say(folder, requeue())
 
 
-def _came_further(folder: Path, attempt: Attempt) -> bool:
+def _made_progress(folder: Path, attempt: Attempt) -> bool:
     checkpoint = folder / "checkpoints/last.ckpt"
     return checkpoint.exists() and checkpoint.stat().st_mtime >= attempt.started
 

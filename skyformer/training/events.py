@@ -18,13 +18,13 @@ def read_scalars(folder: Path) -> tuple[dict[str, list[ScalarEvent]], bool]:
     if not any(folder.glob(EVENTS)):
         return {}, False
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all points
-    with _hear_of_damage() as heard:
+    with _detect_truncation() as heard:
         events.Reload()
     return {name: events.Scalars(name) for name in events.Tags()["scalars"]}, bool(heard)
 
 
 @contextmanager
-def _hear_of_damage() -> Iterator[list[str]]:
+def _detect_truncation() -> Iterator[list[str]]:
     """Detect a corrupt file: TensorBoard skips its rest and reports this only to its log."""
     heard: list[str] = []
     logger = logging.getLogger("tensorboard")

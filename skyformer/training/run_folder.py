@@ -135,13 +135,13 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
     Raises:
         RunError: if it does not exist, or if a new fit would overwrite a run.
     """
-    goes_on = any((folder / name).exists() for name in (LAST, PREVIOUS))
+    can_resume = any((folder / name).exists() for name in (LAST, PREVIOUS))
     if subcommand == "fit":
         if named == "auto":
-            if not goes_on:  # best.ckpt may be there, from before the first one to resume from; it is written again
+            if not can_resume:  # best.ckpt may be there, from before the first one to resume from; it is written again
                 return None
             named = "last"
-        _check_not_written_over(named, folder, goes_on or (folder / BEST).exists())
+        _check_not_written_over(named, folder, can_resume or (folder / BEST).exists())
         if named is None:
             return None
     if named == "last" and not (folder / LAST).exists() and (folder / PREVIOUS).exists():
@@ -179,7 +179,8 @@ def read_or_fall_back(path: Path, named: str | None, subcommand: str) -> tuple[P
         with suppress(FileNotFoundError):  # another process of this run was first
             if subcommand == "fit":
                 os.replace(path, next_free_path(path.parent, "last.damaged", ".ckpt"))
-        print(f"{error}\nGoing on from the one before, {previous}, step {checkpoint['global_step']:,}.", flush=True)
+        step = checkpoint["global_step"]
+        print(f"{error}\nResuming from the previous checkpoint, {previous}, step {step:,}.", flush=True)
         return previous, checkpoint
 
 
@@ -211,7 +212,8 @@ def lock_run(held: ExitStack, folder: Path) -> None:
             "--trainer.default_root_dir."
         ) from error
     if lock is None:
-        print(f"{folder} lies on a file system without locks: see that no other process trains in it.", flush=True)
+        warning = "is on a file system without file locks. Make sure that no other process trains in it."
+        print(f"{folder} {warning}", flush=True)
     else:
         held.callback(lock.release)
 
@@ -270,7 +272,7 @@ def check_pretrained(config: Mapping[str, Any]) -> None:
         lines.insert(0, f"  task: {tasks[0]} in the checkpoint, {tasks[1]} now")
     if lines:
         fix = f"Fix: set them as they were, or pretrain such an encoder with configs/pretrain/{tasks[1]}.yaml."
-        raise RunError("\n".join([f"model.init_from: {named} was pretrained otherwise:", *lines, fix]))
+        raise RunError("\n".join([f"model.init_from: {named} was pretrained with other settings:", *lines, fix]))
 
 
 def _whole(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
@@ -309,7 +311,7 @@ def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_pr
         text = f"the data differs from what the checkpoint was trained on: hash {data_hash} now, {before} then"
         if fits:
             raise RunError(f"{text}. Set data.data_dir or data.source as they were, or start another run.")
-        rank_zero_warn(f"{text}; the result is of the data at hand.", category=DataWarning)
+        rank_zero_warn(f"{text}; the result is for the current data.", category=DataWarning)
     if fits and processes != num_processes:
         raise RunError(
             f"the checkpoint is of a run of {processes} process(es), this one has {num_processes}: batches and random "

@@ -180,8 +180,8 @@ def test_file_system_without_locks_is_said(error, tmp_path, main, capsys, tiny_a
     arguments = [*tiny_arguments("listops", tmp_path / "run"), f"--data.init_args.data_dir={tmp_path}/data"]
     main(["fit", *arguments, "--trainer.max_steps=3"])
     said = capsys.readouterr().out
-    assert f"{tmp_path}/data lies on a file system without locks" in said
-    assert f"{tmp_path}/run lies on a file system without locks" in said
+    assert f"{tmp_path}/data is on a file system without file locks" in said
+    assert f"{tmp_path}/run is on a file system without file locks" in said
     with hold(tmp_path, 0) as free:
         assert free
 
@@ -399,7 +399,7 @@ def test_loader_without_shared_memory_or_files_is_said_in_one_line(said, capsys)
     with pytest.raises(SystemExit), exit_on_error():
         raise RuntimeError(said)
     line = capsys.readouterr().err
-    assert line.startswith(f"error: the loader's processes do not deliver ({said}")
+    assert line.startswith(f"error: the DataLoader's worker processes stopped responding ({said}")
     assert "Fix: --data.num_workers 0" in line
 
 

@@ -197,7 +197,7 @@ def test_what_is_no_folder(make, name, fix, tmp_path, refused):
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/data", "a\0b", "\ud800"])
 def test_what_can_be_no_path(name):
-    with pytest.raises(ValueError, match=r"data\.data_dir='.*' can be no folder .*; name another one"):
+    with pytest.raises(ValueError, match=r"data\.data_dir='.*' cannot be a folder .*Fix: name another one"):
         ListOps(data_dir=name)
 
 

@@ -106,7 +106,7 @@ def test_split_lives_on_a_gpu_that_has_room(settings, root, free, expected, monk
 def test_large_split_stays_on_the_host(monkeypatch):
     data = Pathfinder()
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40))
-    monkeypatch.setattr(base, "MOST_DEVICE_BYTES", 10_000)
+    monkeypatch.setattr(base, "MAX_DEVICE_BYTES", 10_000)
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda", 0)))
     assert data._batches(random_split([1024] * 10)).device is None
     assert data._batches(random_split([1024] * 9)).device == torch.device("cuda", 0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from datamodules import Image, ListOps, Pathfinder, PathX, Protocol, Retrieval, Text
-from datamodules.augmentation import MOST_SHIFT, NUM_VIEWS, num_views, pixel_sources
+from datamodules.augmentation import MAX_SHIFT, NUM_VIEWS, num_views, pixel_sources
 from datamodules.batches import TrainBatches
 from datamodules.image_batches import ImageBatches
 from datamodules.prepared.split import Split
@@ -51,7 +51,7 @@ def test_single_views():
 
 def test_shift_moves_by_every_step_and_repeats_the_edge():
     big, seen = np.arange(1024).reshape(32, 32), set()
-    padded = np.pad(big, MOST_SHIFT, mode="edge")
+    padded = np.pad(big, MAX_SHIFT, mode="edge")
     for number in range(NUM_VIEWS["shift"]):
         down, right = divmod(number, 9)
         shifted = view_of(big, "shift", number)
@@ -158,7 +158,7 @@ def test_true_is_the_first_augmentation():
         (
             Pathfinder,
             {"augment": ["crop"]},
-            r"crop is no augmentation .* labels of Pathfinder .*any of transpose, flip_",
+            r"crop is not a label-preserving augmentation for Pathfinder .*any of transpose, flip_",
         ),
         (Image, {"augment": ["shift", "transpose"]}, r"transpose is .* Fix: name any of flip_horizontal, shift, crop"),
         (

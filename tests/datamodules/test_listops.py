@@ -64,8 +64,8 @@ def test_values_worked_out_by_hand(text, value):
     ("text", "message"),
     [
         ("", "ends too early"),
-        ("]", "token 15 at 0 starts no expression"),
-        ("[MAX <pad> ]", "token 0 at 1 starts no expression"),
+        ("]", "token 15 at 0 cannot start an expression"),
+        ("[MAX <pad> ]", "token 0 at 1 cannot start an expression"),
         ("[MIN ]", "operator at 0 has no arguments"),
         ("[MAX 3 [SM ] ]", "operator at 2 has no arguments"),
         ("[MAX 3 4", "operator at 0 .* not closed"),

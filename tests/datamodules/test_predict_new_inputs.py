@@ -107,10 +107,10 @@ def test_tokens_are_those_of_training(tmp_path):
         (
             "listops",
             "[MAX 2 ]\n[MAX 2",
-            "'[MAX 2' is no expression, the operator at 0 has no arguments or is not closed",
+            "'[MAX 2' is not a valid expression, the operator at 0 has no arguments or is not closed",
         ),
-        ("listops", "[MAX 2 ] ]", "'[MAX 2 ] ]' is no expression, 1 tokens follow the end of the expression"),
-        ("listops", "[MAX 2 ]\n[MOX 1 ]", "'[MOX 1 ]' is no expression (got {path}:2)"),
+        ("listops", "[MAX 2 ] ]", "'[MAX 2 ] ]' is not a valid expression, 1 tokens follow the end of the expression"),
+        ("listops", "[MAX 2 ]\n[MOX 1 ]", "'[MOX 1 ]' is not a valid expression (got {path}:2)"),
         ("listops", "1 " * 70, "70 tokens, data.max_length is 64 (got {path}:1)"),
         ("text", "", "nothing to predict (got {path})"),
         ("text", "A fine film.".encode("utf-16"), "UTF-16 text, but models read UTF-8 (got {path})"),

@@ -277,7 +277,7 @@ def test_names_and_what_was_skipped_are_kept(tmp_path):
 def test_split_of_which_much_is_missing_is_refused(tmp_path):
     """A release that is not unpacked wholly; six of seven are more than the few that any may lack."""
     outcomes = [*[Skipped("c: no such file")] * 6, Example((np.ones(2, dtype=np.uint8),), 0)]
-    with pytest.raises(PreparedDataError, match=r"split 'test' has 1 examples; 6 skipped; .*Is the source whole"):
+    with pytest.raises(PreparedDataError, match=r"'test' has 1 examples; 6 skipped; .*The source seems incomplete"):
         prepare(tmp_path, "task", {}, lambda: {"test": packed(outcomes)}, lambda: 1, LAYOUT.dtypes)
     assert visible(tmp_path) == []
 

@@ -69,7 +69,7 @@ def test_checkpoint_of_a_run_brings_its_configuration(command, run, tmp_path, ma
 def test_missing_checkpoint_is_said(tmp_path, main, capsys):
     with pytest.raises(SystemExit):
         main(["export", f"--ckpt_path={tmp_path}/none.ckpt", f"--output={tmp_path}/x.ckpt"])
-    assert f"--ckpt_path {tmp_path}/none.ckpt is no file. Fix: " in capsys.readouterr().err
+    assert f"--ckpt_path {tmp_path}/none.ckpt is not a file. Fix: " in capsys.readouterr().err
 
 
 def test_result_of_other_weights_or_data_does_not_go_along(run, tmp_path, main, monkeypatch):

@@ -128,8 +128,8 @@ def judge(case: Case, found: Outcome, strays: list[str]) -> str:
     if start < 0:
         return f"exit status {found.status} without a line that starts with error:"
     said = found.said[start:]
-    if "not foreseen" in said:
-        return "an error that was not foreseen"
+    if "error is unexpected" in said:
+        return "an unexpected error"
     if case.key and not _names(case, said):
         return "the message does not name the key"
     return PARSER if found.status == 2 else OURS

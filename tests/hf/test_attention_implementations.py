@@ -242,11 +242,11 @@ def test_causal_and_windowed_models_are_refused(architecture, settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_landmarks": 0}, r"num_landmarks must be a whole number of at least 1 \(got 0\)"),
-        ({"num_landmarks": 2.5}, r"num_landmarks must be a whole number of at least 1 \(got 2.5\)"),
+        ({"num_landmarks": 0}, r"num_landmarks must be an integer of at least 1 \(got 0\)"),
+        ({"num_landmarks": 2.5}, r"num_landmarks must be an integer of at least 1 \(got 2.5\)"),
         ({"ridge": 0}, r"ridge must be a number above 0 \(got 0\)"),
         ({"ridge": "0.1"}, r"ridge must be a number above 0 \(got '0.1'\)"),
-        ({"seed": None}, r"seed must be a whole number \(got None\)"),
+        ({"seed": None}, r"seed must be an integer \(got None\)"),
         ({"landmarks": 3}, r"config.skyformer must be a dict of num_landmarks, ridge, seed \(got {'landmarks': 3}\)"),
     ],
 )
@@ -274,5 +274,5 @@ def test_fixed_draw_depends_on_the_token_not_on_the_length():
 
 def test_missing_transformers_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=re.escape("Fix: pip install 'skyformer[hf]'")):
+    with pytest.raises(ImportError, match=re.escape("Fix: pip install -e '.[hf]'")):
         skyformer.hf.register()

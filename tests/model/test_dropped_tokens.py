@@ -118,10 +118,10 @@ def test_hidden_pixels_are_those_of_masking(attention, pictures, dropped):
     left_out = model._masked_batch(dropped.tokens, dropped.mask, dropped.position, example)
     assert masked.number == left_out.number > 0
     torch.testing.assert_close(left_out.loss, masked.loss, rtol=1e-9, atol=0)
-    for part in ("hidden", "predicted"):
+    for part in ("masked", "predicted"):
         whole, restored = (_pixels(getattr(b, part).long(), b.position, SIDE) for b in (masked, left_out))
         assert torch.equal(whole, restored)
-    assert not (masked.hidden & ~kept(tokens)).any()
+    assert not (masked.masked & ~kept(tokens)).any()
 
 
 def test_training_gradients_are_those_of_masking_with_every_row_a_landmark(pictures, dropped):

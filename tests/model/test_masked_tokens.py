@@ -50,7 +50,7 @@ def test_loss_is_the_mean_over_hidden_tokens(fixed_shapes):
     draws = torch.tensor([[0.1, 0.9, 0.5], [0.49, 0.0, 0.2]])
     found = objective(encoder, tokens, mask, None, draws, fixed_shapes)
     assert seen[0].tolist() == [[3, 2, 1], [3, 3, 0]]
-    assert found.hidden.tolist() == [[True, False, False], [True, True, False]]
+    assert found.masked.tolist() == [[True, False, False], [True, True, False]]
     assert found.predicted.tolist() == [[2, 2, 1], [2, 2, 0]]
     assert found.number == 3
     assert found.accuracy.item() == pytest.approx(2 / 3)
@@ -83,11 +83,11 @@ def test_share_of_hidden_tokens():
     tokens, mask = torch.ones(8, 2000, dtype=torch.int64), torch.arange(2000) < torch.tensor([[1500]] * 8)
     with torch.no_grad():
         torch.manual_seed(3)
-        first = model._masked_batch(tokens[:, :LENGTH], None, None).hidden
+        first = model._masked_batch(tokens[:, :LENGTH], None, None).masked
         torch.manual_seed(3)
-        assert torch.equal(model._masked_batch(tokens[:, :LENGTH], None, None).hidden, first), "the seed decides"
+        assert torch.equal(model._masked_batch(tokens[:, :LENGTH], None, None).masked, first), "the seed decides"
     for draws in (torch.rand(tokens.shape), evaluation_draws(torch.arange(8), 1, 2000)):
-        hidden = model.masked_tokens(no_encoder, tokens, mask, None, draws).hidden
+        hidden = model.masked_tokens(no_encoder, tokens, mask, None, draws).masked
         assert not hidden[~mask].any()
         assert abs(hidden.sum().item() - 0.3 * 12_000) < 4 * (12_000 * 0.3 * 0.7) ** 0.5
         pairs = (hidden[:, 1:1500] & hidden[:, :1499]).sum().item()
@@ -105,19 +105,19 @@ def test_evaluation_hides_the_same_tokens_of_an_example_whatever_its_batch():
     example = torch.arange(4)
     whole = model._masked_batch(tokens, mask, None, example)
     parts = [model._masked_batch(tokens[i, None, :11], mask[i, None, :11], None, example[i, None]) for i in range(4)]
-    kept = whole.hidden[:, :11]
-    assert torch.equal(torch.cat([part.hidden for part in parts]), kept)
+    kept = whole.masked[:, :11]
+    assert torch.equal(torch.cat([part.masked for part in parts]), kept)
 
 
 def test_two_documents_are_two_sequences():
     model = make_model(objective="masked_tokens", mask_ratio=0.5, num_documents=2).eval()
     tokens, mask = make_batch(documents=2)
     found = model._masked_batch(tokens, mask, None, torch.arange(4))
-    assert found.hidden.shape == (8, LENGTH)
-    assert (found.hidden & ~mask.flatten(0, 1)).sum() == 0
-    inputs = tokens.flatten(0, 1).masked_fill(found.hidden, VOCABULARY)
+    assert found.masked.shape == (8, LENGTH)
+    assert (found.masked & ~mask.flatten(0, 1)).sum() == 0
+    inputs = tokens.flatten(0, 1).masked_fill(found.masked, VOCABULARY)
     scores = model.masked_tokens.output(model.encoder(inputs, mask.flatten(0, 1)))
-    expected = F.cross_entropy(scores[found.hidden], tokens.flatten(0, 1)[found.hidden])
+    expected = F.cross_entropy(scores[found.masked], tokens.flatten(0, 1)[found.masked])
     torch.testing.assert_close(found.loss, expected)
 
 

@@ -149,7 +149,7 @@ def without(key):
         (lambda line: line.update(test_accuracy=72.6), "test_accuracy: 72.6 is greater than the maximum of 1"),
         (lambda line: line.update(schema=2), "schema: 1 was expected"),
         (lambda line: line.update(note=""), "('note' was unexpected)"),
-        (lambda line: line.update(hours=float("nan")), "this is not JSON (NaN is no number of JSON)"),
+        (lambda line: line.update(hours=float("nan")), "this is not JSON (NaN is not a valid JSON number)"),
         (lambda line: line["starts"][0].update(command="run.py"), "starts[0].command: 'run.py' is not of type 'array'"),
         (lambda line: line["config"]["trainer"].update(max_steps=7), "config_hash: it contradicts config"),
         (lambda line: line["config"].update(data={}), "config: this is not the configuration of a run"),

@@ -20,7 +20,7 @@ def stops(main, capsys, arguments: list[str], *words: str) -> None:
     assert len(lines) == 1, said
     for word in words:
         assert word in lines[0], f"{word!r} not in: {lines[0]}"
-    assert "was not foreseen" not in said
+    assert "error is unexpected" not in said
 
 
 def partials(folder) -> list[str]:

@@ -39,4 +39,4 @@ def test_missing_pyarrow_is_said_before_anything_runs(trained, main, monkeypatch
     with pytest.raises(SystemExit) as stopped:
         main(["predict", f"--config={trained}/config.yaml", "--predictions.format=parquet"])
     assert stopped.value.code == 1
-    assert "pip install 'skyformer[parquet]'" in capsys.readouterr().err
+    assert "pip install -e '.[parquet]'" in capsys.readouterr().err

@@ -73,9 +73,9 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers if trainer.is_global_zero else []:
             if isinstance(logger, CSVLogger):
                 logger.start_at(trainer.global_step, self._evaluation_is_due)
-        self._make_up(trainer)
+        self._finish_interrupted_step(trainer)
 
-    def _make_up(self, trainer: Trainer) -> None:
+    def _finish_interrupted_step(self, trainer: Trainer) -> None:
         """Finish the step before a resume: write its row of the log and run its evaluation."""
         for logger in trainer.loggers if self._to_log else []:
             logger.log_metrics(self._to_log, step=trainer.global_step - 1)

@@ -65,14 +65,14 @@ def draw_sheet(pictures: np.ndarray, labels: Tensor, predictions: Tensor) -> np.
 
 def draw_reconstructions(batch: MaskedBatch, side: int) -> np.ndarray:
     """Draw the first eight images as a `(height, width, 3)` uint8 sheet of three rows: original, masked, predicted."""
-    tokens, hidden, predicted = (
+    tokens, masked, predicted = (
         _pixels(values, batch.position, side)[:COLUMNS].byte().cpu().numpy()
-        for values in (batch.tokens, batch.hidden.long(), batch.predicted)
+        for values in (batch.tokens, batch.masked.long(), batch.predicted)
     )
-    grey, is_hidden = np.repeat(tokens[..., None], 3, axis=-1), hidden[..., None] > 0
-    seen = np.where(is_hidden, np.array(WRONG, dtype=np.uint8), grey)
+    grey, is_masked = np.repeat(tokens[..., None], 3, axis=-1), masked[..., None] > 0
+    seen = np.where(is_masked, np.array(WRONG, dtype=np.uint8), grey)
     empty: Tile = (np.full((side, side), 255, dtype=np.uint8), (255, 255, 255), "")
-    rows = [("image", grey), ("hidden pixels", seen), ("reconstruction", predicted)]
+    rows = [("image", grey), ("masked pixels", seen), ("reconstruction", predicted)]
     return _draw(
         [
             (pictures[number], FRAME, caption) if number < len(pictures) else empty

@@ -19,7 +19,7 @@ class LabelCounts:
         self.examples = torch.zeros((), dtype=torch.int64, device=module.device)
 
     def add(self, batch: Any, outputs: Any) -> None:
-        labels = outputs.tokens[outputs.hidden] if isinstance(outputs, MaskedBatch) else batch.label
+        labels = outputs.tokens[outputs.masked] if isinstance(outputs, MaskedBatch) else batch.label
         self.counts += torch.bincount(labels[labels != UNLABELLED], minlength=len(self.counts))
         self.examples += len(batch.label)
 
@@ -35,7 +35,7 @@ class LabelCounts:
 
 
 def pretrains(module: LightningModule) -> bool:
-    """Return whether the module predicts hidden tokens in place of classes."""
+    """Return whether the module predicts masked tokens in place of classes."""
     return module.hparams.get("objective", "classify") != "classify"
 
 

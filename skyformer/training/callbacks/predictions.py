@@ -34,7 +34,7 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, format: Literal["csv", "parquet"] = "csv") -> None:
         super().__init__(write_interval="epoch")
         if format == "parquet" and find_spec("pyarrow") is None:
-            raise ValueError("predictions.format=parquet needs pyarrow: pip install 'skyformer[parquet]'")
+            raise ValueError("predictions.format=parquet needs pyarrow. Fix: pip install -e '.[parquet]'")
         self.format = format
 
     def write_on_epoch_end(
