@@ -298,8 +298,9 @@ class SequenceDataModule(LightningDataModule, ABC):
         if self.trainer is None or self.num_workers > 0 or self.trainer.strategy.root_device.type != "cuda":
             return None
         device = self.trainer.strategy.root_device
-        free, _ = torch.cuda.mem_get_info(device)
-        limit = min(MAX_DEVICE_BYTES, free // MAX_DEVICE_SHARE)
+        free, total = torch.cuda.mem_get_info(device)
+        allowed = total * torch.cuda.get_per_process_memory_fraction(device)  # several runs may share a GPU
+        limit = min(MAX_DEVICE_BYTES, min(free, allowed) // MAX_DEVICE_SHARE)
         return device if arrays.tokens.nbytes + arrays.offsets.nbytes + arrays.labels.nbytes <= limit else None
 
     @property

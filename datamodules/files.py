@@ -1,4 +1,4 @@
-"""Open untrusted files: regular files only, with a limit of their size."""
+"""Open untrusted files (regular files only, with a limit of their size), and lock files."""
 
 import errno
 import os
@@ -83,21 +83,38 @@ def usable_folder(data_dir: str) -> Path:
     return path
 
 
+def acquire_lock(path: Path, seconds: float = 0.0) -> FileLock | None:
+    """Return the held lock of this file, or None on a file system without locks.
+
+    Args:
+        path: the lock file.
+        seconds: to wait for another process; -1 for any time.
+
+    Raises:
+        Timeout: if another process holds it for longer.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=seconds)
+    except (NotImplementedError, OSError) as error:  # a Timeout is an OSError without errno
+        if not (isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS):
+            raise
+        return None
+    return lock
+
+
 @contextmanager
 def waiting_lock(path: Path) -> Iterator[None]:
     """Hold a lock file. Print a line when another process has it, and when the file system has no locks."""
-    lock = FileLock(path)
     try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"Waiting for another process that prepares the same data ({path}) ...", flush=True)
-            lock.acquire()
-    except (NotImplementedError, OSError) as error:
-        if not (isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS):
-            raise
+        lock = acquire_lock(path)
+    except Timeout:
+        print(f"Waiting for another process that prepares the same data ({path}) ...", flush=True)
+        lock = acquire_lock(path, -1)
+    if lock is None:
         print(f"{path.parent} is on a file system without file locks. Make sure that no other process prepares it.")
     try:
         yield
     finally:
-        lock.release()
+        if lock:
+            lock.release()

@@ -16,6 +16,7 @@ from datamodules.files import PreparedDataError
 from datamodules.generate import check_seed, check_sizes, generate
 from datamodules.listops_grammar import (
     CLOSE,
+    MIN,
     TOKENS,
     draw_expression,
     evaluate,
@@ -152,7 +153,11 @@ class ListOps(SequenceDataModule):
     def _read(self, split: str) -> Iterator[Example]:
         path = self.release / FILES[split]
         for where, (source, target) in read_rows(path, 2, f"Reading ListOps, {split:>5}", header=HEADER):
-            tokens = _with_or_without(self.protocol.brackets, tokenize(where, source))
+            whole = tokenize(where, source)
+            operators, ends = int(((whole >= MIN) & (whole < CLOSE)).sum()), int((whole == CLOSE).sum())
+            if operators != ends:
+                raise damaged(where, f"{operators} operators and {ends} closing brackets, expected equal numbers")
+            tokens = _with_or_without(self.protocol.brackets, whole)
             if not 0 < len(tokens) < self.bounds["max_length"]:
                 expected = f"1 ... {self.bounds['max_length'] - 1} (data.max_length)"
                 raise damaged(where, f"{len(tokens)} tokens, expected {expected}")

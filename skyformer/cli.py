@@ -27,8 +27,8 @@ from skyformer.model.checkpoint_io import BEST, AtomicCheckpointIO
 from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.schedule import TrainingParser
 from skyformer.training import callbacks, slurm
-from skyformer.training.callbacks.ending import early_end
 from skyformer.training.config_checks import check_config, check_nulls, check_trainer, trainer_settings
+from skyformer.training.ending import early_end
 from skyformer.training.loggers import ContinuedLogger, TensorBoardLogger
 from skyformer.training.memory import keep_freed_memory, limit_gpu_memory
 from skyformer.training.overlays import OverlayFile
@@ -41,6 +41,7 @@ from skyformer.training.run_folder import (
     read_or_fall_back,
     run_folder,
 )
+from skyformer.yaml_text import load_yaml
 
 
 def _quieten() -> None:
@@ -132,6 +133,13 @@ def _raising_callback(error: Exception) -> str:
         if issubclass(made, Callback):
             return made.__name__ if made.__module__.startswith("lightning.") else ""
     return ""
+
+
+def _as_list(given: Any) -> list[Any]:
+    """Return a setting that takes one object, several or none as a list."""
+    if given is None:
+        return []
+    return given if isinstance(given, list) else [given]
 
 
 def _say_slow_precision(trainer: Trainer) -> None:
@@ -337,13 +345,12 @@ class SkyformerCLI(LightningCLI):
                 distributed.destroy_process_group()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        plugins = self._get(self.config_init, "trainer").get("plugins") or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
+        given = self._get(self.config_init, "trainer")
+        plugins = _as_list(given.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins = [*plugins, AtomicCheckpointIO()]
-        given = self._get(self.config_init, "trainer")
-        bars = [callback for callback in given.get("callbacks") or [] if isinstance(callback, ProgressBar)]
-        if given.get("enable_progress_bar") is not False and not bars:
+        has_bar = any(isinstance(callback, ProgressBar) for callback in _as_list(given.get("callbacks")))
+        if given.get("enable_progress_bar") is not False and not has_bar:
             self.trainer_defaults["callbacks"].append(callbacks.StepProgressBar())
         try:
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
@@ -412,7 +419,7 @@ class SkyformerCLI(LightningCLI):
                 f"{', '.join(keys)}: config.yaml cannot hold it (got {given}). Fix: set it to text, a number, or "
                 "a class path with such arguments"
             ) from error
-        return yaml.load(dump, Loader=yaml.CSafeLoader)
+        return load_yaml(dump)
 
     def _name_loggers(self, config: Any, folder: Path) -> None:
         """Use TensorBoard unless loggers are named. Loggers with a folder write into the run's folder.
@@ -428,5 +435,7 @@ class SkyformerCLI(LightningCLI):
             )
         loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
         for logger in filter(None, loggers):
-            named = logger.init_args.get("save_dir")
-            logger.init_args.save_dir = str(folder if named in (None, ".") else Path(named).expanduser())
+            arguments = logger.get("init_args") or {}
+            if "save_dir" in arguments:  # a logger that writes files
+                named = arguments["save_dir"]
+                logger.init_args.save_dir = str(folder if named in (None, ".") else Path(named).expanduser())

@@ -1,34 +1,12 @@
-"""Atomic writes and locks."""
+"""Atomic writes."""
 
 import csv
-import errno
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
-
-# What a file system without locks answers: NFS without its lock daemon, some FUSE and parallel file systems.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-
-
-def acquire_lock(path: Path, seconds: float = 0.0) -> FileLock | None:
-    """Return the held lock of this file, or None on a file system without locks.
-
-    Raises:
-        Timeout: if another process holds it for longer than `seconds`.
-    """
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=seconds)
-    except (NotImplementedError, OSError) as error:  # a Timeout is an OSError without errno
-        if not (isinstance(error, NotImplementedError) or error.errno in _NO_LOCKS):
-            raise
-        return None
-    return lock
 
 
 def write_atomically(path: Path, content: bytes | memoryview | str, former: Path | None = None) -> None:

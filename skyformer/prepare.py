@@ -7,7 +7,6 @@ from typing import Any
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from datamodules.base import SequenceDataModule
-from datamodules.prepared.format import verify
 from datamodules.summary import print_summary
 from skyformer.exceptions import unwrapping_value_errors
 from skyformer.installation import command_parser
@@ -36,7 +35,7 @@ def run_prepare(args: list[str]) -> SequenceDataModule:
         args: arguments after `prepare`.
 
     Raises:
-        PreparedDataError: when it cannot be made or, with `--verify`, has changed since.
+        PreparedDataError: if it cannot be made, or if a file has changed since.
         RunError: for an invalid value.
         SystemExit: 2 for a wrong argument.
     """
@@ -53,8 +52,6 @@ def run_prepare(args: list[str]) -> SequenceDataModule:
     seconds = time.perf_counter() - start
     data.setup("fit")
     print_summary(data, None if there else seconds)
-    if config.verify:
-        print(f"The checksums of {verify(data.folder)} files are right.")
     return data
 
 
@@ -63,7 +60,6 @@ def _parser() -> ArgumentParser:
         "prepare", "Make a task's data without training, and print what it is. Takes the YAML files that fit takes."
     )
     parser.add_argument("--config", action="config", help="A task's YAML file, then overlays; later ones win.")
-    parser.add_argument("--verify", action="store_true", help="Compare the checksums with those of when it was made.")
     parser.add_subclass_arguments(SequenceDataModule, "data", required=True)
     for name in _OTHERS:
         parser.add_argument(f"--{name}", type=Any, help=SUPPRESS)

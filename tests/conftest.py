@@ -20,6 +20,9 @@ from tiny_runs import build_arguments
 if TYPE_CHECKING:
     from skyformer.cli import SkyformerCLI
 
+# cuBLAS reads this once, at a process's first product; deterministic runs on a GPU need it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 def pytest_collection_finish() -> None:
     """What is there by now stays until the end: searching it for garbage again and again takes a while."""
@@ -41,6 +44,15 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def default_algorithms() -> Iterator[None]:
+    """A run with `trainer.deterministic=true` sets this for its whole process."""
+    yield
+    import torch
+
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

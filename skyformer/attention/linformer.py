@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from skyformer.attention.base import Attention
-from skyformer.ops.checks import check_at_least_one
+from skyformer.ops.checks import check_at_least_one, check_choice
 from skyformer.ops.dropout import check_probability
 from skyformer.ops.softmax import softmax_attention
+
+Sharing = Literal["none", "heads", "key_value", "layers"]
 
 
 class LinformerAttention(Attention):
@@ -32,11 +34,12 @@ class LinformerAttention(Attention):
 
     def __init__(
         self, num_heads: int, head_dim: int, max_length: int,
-        projected_length: int = 128, sharing: Literal["none", "heads", "key_value", "layers"] = "heads",
+        projected_length: int = 128, sharing: Sharing = "heads",
         dropout: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         check_at_least_one(projected_length=projected_length)
+        check_choice("sharing", sharing, Sharing)
         self.dropout = check_probability("dropout", dropout)
         self.sharing = sharing
         shape = (num_heads if sharing == "none" else 1, max_length, projected_length)

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skyformer.attention.base import Attention, attendable
-from skyformer.ops.checks import check_at_least_one
+from skyformer.ops.checks import check_at_least_one, check_choice
 from skyformer.ops.landmarks import segment_means
 from skyformer.ops.linalg import newton_schulz_inverse
 
+PseudoInverse = Literal["iterative", "exact"]
 MASKED_LOGIT = -1e30  # a logit whose weight is 0; finite, since an example without tokens has no other
 
 
@@ -32,10 +33,11 @@ class NystromformerAttention(Attention):
 
     def __init__(
         self, num_heads: int, head_dim: int, max_length: int,
-        num_landmarks: int = 128, pinv: Literal["iterative", "exact"] = "iterative", conv_kernel: int = 33,
+        num_landmarks: int = 128, pinv: PseudoInverse = "iterative", conv_kernel: int = 33,
     ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         check_at_least_one(num_landmarks=num_landmarks)
+        check_choice("pinv", pinv, PseudoInverse)
         if conv_kernel < 0 or (conv_kernel and conv_kernel % 2 == 0):
             raise ValueError(f"conv_kernel={conv_kernel} must be odd, or 0 for none")
         self.num_landmarks = num_landmarks

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention
-from skyformer.ops.blocks import is_recomputing
-from skyformer.ops.checks import check_above_zero, check_at_least_one
+from skyformer.ops.checks import check_above_zero, check_at_least_one, check_choice
 from skyformer.ops.random_features import key_features, query_features
+from skyformer.ops.recompute import is_recomputing
+
+Kernel = Literal["softmax", "relu"]
 
 
 class PerformerAttention(Attention):
-    """FAVOR+ (Choromanski et al., ICLR 2021): `φ(Q) (φ(K)ᵀ V)`, each row over `φ(Q) (φ(K)ᵀ 1)`; O(N m P) time.
+    """FAVOR+ (Choromanski et al., ICLR 2021): `φ(Q) (φ(K)ᵀ V)`, each row divided by `φ(Q) (φ(K)ᵀ 1)`; O(N m P).
 
     With x = q / p^¼ or k / p^¼ and orthogonal ω_1 … ω_m, `φ(x) = exp(ω x − ‖x‖²/2 − c) + ε` (Lemma 1, Eq. 7), or
     `relu(ω x) + ε`. The stabiliser c cancels except for ε. For a query it is its own largest ω x, and for keys the
@@ -36,11 +38,12 @@ class PerformerAttention(Attention):
 
     def __init__(
         self, num_heads: int, head_dim: int, max_length: int,
-        num_features: int = 128, kernel: Literal["softmax", "relu"] = "softmax", eps: float = 1e-4,
+        num_features: int = 128, kernel: Kernel = "softmax", eps: float = 1e-4,
         redraw_every: int | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         check_at_least_one(num_features=num_features)
+        check_choice("kernel", kernel, Kernel)
         check_above_zero(eps=eps)
         if redraw_every is not None and redraw_every < 1:
             raise ValueError(f"redraw_every={redraw_every} must be at least 1, or null for never")

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from skyformer.attention.base import Attention
-from skyformer.ops.checks import check_above_zero, check_at_least_one
+from skyformer.ops.checks import check_above_zero, check_at_least_one, check_choice
 from skyformer.ops.landmarks import gather_rows, half_and_half_rows, noise_by_rank, uniform_rows
-from skyformer.ops.nystrom import nystrom_gaussian_attention
+from skyformer.ops.nystrom import Solver, nystrom_gaussian_attention
+
+LandmarkDraw = Literal["uniform", "half_and_half"]
+EvalLandmarks = Literal["fixed", "fresh"]
 
 
 class SkyformerAttention(Attention):
@@ -36,12 +39,14 @@ class SkyformerAttention(Attention):
 
     def __init__(
         self, num_heads: int, head_dim: int, max_length: int,
-        num_landmarks: int = 128, ridge: float = 0.1, solver: Literal["cholesky", "newton_schulz"] = "cholesky",
-        landmark_draw: Literal["uniform", "half_and_half"] = "uniform",
-        eval_landmarks: Literal["fixed", "fresh"] = "fixed", seed: int = 0,
+        num_landmarks: int = 128, ridge: float = 0.1, solver: Solver = "cholesky",
+        landmark_draw: LandmarkDraw = "uniform", eval_landmarks: EvalLandmarks = "fixed", seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(num_heads, head_dim, max_length)
         check_at_least_one(num_landmarks=num_landmarks)
+        check_choice("solver", solver, Solver)
+        check_choice("landmark_draw", landmark_draw, LandmarkDraw)
+        check_choice("eval_landmarks", eval_landmarks, EvalLandmarks)
         if landmark_draw == "half_and_half" and num_landmarks % 2:
             raise ValueError(f"num_landmarks={num_landmarks} must be even for landmark_draw='half_and_half'")
         check_above_zero(ridge=ridge)

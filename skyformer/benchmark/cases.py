@@ -10,6 +10,7 @@ import yaml
 
 from skyformer.exceptions import RunError
 from skyformer.installation import CONFIGS, find_overlay
+from skyformer.yaml_text import load_yaml
 
 OVERLAYS = CONFIGS / "attention"
 Part = Literal["layer", "step"]
@@ -67,7 +68,7 @@ def read_attention(named: str, dropout: float) -> tuple[str, dict[str, Any]]:
     """
     path = overlay_path(named)
     try:
-        attention = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["attention"]
+        attention = load_yaml(path.read_text(encoding="utf-8"))["model"]["attention"]
         arguments = dict(attention.get("init_args") or {})
         class_path = str(attention["class_path"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:

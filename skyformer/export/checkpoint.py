@@ -11,6 +11,8 @@ from skyformer.model.earlier_versions import upgrade_config
 from skyformer.training.result import read_test_accuracy
 from skyformer.yaml_text import load_yaml
 
+# Parts of a trainer that do not belong to a model, and that would run code of the user who trained it.
+EXTENSIONS = {"callbacks": None, "logger": None, "plugins": None, "profiler": None}
 _EXPORTED = (*FIELDS, "epoch", "data_hash", "num_processes", "pytorch-lightning_version")
 
 
@@ -36,17 +38,16 @@ def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
             for name, weight in kept["state_dict"].items()
         }
     kept |= {"config": yaml.safe_dump(config, sort_keys=False), "weights_only": True}
-    if (result := counted_result(source)) is not None:
+    if (result := counted_result(source) or checkpoint.get("result")) is not None:
         kept["result"] = result
     AtomicCheckpointIO().save_checkpoint(kept, target)
     return target.stat().st_size
 
 
 def portable_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's nested configuration without its machine's folders and devices."""
+    """Return a run's nested configuration without its machine's folders and devices, and without `EXTENSIONS`."""
     config = upgrade_config(config)
-    config["trainer"]["default_root_dir"] = None
-    config["trainer"]["logger"] = None
+    config["trainer"] |= EXTENSIONS | {"default_root_dir": None}
     config["trainer"] |= {"accelerator": "auto", "strategy": "auto", "devices": 1, "num_nodes": 1}
     config["model"] |= {"compile": False, "cuda_graph": False}
     if config["model"].get("init_from"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from skyformer.exceptions import CheckpointError, RunError
-from skyformer.export.checkpoint import export_checkpoint
+from skyformer.export.checkpoint import EXTENSIONS, export_checkpoint
 from skyformer.export.program import export_program
 from skyformer.installation import command_parser, program_name
 from skyformer.model.checkpoint_io import read_checkpoint
@@ -73,9 +73,10 @@ def run_export(args: list[str]) -> Path:
 
 
 def with_its_configuration(args: Sequence[str]) -> list[str]:
-    """The arguments of an evaluation that names a checkpoint and no configuration, with that of the checkpoint.
+    """Add the configuration of the checkpoint to the arguments of an evaluation that names a checkpoint only.
 
-    Results go to the run's folder where the checkpoint lies in one, else to `runs/<name of the checkpoint>`.
+    Callbacks, loggers, plugins and profiler of that configuration are left out, since the checkpoint may be a
+    stranger's. Results go to the run's folder if the checkpoint is in one, else to `runs/<name of the checkpoint>`.
 
     Raises:
         CheckpointError: for a checkpoint that cannot be read.
@@ -91,10 +92,7 @@ def with_its_configuration(args: Sequence[str]) -> list[str]:
     folder = path.resolve().parent.parent
     if not (path.parent.name == "checkpoints" and (folder / "config.yaml").exists()):
         folder = Path("runs", path.stem)
-    loggers = config["trainer"].get("logger")
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        if isinstance(logger, dict) and "save_dir" in (logger.get("init_args") or {}):
-            logger["init_args"]["save_dir"] = "."  # the folder of results, wherever the run was
+    config["trainer"] |= EXTENSIONS
     text = yaml.safe_dump(config)
     return [given[0], "--config", text, "--trainer.default_root_dir", str(folder), *given[1:]]
 

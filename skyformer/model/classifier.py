@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +31,13 @@ from skyformer.model.encoder import COMPILE_OPTIONS, AttentionFactory, Encoder
 from skyformer.model.head import UNLABELLED, ClassificationHead, Pooling
 from skyformer.model.initial_weights import load_initial_weights
 from skyformer.model.layers import FeedForward, Norm
-from skyformer.model.length import set_length
 from skyformer.model.masked_tokens import MaskedBatch, MaskedTokens, evaluation_draws
 from skyformer.model.metrics import make_metrics
 from skyformer.model.optimizer import OptimizerFactory, make_optimizer_and_scheduler, monitored
 from skyformer.model.positions import PositionInit, Positions
-from skyformer.model.schedule import LENGTHS, SchedulerFactory
+from skyformer.model.schedule import STEP_ARGUMENTS, SchedulerFactory
+from skyformer.model.steps import set_steps
+from skyformer.ops.checks import check_choice
 from skyformer.ops.dropout import check_probability
 from skyformer.ops.kernel import at_least_float32
 
@@ -235,7 +236,7 @@ class SequenceClassifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            set_length(self.trainer)
+            set_steps(self.trainer)
 
     def configure_model(self) -> None:
         # In place, to keep parameter names; a second call has no effect. Block by block, because all blocks share one
@@ -540,7 +541,7 @@ class SequenceClassifier(LightningModule):
             return
         _, scheduler = self.make_optimizer_and_scheduler(self.trainer.max_steps)
         for state in checkpoint["lr_schedulers"] if scheduler else []:
-            for name in LENGTHS:
+            for name in STEP_ARGUMENTS:
                 if name in state and state[name] != (now := getattr(scheduler, name, None)):
                     raise RunError(
                         f"model.lr_scheduler: {type(scheduler).__name__} has {name}={state[name]} in the checkpoint, "
@@ -578,8 +579,7 @@ def restore_dropped_tokens(tokens: Tensor, mask: Tensor | None, position: Tensor
 def _checked_objective(
     objective: Objective, mlm_weight: float, class_weights: list[float] | None, label_smoothing: float
 ) -> Objective:
-    if objective not in get_args(Objective):
-        raise ValueError(f"objective={objective!r} is not one of {list(get_args(Objective))}")
+    check_choice("objective", objective, Objective)
     if not 0 <= mlm_weight < inf:
         raise ValueError(f"mlm_weight={mlm_weight} must be a number, 0 or more")
     of_classes = {"mlm_weight": mlm_weight, "class_weights": class_weights, "label_smoothing": label_smoothing}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -55,7 +56,7 @@ class GraphedStep:
         None for a new combination of shapes and settings where there are `MAX_GRAPHS` graphs already.
 
         Raises:
-            CaptureError: before anything has been captured, when the function waits for the device.
+            CaptureError: before anything is captured, if the function waits for the device or memory does not suffice.
         """
         key = (*(None if value is None else (value.shape, value.dtype) for value in inputs), *self._settings())
         if key not in self.graphs:
@@ -94,11 +95,15 @@ class GraphedStep:
         parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         stream = self.warm_up_stream
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_STEPS):
-                self._run(places, parameters)
-            self._check_waits(places, parameters)
-        torch.cuda.current_stream().wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_STEPS):
+                    self._run(places, parameters)
+                self._check_waits(places, parameters)
+        except torch.OutOfMemoryError as error:
+            raise CaptureError("there is too little free GPU memory for it") from error
+        finally:
+            torch.cuda.current_stream().wait_stream(stream)  # before buffers are restored
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as one that pins memory, may use the device meanwhile.
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
@@ -114,6 +119,8 @@ class GraphedStep:
             torch.cuda.set_sync_debug_mode("error")
         try:
             self._run(places, parameters)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise CaptureError(str(error).splitlines()[0]) from error
         finally:
@@ -130,9 +137,9 @@ class GraphedStep:
             for parameter, gradient in zip(parameters, gradients, strict=True)
             if gradient is not None
         }
-        for parameter, gradient in found.items():
+        for parameter in found:
             if parameter not in self.gradients:
-                self.gradients[parameter] = torch.zeros_like(gradient)
+                self.gradients[parameter] = torch.zeros_like(parameter)  # fused optimisers need its strides
         copy_all([self.gradients[parameter] for parameter in found], list(found.values()))
         return tuple(result.detach() for result in results), set(found)
 
@@ -191,7 +198,9 @@ def reason_against_graph(trainer: Trainer, recomputes: bool) -> str | None:
     """
     needs = {
         "model.gradient_checkpointing=false (got true)": not recomputes,
-        f"a run of one process (got {trainer.world_size})": trainer.world_size == 1,
+        f"a run of one process without DDP (got {trainer.world_size}, {type(trainer.strategy).__name__})": isinstance(
+            trainer.strategy, SingleDeviceStrategy
+        ),
         f"trainer.accumulate_grad_batches=1 (got {trainer.accumulate_grad_batches})": (
             trainer.accumulate_grad_batches == 1
         ),

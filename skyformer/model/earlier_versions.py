@@ -5,7 +5,7 @@ import sys
 from copy import deepcopy
 from typing import Any
 
-from skyformer.model.schedule import length_argument
+from skyformer.model.schedule import step_argument
 
 _IMAGE_TASKS = ("Image", "Pathfinder", "PathX")
 _MODEL = {
@@ -36,7 +36,9 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     is_ours = module.partition(".")[0] in ("", "datamodules")  # a user's class may have the same name
     arguments = config["data"].get("init_args")
     config["model"] = {**_MODEL, **config["model"]}
-    _set_length(config["model"].get("lr_scheduler"))
+    if isinstance(config.get("best_checkpoint"), dict):
+        config["best_checkpoint"].pop("mode", None)  # follows from the metric
+    _set_steps(config["model"].get("lr_scheduler"))
     if is_ours and name in _TASKS and isinstance(arguments, dict):
         protocol = arguments.get("protocol")
         former = protocol.pop("zero_is_padding", None) if isinstance(protocol, dict) else None
@@ -48,14 +50,14 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _set_length(schedule: Any) -> None:
+def _set_steps(schedule: Any) -> None:
     """Every schedule went by the length of the run, which no configuration named."""
     if not isinstance(schedule, dict):
         return
     module, _, name = str(schedule.get("class_path")).rpartition(".")
     # Only where it is imported already: a checkpoint from a stranger must not import modules.
     made = getattr(sys.modules.get(module), name, None)
-    length = length_argument(made) if inspect.isclass(made) else None
+    length = step_argument(made) if inspect.isclass(made) else None
     arguments = schedule.setdefault("init_args", {})
     if length and isinstance(arguments, dict):
         arguments.setdefault(length, -1)

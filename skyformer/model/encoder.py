@@ -23,10 +23,10 @@ from skyformer.model.positions import (
     rotate,
     start_learned,
 )
-from skyformer.ops.blocks import recomputed_in_backward
 from skyformer.ops.checks import check_at_least_one
 from skyformer.ops.dropout import Dropout, check_probability
 from skyformer.ops.kernel import at_least_float32
+from skyformer.ops.recompute import recomputed_in_backward
 
 AttentionFactory = Callable[[int, int, int], Attention]
 # Without this, torch.compile draws landmarks from its own generator, and results differ from the eager run.

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from skyformer.ops.checks import check_choice
+
 Pooling = Literal["mean", "padded_mean", "max", "cls", "attention", "none"]
 UNLABELLED = -100  # the label of a token without one, which torch's cross-entropy ignores
 
@@ -23,13 +25,14 @@ class ClassificationHead(nn.Module):
         num_documents: 1 or 2 an example.
 
     Raises:
-        ValueError: for another number of documents, or two without pooling.
+        ValueError: for an unknown pooling, another number of documents, or two without pooling.
     """
 
     def __init__(
         self, embed_dim: int, hidden_dim: int, num_classes: int, pooling: Pooling = "mean", num_documents: int = 1
     ) -> None:
         super().__init__()
+        check_choice("pooling", pooling, Pooling)
         if num_documents not in (1, 2):
             raise ValueError(f"num_documents={num_documents} must be 1 or 2")
         if pooling == "none" and num_documents == 2:

@@ -1,11 +1,12 @@
 """Parts of a block: normalisation, feed-forward network, stochastic depth. Shapes: B batch, N tokens, D features."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skyformer.ops.checks import check_choice
 from skyformer.ops.dropout import Dropout, check_probability
 
 Norm = Literal["layer", "rms"]
@@ -19,7 +20,7 @@ def make_norm(kind: Norm, embed_dim: int) -> nn.Module:
     Raises:
         ValueError: for another kind.
     """
-    _check("norm", kind, get_args(Norm))
+    check_choice("norm", kind, Norm)
     return nn.LayerNorm(embed_dim, EPS) if kind == "layer" else nn.RMSNorm(embed_dim, EPS)
 
 
@@ -29,7 +30,7 @@ def make_feed_forward(kind: FeedForward, embed_dim: int, hidden_dim: int, dropou
     Raises:
         ValueError: for another kind.
     """
-    _check("feed_forward", kind, get_args(FeedForward))
+    check_choice("feed_forward", kind, FeedForward)
     gated = kind == "geglu"
     first = nn.Linear(embed_dim, 2 * hidden_dim if gated else hidden_dim)
     return nn.Sequential(first, GEGLU() if gated else nn.GELU(), Dropout(dropout), nn.Linear(hidden_dim, embed_dim))
@@ -68,8 +69,3 @@ class StochasticDepth(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
-
-
-def _check(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}={value!r} is not one of {list(known)}")

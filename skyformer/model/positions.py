@@ -6,10 +6,12 @@ Shapes: B batch, H heads, N tokens, D embedding size, P head dimension.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
+
+from skyformer.ops.checks import check_choice
 
 Positions = Literal["learned", "sinusoidal", "rotary", "rotary_2d", "none"]
 PositionInit = Literal["normal", "sinusoidal_2d"]
@@ -24,8 +26,7 @@ def make_positions(kind: Positions, max_length: int, embed_dim: int) -> "nn.Embe
     Raises:
         ValueError: for an unknown kind, naming it.
     """
-    if kind not in get_args(Positions):
-        raise ValueError(f"positions={kind!r} is not one of {list(get_args(Positions))}")
+    check_choice("positions", kind, Positions)
     if kind == "learned":
         return nn.Embedding(max_length, embed_dim)
     return SinusoidalPositions(max_length, embed_dim) if kind == "sinusoidal" else None
@@ -51,8 +52,7 @@ def check_position_init(kind: Positions, init: PositionInit) -> None:
     Raises:
         ValueError: naming `position_init`.
     """
-    if init not in get_args(PositionInit):
-        raise ValueError(f"position_init={init!r} is not one of {list(get_args(PositionInit))}")
+    check_choice("position_init", init, PositionInit)
     if kind != "learned" and init != "normal":
         raise ValueError(
             f"position_init={init} is a start of learned positions (got positions={kind}). Fix: --model.position_init "

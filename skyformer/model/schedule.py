@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, LambdaLR, LRScheduler, On
 
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 # Arguments of torch's schedules, and of this project's, that mean the number of steps until the end.
-LENGTHS = ("total_steps", "T_max", "total_iters")
+STEP_ARGUMENTS = ("total_steps", "T_max", "total_iters")
 
 
 class LinearOneCycle(LambdaLR):
@@ -55,9 +55,9 @@ class LinearOneCycle(LambdaLR):
             group["lr"] = base * factor(self.last_epoch)
 
 
-def length_argument(made: Callable[..., Any]) -> str | None:
+def step_argument(made: Callable[..., Any]) -> str | None:
     """The name of the argument that takes the number of steps; None for a class without one."""
-    return next((name for name in LENGTHS if name in inspect.signature(made).parameters), None)
+    return next((name for name in STEP_ARGUMENTS if name in inspect.signature(made).parameters), None)
 
 
 def make_schedule(factory: SchedulerFactory, optimizer: Optimizer, steps: int | None) -> LRScheduler:
@@ -78,7 +78,7 @@ def make_schedule(factory: SchedulerFactory, optimizer: Optimizer, steps: int | 
         given = {**made.keywords, **given}
         # jsonargparse binds the class as the argument of a function that makes it.
         made = made.args[-1] if made.args and inspect.isclass(made.args[-1]) else made.func
-    name = length_argument(made)
+    name = step_argument(made)
     length = given.get(name or "")
     lengths: dict[str, Any] = {}
     if name and length in (None, -1) and given.get("epochs") is None:  # OneCycleLR's epochs × steps_per_epoch
@@ -111,7 +111,7 @@ class ScheduleArguments(jsonargparse.ArgumentParser):
                 "this class takes schedules that exist already, which a configuration cannot make. Fix: name one "
                 "schedule, such as skyformer.model.schedule.LinearOneCycle, or a class of your own"
             )
-        name = length_argument(class_type)
+        name = step_argument(class_type)
         if name is None:
             return super().add_class_arguments(class_type, *args, **kwargs)
         added = super().add_class_arguments(class_type, *args, **{**kwargs, "skip": {*kwargs.get("skip", ()), name}})

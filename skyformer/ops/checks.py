@@ -1,5 +1,7 @@
 """Checks of sizes, shapes and types that the attention functions share."""
 
+from typing import Any, get_args
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,16 @@ def check_above_zero(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name}={value} must be greater than 0")
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Refuse a value that is not one of a `Literal`.
+
+    Raises:
+        ValueError: naming the argument and the valid values.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"{name}={value!r} is not one of {list(get_args(choices))}")
 
 
 def check_inputs(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from skyformer.ops import triton_dispatch
-from skyformer.ops.blocks import by_query_blocks
 from skyformer.ops.checks import check_inputs
 from skyformer.ops.dropout import dropout
 from skyformer.ops.flash import gaussian_sum, has_flash
 from skyformer.ops.kernel import gaussian_kernel, product_dtype
 from skyformer.ops.kernel_product import gaussian_product, without_padding
+from skyformer.ops.recompute import by_query_blocks
 
 
 def gaussian_attention(

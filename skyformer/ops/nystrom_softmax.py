@@ -16,11 +16,11 @@ Shapes: B batch, H heads, L queries, S keys, D landmarks, P head dimension. Mask
 import torch
 from torch import Tensor
 
-from skyformer.ops.blocks import by_query_blocks
 from skyformer.ops.checks import check_inputs
 from skyformer.ops.kernel import at_least_float32, half_square
 from skyformer.ops.kernel_product import gaussian_product
 from skyformer.ops.nystrom import Solver, check_landmarks, landmark_solution
+from skyformer.ops.recompute import by_query_blocks
 
 
 def matched_keys(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:

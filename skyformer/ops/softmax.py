@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skyformer.ops.blocks import by_query_blocks
 from skyformer.ops.dropout import dropout
+from skyformer.ops.recompute import by_query_blocks
 
 
 def softmax_attention(

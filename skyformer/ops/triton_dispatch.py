@@ -5,6 +5,7 @@ Importing this module does not import Triton, which takes time and which a machi
 
 import importlib.util
 import os
+import warnings
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ MAX_WIDTH = 128  # of a row of x, y and value
 MAX_LANDMARKS = 128  # whose system a program holds in registers
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 _IS_INSTALLED = importlib.util.find_spec("triton") is not None
+_can_launch: bool | None = None  # not tried yet
 _DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"  # Triton's interpreter runs on a CPU
 
 
@@ -32,11 +34,36 @@ def has_kernels(x: Tensor, y: Tensor, value: Tensor) -> bool:
         and x.device.type == _DEVICE
         # torch.compile folds this call into a constant.
         and (_DEVICE == "cpu" or torch.cuda.get_device_properties(x.device).major >= 8)
+        and (_DEVICE == "cpu" or can_launch())
         and not is_exporting()
         and product_dtype(x) in TYPES
         and all(tensor.dtype in TYPES for tensor in tensors)
         and all(0 < tensor.shape[-1] <= MAX_WIDTH and tensor.numel() > 0 for tensor in tensors)
     )
+
+
+@torch.compiler.assume_constant_result
+def can_launch() -> bool:
+    """Return whether Triton can launch kernels here; warn once if not.
+
+    Its first launch compiles a C program, which needs a C compiler and Python's headers. Without them torch's own
+    operators compute, more slowly.
+    """
+    global _can_launch
+    if _can_launch is None:
+        import triton
+
+        try:
+            _can_launch = triton.runtime.driver.active.utils is not None
+        except Exception as error:  # of the compiler, the file system or the driver
+            _can_launch = False
+            reason = " ".join(str(error).split())[:200]
+            warnings.warn(
+                f"attention runs without Triton kernels, since Triton cannot compile its launcher ({reason}). Fix: "
+                "install a C compiler and the headers of this Python",
+                stacklevel=2,
+            )
+    return _can_launch
 
 
 def is_exporting() -> bool:

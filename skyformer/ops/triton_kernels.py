@@ -10,6 +10,7 @@ cancellation but float32's.
 Shapes: B batch, H heads, N and M rows of x and y, P features, V size of a value.
 """
 
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -24,6 +25,7 @@ from skyformer.ops.triton_programs import add_parts, both_gradients, one_gradien
 
 SHORT = 256  # rows of a side with sums that several programs may share
 PROGRAMS = 264  # two for each multiprocessor of an H100
+LARGE_MEMORY = 128 * 1024  # bytes of shared memory: A100 and H100 have more, RTX 30 to 50 have 99 KB
 LEVELS = 1 << 24  # of a random number that drops an entry
 _TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
@@ -169,7 +171,7 @@ def _short_and_long(
         short, long, left, right, scales = y, x, value, grad, (y_scale, x_scale)
         grad_long, grad_short, _ = grads
     (batch, heads, n, width), m, size = short.shape, long.shape[2], value.shape[-1]
-    step, options = _held_blocks(n, m, max(width, size), dtype)
+    step, options = _held_blocks(n, m, max(width, size), dtype, shared_memory(x.device))
     splits, share = _splits(batch * heads, n, m, step)
     parts = _parts(grad_short, splits)
     value_parts = grads[2] if is_x else _parts(grads[2], splits)
@@ -255,7 +257,7 @@ def with_strides(*tensors: Tensor | None) -> list[Any]:
 
 def _sizes(width: int, size: int, block: int, step: int, dtype: torch.dtype) -> dict[str, Any]:
     """The constants of a program: sizes of tensors and of its blocks, and how products are formed."""
-    exact = dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
+    exact = dtype != torch.float32 or not allows_tf32()
     return {
         "WIDTH": width,
         "SIZE": size,
@@ -266,6 +268,15 @@ def _sizes(width: int, size: int, block: int, step: int, dtype: torch.dtype) -> 
         "DTYPE": _TYPES[dtype],
         "PRECISION": "ieee" if exact else "tf32",
     }
+
+
+def allows_tf32() -> bool:
+    """Return whether float32 products on CUDA may round their inputs to TF32.
+
+    torch's two settings of this exclude each other: reading the older one raises after a change of the newer one.
+    """
+    precision = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    return precision == "tf32" if precision else torch.get_float32_matmul_precision() != "highest"
 
 
 def power_of_two(count: int) -> int:
@@ -301,11 +312,23 @@ def _is_held(short: int, width: int, dtype: torch.dtype) -> bool:
     return short <= SHORT and width <= 64 and power_of_two(short) * power_of_two(width) <= 128 * 64
 
 
-def _held_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[int, dict[str, int]]:
-    """Rows of a step along the long side, and options of the compiler."""
+def _held_blocks(n: int, m: int, width: int, dtype: torch.dtype, memory: int) -> tuple[int, dict[str, int]]:
+    """Rows of a step along the long side, and options of the compiler, for so many bytes of shared memory."""
     if dtype == torch.float32:
         return 16, {"num_warps": 8, "num_stages": 1}
     options = {"num_warps": 8 if n > 64 else 4, "num_stages": 2}
     if 64 < n <= 128 and width <= 32:
         options["maxnreg"] = 128  # two programs on a multiprocessor
-    return min(64 if n <= 128 else 32, power_of_two(m)), options
+    step = 64 if n <= 128 else 32
+    if memory < LARGE_MEMORY and (n > 128 or (n > 64 and width > 32)):
+        step //= 2
+    return min(step, power_of_two(m)), options
+
+
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that a program can have on this device; for Triton's interpreter, no limit."""
+    if device.type == "cpu":
+        return LARGE_MEMORY
+    properties: Any = torch.cuda.get_device_properties(device)  # whose type lacks this field
+    return int(properties.shared_memory_per_block_optin)

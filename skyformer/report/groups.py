@@ -96,7 +96,7 @@ def latest_of_seeds(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def unnamed_groups(runs: Sequence[Run]) -> list[Group]:
-    """In the order of the runs; `report.naming` names them."""
+    """In the order of the runs; `group_runs` names them."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         # Treat a missing setting, and an empty list, as None: configurations of an earlier version lack newer keys.

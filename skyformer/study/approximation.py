@@ -196,7 +196,7 @@ def _of_setting(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
     longest = setting.data.max_length
     lengths = config.lengths or [n for n in LENGTHS if n <= longest] or [longest]
     _check(config, lengths)
-    return config, heads_of_setting(setting, lengths, config.layer, config.example), f"{setting.task}, {setting.source}"
+    return config, heads_of_setting(setting, lengths, config.layer), f"{setting.task}, {setting.source}"
 
 
 def _of_encoder(args: list[str]) -> tuple[Namespace, dict[int, Heads], str]:
@@ -225,7 +225,6 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("--num_landmarks", type=list[int], default=[16, 32, 64, 128, 256], help="d.")
     add("--peers", type=list[str], default=[], help="Other libraries: taylor-series-linear-attention, pykeops.")
     add("--layer", type=int, default=-1, help="Layer to measure, from 0; -1 is the last.")
-    add("--example", type=int, default=0, help="Index of the example among those that are long enough.")
     add("--draws", type=int, default=3, help="Repeats with other random numbers.")
 
 
@@ -239,8 +238,8 @@ def _check(config: Namespace, lengths: Sequence[int]) -> None:
             f"--lengths {list(lengths)}, --num_landmarks {sizes}: each length must exceed one number of them"
         )
     import_peers(config.peers)
-    if config.draws < 1 or config.example < 0:
-        raise RunError(f"--draws {config.draws} must be at least 1, --example {config.example} at least 0")
+    if config.draws < 1:
+        raise RunError(f"--draws {config.draws} must be at least 1")
 
 
 def _error_tables(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, str]]]]:

@@ -25,16 +25,16 @@ class Example:
     position: Tensor | None
 
 
-def heads_of_setting(setting: Setting, lengths: Sequence[int], layer: int, example: int) -> dict[int, Heads]:
+def heads_of_setting(setting: Setting, lengths: Sequence[int], layer: int) -> dict[int, Heads]:
     """Query, key and value `(1, H, n, p)` of a layer of the setting's model, by length n.
 
     Raises:
-        RunError: for a missing layer or example, or a length for which a trained model has no positions.
+        RunError: for a missing layer, or a length for which a trained model has no positions.
     """
     model = setting.make_model(None, max(lengths))
     found = {}
     for length in lengths:
-        _, (query, key, value, _) = layer_inputs(model, example_of_length(setting, length, example), layer)
+        _, (query, key, value, _) = layer_inputs(model, example_of_length(setting, length, 0), layer)
         found[length] = (query, key, value)
     return found
 

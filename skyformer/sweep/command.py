@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from datamodules.files import waiting_lock
 from skyformer.exceptions import RunError
 from skyformer.installation import command_parser
 from skyformer.sweep.display import Events, print_failed, print_table, summary
@@ -44,8 +45,9 @@ def run_sweep(args: list[str]) -> None:
         print_failed(events.seen)
         return
     check_folders(plans)
-    for cell in plans:
-        write_commands(cell, threads)
+    with waiting_lock(runs / ".commands.lock"):  # another sweep may write the same files
+        for cell in plans:
+            write_commands(cell, threads)
     todo = _todo(events, config.retry)
     print(f"{summary(events.seen)}. To start: {len(todo)}, in {runs}", flush=True)
     if on_slurm:

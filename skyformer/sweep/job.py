@@ -15,7 +15,8 @@ from types import FrameType
 
 from filelock import Timeout
 
-from skyformer.files import acquire_lock, write_atomically
+from datamodules.files import acquire_lock
+from skyformer.files import write_atomically
 from skyformer.training.result import read_test_accuracy
 
 LOG = "log.txt"

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import loggers
@@ -116,20 +116,12 @@ class WandbLogger(ContinuedLogger, loggers.WandbLogger):
         save_dir: the run's folder.
         offline: write to `save_dir/wandb` only. `wandb sync --append` uploads its folders into one W&B run.
         name: of the W&B run; W&B invents one by default.
-        log_model: see Lightning's logger.
     """
 
     def __init__(
-        self,
-        project: str = "skyformer",
-        save_dir: str = ".",
-        offline: bool = False,
-        name: str | None = None,
-        log_model: Literal["all"] | bool = False,
+        self, project: str = "skyformer", save_dir: str = ".", offline: bool = False, name: str | None = None
     ) -> None:
-        super().__init__(
-            name=name, project=project, save_dir=save_dir, offline=offline, log_model=log_model, resume="allow"
-        )
+        super().__init__(name=name, project=project, save_dir=save_dir, offline=offline, resume="allow")
         self.id_path = Path(save_dir, "wandb_id.txt")
 
     @property
@@ -151,7 +143,6 @@ class MLflowLogger(ContinuedLogger, loggers.MLFlowLogger):
         save_dir: the run's folder.
         tracking_uri: of the server; default: the variable MLFLOW_TRACKING_URI, or else `file:<save_dir>/mlruns`.
         run_name: of the MLflow run; MLflow invents one by default.
-        log_model: see Lightning's logger.
     """
 
     def __init__(
@@ -160,13 +151,12 @@ class MLflowLogger(ContinuedLogger, loggers.MLFlowLogger):
         save_dir: str = ".",
         tracking_uri: str | None = None,
         run_name: str | None = None,
-        log_model: Literal["all"] | bool = False,
     ) -> None:
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"file:{Path(save_dir).absolute()}/mlruns"
         if uri.startswith("file:"):
             # MLflow 3 asks for this. Its databases need more packages.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        super().__init__(experiment_name, run_name=run_name, tracking_uri=uri, log_model=log_model)
+        super().__init__(experiment_name, run_name=run_name, tracking_uri=uri)
         self.id_path = Path(save_dir, "mlflow_id.txt")
         self.continues = False
 

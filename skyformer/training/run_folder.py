@@ -10,12 +10,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import Timeout
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from datamodules.files import acquire_lock
 from skyformer.exceptions import CheckpointError, RunError
-from skyformer.files import acquire_lock, next_free_path
+from skyformer.files import next_free_path
 from skyformer.model.checkpoint_io import BEST, LAST, PREVIOUS, read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
 from skyformer.model.initial_weights import read_initial
@@ -226,7 +226,7 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
     Raises:
         RunError: listing each key with both values.
     """
-    former = upgrade_config(yaml.safe_load(checkpoint["config"]))
+    former = upgrade_config(load_yaml(checkpoint["config"]))
     before, now = flatten(former), flatten(config)
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if subcommand == "fit":

@@ -242,11 +242,17 @@ def test_attention_dropout_acts_in_training_only(make):
         (ReformerAttention, "num_buckets", 3),
         (ReformerAttention, "num_rounds", 0),
         (ReformerAttention, "chunk_length", 0),
+        (SkyformerAttention, "solver", "choleski"),
+        (SkyformerAttention, "landmark_draw", "unifrom"),
+        (SkyformerAttention, "eval_landmarks", "fix"),
+        (LinformerAttention, "sharing", "layer"),
+        (NystromformerAttention, "pinv", "pinv"),
+        (PerformerAttention, "kernel", "Relu"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused(make, argument, value):
     arguments = {"num_heads": HEADS, "head_dim": HEAD_DIM, "max_length": 64, argument: value}
-    with pytest.raises(ValueError, match=f"{argument}={value}"):
+    with pytest.raises(ValueError, match=f"{argument}={value!r}"):
         make(**arguments)
 
 

@@ -88,6 +88,8 @@ def test_backend_comes_from_its_overlay(tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("model: {attention: {class_path: my.Attention}}")
     assert read_attention(str(mine), 0.25) == ("mine", {"class_path": "my.Attention", "init_args": {}})
+    mine.write_text("model: {attention: {class_path: my.Attention, init_args: {eps: 1e-4}}}")
+    assert read_attention(str(mine), 0.25)[1]["init_args"] == {"eps": 1e-4}, "a number, as in fit"
     mine.write_text("model: 1")
     with pytest.raises(RunError, match=r"names no model\.attention\.class_path"):
         read_attention(str(mine), 0.0)

@@ -64,6 +64,10 @@ BAD_LISTOPS = {
         holding("basic_test.tsv", b"Source\tTarget\n[MAX \xff ]\t4\n"),
         r"basic_test.tsv:2: .*xff' is not a valid token",
     ),
+    "unclosed operator": (
+        train_row("( ( ( [MAX 4 ) 2 )\t4"),
+        r"basic_train.tsv:3: 1 operators and 0 closing brackets, expected equal numbers",
+    ),
     "padding": (train_row("( ( ( [MAX 4 ) <pad> ) ] )\t4"), r"basic_train.tsv:3: '<pad>' is not a valid token"),
     "label 10": (train_row(ROW[:-1] + "10"), r"basic_train.tsv:3: label '10' is not one of 0 ... 9"),
     "label -1": (train_row(ROW[:-1] + "-1"), r"basic_train.tsv:3: label '-1' is not one of 0 ... 9"),

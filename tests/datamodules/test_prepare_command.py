@@ -42,10 +42,9 @@ def test_every_task_is_prepared_and_summed_up(task, tmp_path, data_dir, main, ca
     assert str(folder) in said.replace("\n", "")
     assert re.search(r"MB, made in [\d.]+ s", said)
     assert "Padding: " in said
-    main([*arguments, "--verify"])
+    main(arguments)
     said = capsys.readouterr().out
     assert "was there already" in said
-    assert re.search(r"The checksums of \d+ files are right", said)
 
 
 def test_overlays_that_training_takes_are_taken(tmp_path, data_dir, main, capsys):

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from lightning import Callback, LightningModule, Trainer
 
 from skyformer.export.command import with_its_configuration
 from skyformer.model.checkpoint_io import read_checkpoint
@@ -54,6 +55,27 @@ def test_no_run_resumes_from_it(exported, tmp_path, main, tiny_arguments, capsys
         main(["fit", *tiny_arguments("pathfinder", tmp_path / "new"), f"--ckpt_path={exported}"])
     assert stopped.value.code == 1
     assert "holds weights only, so no run can resume from it" in capsys.readouterr().err
+
+
+def test_second_export_keeps_the_result(exported, tmp_path, main):
+    main(["export", f"--ckpt_path={exported}", "--output=again.ckpt", "--half=true"])
+    assert read_checkpoint(tmp_path / "again.ckpt")["result"] == read_checkpoint(exported)["result"]
+
+
+class Recorder(Callback):
+    """A callback that only its author's machine has, and that must not run elsewhere."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert stage == "fit", "code of the training run"
+
+
+def test_callbacks_of_a_run_do_not_go_along(tmp_path, main, tiny_arguments, data_dir, monkeypatch):
+    main(["fit", *tiny_arguments("listops", tmp_path / "run"), f"--trainer.callbacks={__name__}.Recorder"])
+    monkeypatch.chdir(tmp_path)
+    main(["export", "--ckpt_path=run/checkpoints/best.ckpt", "--output=shared.ckpt"])
+    assert "Recorder" not in read_checkpoint(tmp_path / "shared.ckpt")["config"]
+    for checkpoint in ("run/checkpoints/best.ckpt", "shared.ckpt"):
+        main(["test", f"--ckpt_path={checkpoint}", f"--data.data_dir={data_dir}"])
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])

@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tiny_backends import BACKENDS
 from torch import nn
 
-from skyformer.attention import PerformerAttention, SoftmaxAttention
+from skyformer.attention import LinformerAttention, PerformerAttention, SoftmaxAttention
 from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.cuda_graph import unchanged_state
 from skyformer.model.optimizer import fused
@@ -92,6 +92,17 @@ def test_warm_up_leaves_buffers_and_random_numbers_alone():
         assert int(backend.calls) == 3
     assert all(torch.equal(buffer, former) for buffer, former in zip(backend.buffers(), before, strict=True))
     assert torch.equal(torch.get_rng_state(), generator)
+
+
+@pytest.mark.parametrize("sharing", ["none", "heads", "key_value", "layers"])
+def test_gradients_have_the_strides_of_their_parameters(sharing, monkeypatch):
+    """CUDA's fused optimisers need that. Linformer's gradients are transposed if N is `max_length`."""
+    use_fake_graphs(monkeypatch)
+    backend = LinformerAttention(2, 8, 16, projected_length=4, sharing=sharing)
+    step = FakeStep(lambda x: (backend(x, x, x, None).square().mean(),), backend)
+    step(torch.randn(1, 2, 16, 8))
+    step.set_gradients()
+    assert all(parameter.grad.stride() == parameter.stride() for parameter in backend.parameters())
 
 
 def test_term_that_the_graph_lacks_is_refused():

@@ -45,6 +45,11 @@ def test_attention_pooling_starts_as_the_mean_and_weighs_by_a_learned_query(mask
     assert torch.isfinite(head(VECTORS, torch.zeros_like(MASK), 3)).all(), "an example without tokens"
 
 
+def test_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match="pooling='maxx' is not one of"):
+        ClassificationHead(2, 8, 2, pooling="maxx")
+
+
 def test_pooling_without_a_mask():
     assert pool(VECTORS, None, "max", 3).tolist() == [[100.0, 100.0], [7.0, 7.0]]
     assert pool(VECTORS, None, "cls", 3).tolist() == [[1.0, -1.0], [7.0, 7.0]]

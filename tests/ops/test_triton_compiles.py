@@ -7,7 +7,8 @@ import pytest
 
 pytest.importorskip("triton", reason="the CPU builds of torch bring no Triton")
 
-SHARED_MEMORY = {86: 99 * 1024, 90: 227 * 1024}  # of a program, by compute capability: RTX 30 and 40; H100
+# Of a program, by compute capability: RTX 30 and 40; H100; RTX 50.
+SHARED_MEMORY = {86: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}
 # Compiles what a launch would run, and launches nothing.
 PROGRAM = """
 import sys
@@ -29,6 +30,7 @@ triton.runtime.driver.set_active(Driver())
 run, JITFunction.run = JITFunction.run, compile_only
 from skyformer.ops import landmark_kernels, triton_kernels
 
+triton_kernels.shared_memory = lambda device: int(sys.argv[3])
 n, m, width, dropout_p, dtype = eval(sys.argv[2])
 x, y, value = (torch.randn(1, 2, rows, width, dtype=dtype) for rows in (n, m, m))
 mask = torch.ones(1, m, dtype=torch.bool) if n <= m else None
@@ -48,6 +50,9 @@ if n <= 128:
     "case",
     [
         "128, 1024, 32, 0.0, torch.bfloat16",
+        "128, 1024, 64, 0.0, torch.bfloat16",
+        "256, 1024, 32, 0.0, torch.bfloat16",
+        "64, 1024, 64, 0.0, torch.float16",
         "1024, 256, 64, 0.0, torch.float16",
         "1024, 1024, 128, 0.1, torch.bfloat16",
         "128, 1024, 32, 0.0, torch.float32",
@@ -56,7 +61,7 @@ if n <= 128:
 )
 def test_kernels_compile(case, architecture):
     """N, M, P, rate of dropout, type."""
-    command = [sys.executable, "-c", PROGRAM, str(architecture), case]
+    command = [sys.executable, "-c", PROGRAM, str(architecture), case, str(SHARED_MEMORY[architecture])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     sizes = [line.split() for line in done.stdout.splitlines()]

@@ -424,8 +424,32 @@ def test_older_gpus_have_the_other_path(major, used, monkeypatch):
     monkeypatch.setattr(triton_dispatch, "_DEVICE", "meta")
     monkeypatch.setattr(triton_dispatch, "product_dtype", lambda x: x.dtype)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    monkeypatch.setattr(triton_dispatch, "_can_launch", True)
     x = torch.empty(1, 2, 4, 16, device="meta")
     assert triton_dispatch.has_kernels(x, x, x) == used
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine where Triton finds no driver")
+def test_machine_on_which_triton_cannot_launch(monkeypatch):
+    """A compiled function sees the answer as a constant."""
+    monkeypatch.setattr(triton_dispatch, "_can_launch", None)
+    with pytest.warns(UserWarning, match="runs without Triton kernels.*Fix: install a C compiler"):
+        assert not triton_dispatch.can_launch()
+    compiled = torch.compile(lambda x: x + triton_dispatch.can_launch(), backend="eager", fullgraph=True)
+    assert compiled(torch.ones(1)) == 1
+
+
+@pytest.mark.parametrize(("setting", "allowed"), [("none", False), ("ieee", False), ("tf32", True)])
+def test_tf32_by_the_newer_setting(setting, allowed):
+    """Reading the older setting raises then."""
+    from skyformer.ops.triton_kernels import allows_tf32
+
+    former = torch.backends.cuda.matmul.fp32_precision
+    try:
+        torch.backends.cuda.matmul.fp32_precision = setting
+        assert allows_tf32() == allowed
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = former
 
 
 @pytest.mark.parametrize(("compiles", "exports"), [(True, False), (False, True)])

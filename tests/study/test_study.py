@@ -163,7 +163,7 @@ def test_checkpoint_brings_its_configuration_and_weights(checkpoint, tmp_path, m
         weight, trained = (x[name] for x in (model.state_dict(), state))
         assert weight[:16].equal(trained[:16]), "query"
         assert weight[-16:].equal(trained[-16:]), "value"
-    (query, key, value) = heads_of_setting(setting, [20], 0, 0)[20]
+    (query, key, value) = heads_of_setting(setting, [20], 0)[20]
     model = setting.make_model()
     tokens = example_of_length(setting, 20, 0).tokens
     embedded = model.encoder.tokens.weight[tokens] + model.encoder.positions.weight[:20]

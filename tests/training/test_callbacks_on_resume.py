@@ -47,7 +47,7 @@ def test_new_patience_holds(tmp_path, main, arguments):
     ("before", "now", "words"),
     [
         ([f"{__name__}.Stateful", "limit=3"], [f"{__name__}.Stateful", "limit=4"], "Stateful limit: 3"),
-        (["skyformer.training.callbacks.TopCheckpoints", "save_top_k=2", "monitor=val/loss", "mode=min"],
+        (["skyformer.training.callbacks.TopCheckpoints", "save_top_k=2", "monitor=val/loss"],
          ["skyformer.training.callbacks.TopCheckpoints", "save_top_k=2"], "TopCheckpoints monitor: 'val/loss'"),
         (["EMAWeightAveraging", "decay=0.9"], ["EMAWeightAveraging", "decay=0.5"], "EMAWeightAveraging decay: 0.9"),
     ],
@@ -72,5 +72,5 @@ def test_setting_of_a_callback_without_state_is_free(main, arguments):
 
 def test_what_counts_as_best_does_not_change(main, capsys, arguments):
     main([*arguments, "--trainer.max_steps=3"])
-    change = ["--best_checkpoint.monitor=val/loss", "--best_checkpoint.mode=min"]
-    refuse(main, capsys, [*arguments, *change], 1, "best_checkpoint.monitor: 'val/accuracy' in the checkpoint")
+    change = "--best_checkpoint.monitor=val/loss"
+    refuse(main, capsys, [*arguments, change], 1, "best_checkpoint.monitor: 'val/accuracy' in the checkpoint")

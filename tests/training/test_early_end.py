@@ -2,9 +2,12 @@
 
 import csv
 import json
+from typing import Any
 
 import pytest
 import sweep_runs
+from interrupted_runs import curves
+from lightning import Callback, Trainer
 from sweep_runs import sweep, tiny_grid
 from tiny_runs import NEVER_BETTER
 
@@ -30,6 +33,26 @@ def test_run_of_some_epochs_takes_all_its_steps(tmp_path, main, capsys, tiny_arg
 def test_time_that_is_over_is_the_reason(tmp_path, main, capsys, tiny_arguments):
     main(["fit", *tiny_arguments("listops", tmp_path), "--trainer.max_time={seconds: 0}"])
     assert capsys.readouterr().out.endswith("Stopped early at step 0 of 9: Timer, the time for training is over\n")
+
+
+class EndAfter(Callback):
+    """Ends training after some steps, as an early stopping callback does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+def test_resumed_run_keeps_the_row_of_the_step_that_ended_it(tmp_path, main, tiny_arguments):
+    """The former checkpoint is of another step, whose row must not replace that of the last one."""
+    extra = ["--trainer.limit_val_batches=0", "--last_checkpoint.every_n_train_steps=5", "--trainer.max_steps=9"]
+    ended = [*tiny_arguments("listops", tmp_path / "ended"), *extra]
+    main(["fit", *ended, f"--trainer.callbacks={__name__}.EndAfter", "--trainer.callbacks.step=8"])
+    main(["fit", *ended, "--ckpt_path=last"])
+    main(["fit", *tiny_arguments("listops", tmp_path / "whole"), *extra])
+    assert curves(tmp_path / "ended") == curves(tmp_path / "whole")
 
 
 @pytest.mark.long

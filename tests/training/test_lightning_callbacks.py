@@ -1,8 +1,11 @@
-"""Callbacks of Lightning and optimisers of torch, as users name them: they work, or one line names them and the fix."""
+"""Callbacks and loggers of Lightning, and optimisers of torch, as users name them: they work, or one line says why."""
+
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
 from refusals import refuse
 
 ADD = "--trainer.callbacks+="
@@ -66,3 +69,31 @@ def test_clipping_with_a_fused_optimizer(overlays, algorithm, tmp_path, main, ti
         weights.append(cli.model.encoder.positions.weight.detach())
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-8)
     assert (weights[0] - weights[2]).abs().max() > 1e-7
+
+
+class PlainLogger(Logger):
+    """A logger without a folder."""
+
+    name = version = "plain"
+
+    def __init__(self, prefix: str = "") -> None:
+        super().__init__()
+        self.steps: list[int | None] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.steps.append(step)
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+class BareLogger(PlainLogger):
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("kind", [PlainLogger, BareLogger])
+def test_logger_without_a_folder(kind, tmp_path, main, tiny_arguments):
+    arguments = [argument for argument in tiny_arguments("listops", tmp_path) if "trainer.logger=" not in argument]
+    cli = main(["fit", *arguments, f"--trainer.logger={__name__}.{kind.__name__}"])
+    assert cli.trainer.logger.steps

@@ -157,7 +157,7 @@ def test_fine_tuning_starts_from_the_whole_encoder(source, tmp_path, main, tiny_
     assert "other data" not in said
 
 
-def test_auxiliary_loss_takes_the_head_of_hidden_tokens_too(source, tmp_path, main, tiny_arguments):
+def test_auxiliary_loss_takes_the_head_of_masked_tokens_too(source, tmp_path, main, tiny_arguments):
     start = f"--model.init_from={source}/checkpoints/last.ckpt"
     main(["fit", *tiny_arguments("text", tmp_path), *HELD, start, "--model.mlm_weight=0.1"])
     given, started = weights_of(source), weights_of(tmp_path)
@@ -207,12 +207,12 @@ def test_another_vocabulary_is_refused(source, tmp_path, main, tiny_arguments, c
     assert "encoder.tokens.weight, (300, 16) in the checkpoint, (257, 16) here" in capfd.readouterr().err
 
 
-def test_result_is_of_hidden_tokens(source, main, pretraining, capsys):
+def test_result_is_of_masked_tokens(source, main, pretraining, capsys):
     main(["test", *pretraining("text", source)])
     result = json.loads((source / "result.json").read_text())
-    assert 20 < result["test/hidden_tokens"] < 10 * 60 * 0.3
+    assert 20 < result["test/masked_tokens"] < 10 * 60 * 0.3
     assert 0 < result["chance"] < 1
-    said = f"on {result['test/hidden_tokens']:,} hidden tokens; always guessing the most frequent one gives"
+    said = f"on {result['test/masked_tokens']:,} masked tokens; always guessing the most frequent one gives"
     assert said in capsys.readouterr().out
 
 
@@ -257,4 +257,4 @@ def test_processes_are_pretrained(tmp_path, pretraining):
         [sys.executable, str(ROOT / "run.py"), "fit", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "result.json").read_text())["test/hidden_tokens"] > 20
+    assert json.loads((tmp_path / "result.json").read_text())["test/masked_tokens"] > 20

@@ -15,12 +15,6 @@ REFUSED = (
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _end_of_determinism():
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.parametrize(
     "backend", ["skyformer", *(pytest.param(name, marks=pytest.mark.long) for name in ("softmax", "kernelized"))]
 )

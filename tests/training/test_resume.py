@@ -34,6 +34,25 @@ def test_killed_evaluation_is_run_again(tmp_path, main, tiny_arguments):
     assert_same_training(tmp_path / "killed", tmp_path / "whole", from_step=6)
 
 
+def test_evaluation_with_random_landmarks_repeats_after_a_resume(tmp_path, main, tiny_arguments):
+    """SIGTERM in the evaluation after step 6, whose landmarks are drawn at every call."""
+    fresh = ["--model.attention.eval_landmarks=fresh", "--model.attention.num_landmarks=4"]
+    stopped = [*tiny_arguments("listops", tmp_path / "stopped"), *fresh]
+    stop = [STOP, "--trainer.callbacks.step=6", "--trainer.callbacks.in_evaluation=true"]
+    with pytest.raises(SystemExit):
+        main(["fit", *stopped, *stop, "--trainer.callbacks.name=SIGTERM"])
+    main(["fit", *stopped, "--ckpt_path=last"])
+    main(["fit", *tiny_arguments("listops", tmp_path / "whole"), *fresh])
+    assert evaluations(tmp_path / "stopped") == evaluations(tmp_path / "whole")
+
+
+def test_smallest_loss_is_the_best(tmp_path, main, tiny_arguments):
+    main(["fit", *tiny_arguments("listops", tmp_path), "--best_checkpoint.monitor=val/loss"])
+    losses = {step + 1: float(loss) for step, (loss, _) in evaluations(tmp_path).items()}
+    best = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)["global_step"]
+    assert losses[best] == min(losses.values()) < max(losses.values())
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("in_evaluation", [True, False])
 def test_run_that_was_killed_after_its_last_step(in_evaluation, tmp_path, main, tiny_arguments):

@@ -20,6 +20,8 @@ from skyformer.model.checkpoint_io import BEST, LAST, read_checkpoint
 from skyformer.training import slurm
 from skyformer.training.loggers import CSVLogger
 
+Monitor = Literal["val/accuracy", "val/loss"]
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps `checkpoints/last.ckpt` in the run's folder, to resume from.
@@ -98,12 +100,13 @@ class LastCheckpoint(Checkpoint):
         stop = self._must_stop(trainer)
         self._evaluation_is_due = is_validation_due(trainer)
         enough = trainer.global_step - self._saved_step >= self.every_n_train_steps
-        enough = enough or trainer.global_step == trainer.max_steps or self._minutes_are_over(trainer)
+        enough = enough or trainer.should_stop or trainer.global_step == trainer.max_steps
+        enough = enough or self._minutes_are_over(trainer)
         if stop or enough or self._evaluation_is_due:
             # The loggers get this step's numbers after the callbacks. A run killed in between would lose them.
             self._to_log = metrics_to_log(trainer)
             self._save(trainer)
-        self._evaluation_is_due = False
+        self._evaluation_is_due, self._to_log = False, {}  # a later checkpoint has this step behind it
         if stop:
             self._exit(trainer)
 
@@ -171,10 +174,10 @@ def _say(text: str) -> None:
 class _InRunFolder(ModelCheckpoint):
     """Checkpoints with fixed names in `checkpoints/` of the run's folder, even if it moves."""
 
-    def __init__(self, monitor: str, mode: str, filename: str, save_top_k: int) -> None:
+    def __init__(self, monitor: Monitor, filename: str, save_top_k: int) -> None:
         super().__init__(
-            monitor=monitor, mode=mode, filename=filename, save_top_k=save_top_k, enable_version_counter=False,
-            auto_insert_metric_name=False,
+            monitor=monitor, mode="min" if monitor == "val/loss" else "max", filename=filename, save_top_k=save_top_k,
+            enable_version_counter=False, auto_insert_metric_name=False,
         )  # fmt: skip
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -227,30 +230,22 @@ class BestCheckpoint(_InRunFolder):
     """Keeps `checkpoints/best.ckpt` in the run's folder, the checkpoint with the best validation metric.
 
     Args:
-        monitor: `val/accuracy` or `val/loss`.
-        mode: whether larger (`max`) or smaller (`min`) is better.
+        monitor: `val/accuracy`, whose largest value is the best, or `val/loss`, whose smallest one is.
     """
 
-    def __init__(
-        self, monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy", mode: Literal["max", "min"] = "max"
-    ) -> None:
-        super().__init__(monitor, mode, filename="best", save_top_k=1)
+    def __init__(self, monitor: Monitor = "val/accuracy") -> None:
+        super().__init__(monitor, filename="best", save_top_k=1)
 
 
 class TopCheckpoints(_InRunFolder):
     """Keeps `checkpoints/top-step<n>.ckpt` of the validations with the best metric, in addition to `best.ckpt`.
 
     Args:
-        save_top_k: how many, at least 1.
-        monitor, mode: as in `BestCheckpoint`.
+        save_top_k: number of checkpoints, at least 1.
+        monitor: as in `BestCheckpoint`.
     """
 
-    def __init__(
-        self,
-        save_top_k: int,
-        monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy",
-        mode: Literal["max", "min"] = "max",
-    ) -> None:
+    def __init__(self, save_top_k: int, monitor: Monitor = "val/accuracy") -> None:
         if save_top_k < 1:
             raise ValueError(f"save_top_k={save_top_k} must be at least 1")
-        super().__init__(monitor, mode, filename="top-step{step}", save_top_k=save_top_k)
+        super().__init__(monitor, filename="top-step{step}", save_top_k=save_top_k)

@@ -40,7 +40,10 @@ def pretrains(module: LightningModule) -> bool:
 
 
 class LabelCounter(Callback):
-    """Counts the labels of each evaluation."""
+    """Counts the labels of each evaluation that `counts_in` says."""
+
+    def counts_in(self, trainer: Trainer) -> bool:
+        raise NotImplementedError
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.labels = LabelCounts(pl_module)
@@ -48,7 +51,8 @@ class LabelCounter(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self.labels.add(batch, outputs)
+        if self.counts_in(trainer):
+            self.labels.add(batch, outputs)
 
     on_test_start, on_test_batch_end = on_validation_start, on_validation_batch_end
 

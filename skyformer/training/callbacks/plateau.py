@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -27,9 +28,12 @@ class PlateauNotice(LabelCounter):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.has_left, self.is_said = state_dict["has_left"], state_dict["is_said"]
 
+    def counts_in(self, trainer: Trainer) -> bool:
+        trial = trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit"
+        return not (trial or pretrains(trainer.lightning_module) or self.has_left or self.is_said)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trial = trainer.sanity_checking or trainer.fast_dev_run
-        if trainer.state.fn != "fit" or trial or pretrains(pl_module) or self.has_left or self.is_said:
+        if not self.counts_in(trainer):
             return
         labels, chance = self.labels.total_and_chance(trainer)
         accuracy, step, steps = float(trainer.callback_metrics["val/accuracy"]), trainer.global_step, trainer.max_steps
@@ -58,6 +62,7 @@ class CurriculumCurve(Callback):
 
     def __init__(self) -> None:
         self.stage: int | None = None
+        self.value: torch.Tensor | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not getattr(trainer.datamodule, "stages", None):
@@ -65,5 +70,7 @@ class CurriculumCurve(Callback):
         stage, name = trainer.datamodule.stage_at(trainer.global_step)
         if self.stage not in (None, stage):
             rank_zero_info(f"step {trainer.global_step:>7,}   training continues with {name}")
+        if self.value is None or self.stage != stage:
+            self.value = torch.tensor(float(stage), device=pl_module.device)  # once: a copy to a GPU waits
         self.stage = stage
-        pl_module.log("train/stage", float(stage))
+        pl_module.log("train/stage", self.value)

@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import SaveConfigCallback
@@ -15,9 +14,9 @@ from skyformer.exceptions import RunError
 from skyformer.files import next_free_path, write_atomically
 from skyformer.internals import average_model
 from skyformer.model.checkpoint_io import LAST, PREVIOUS
-from skyformer.training.callbacks.ending import early_end
+from skyformer.training.callback_settings import check_callback_settings
 from skyformer.training.callbacks.label_counts import CaseCounts, LabelCounter, pretrains
-from skyformer.training.callbacks.settings import check_callback_settings
+from skyformer.training.ending import early_end
 from skyformer.training.loggers import TensorBoardLogger
 from skyformer.training.record import make_record
 from skyformer.training.result import sha256_of
@@ -54,6 +53,10 @@ class RunConfig(SaveConfigCallback):
                 f"the processes of this run differ: process {trainer.global_rank} has step and data {here}, the first "
                 f"one {first}. Let all of them see the same {trainer.default_root_dir} and data.data_dir."
             )
+        for callback in trainer.callbacks:
+            # Lightning copies the model before it moves it to a GPU.
+            if isinstance(callback, WeightAveraging) and (average := average_model(callback)) is not None:
+                average.to(pl_module.device)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             resumed = (folder / LAST).exists() or (folder / PREVIOUS).exists()
@@ -95,7 +98,7 @@ class RunConfig(SaveConfigCallback):
         end = early_end(trainer)
         if end is not None and trainer.is_global_zero:
             _note_early_end(Path(trainer.default_root_dir, "record.json"), end.as_dict())
-        config = yaml.load(self.text, Loader=yaml.CSafeLoader)
+        config = load_yaml(self.text)
         hparams = {name: config[name] for name in ("data", "model", "seed_everything")}
         metrics = {
             f"result/final_{name.replace('/', '_')}": float(value)
@@ -147,6 +150,9 @@ class EvaluationResult(LabelCounter):
 
     cases: CaseCounts | None
 
+    def counts_in(self, trainer: Trainer) -> bool:
+        return trainer.state.fn != "fit"
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
         names = getattr(trainer.datamodule, "test_case_names", ())
@@ -178,7 +184,7 @@ class EvaluationResult(LabelCounter):
         examples = self.labels.num_examples(trainer)
         counts, noun = {"examples": total}, "label"
         if pretrains(trainer.lightning_module):
-            counts, noun = {"hidden_tokens": total}, "one"
+            counts, noun = {"masked_tokens": total}, "one"
         elif total != examples:
             counts = {"labelled_tokens": total, "examples": examples}
         accuracy, loss = (float(trainer.callback_metrics[f"{prefix}/{name}"]) for name in ("accuracy", "loss"))

@@ -18,6 +18,11 @@ class StepSeed(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         seed_step(trainer)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # An evaluation that draws random numbers repeats after a resume too.
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            seed_step(trainer)
+
 
 def seed_step(trainer: Trainer, taken: int | None = None) -> None:
     """Seed torch for the current batch, or for the batch after `taken` batches."""

@@ -1,4 +1,4 @@
-"""How many steps a run has."""
+"""The number of training steps of a run."""
 
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -7,8 +7,8 @@ from skyformer.exceptions import RunError
 from skyformer.internals import train_dataloader
 
 
-def set_length(trainer: Trainer) -> None:
-    """Give a run whose length is set in epochs its number of steps, which the schedule and the callbacks go by.
+def set_steps(trainer: Trainer) -> None:
+    """Give a run whose length is set in epochs its number of steps, for the schedule and the callbacks.
 
     The smaller of `max_steps` and `max_epochs` counts. A loader without a length leaves `max_steps` as it is.
 
