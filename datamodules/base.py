@@ -372,7 +372,7 @@ class SequenceDataModule(LightningDataModule, ABC):
         if expected not in (None, place):
             raise PreparedDataError(
                 f"the checkpoint is at batch {expected[1]} of epoch {expected[0]} and has taken {self._taken} batches "
-                f"of {batches} an epoch; it was not written by this run. Name another one with --ckpt_path."
+                f"of {batches} an epoch; it was not written by this run. Fix: name another one with --ckpt_path."
             )
         if self.trainer is not None and self.trainer.overfit_batches > 0:
             return 0, place[1]  # the first epoch's batches, again and again

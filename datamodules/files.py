@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-REMAKE = "Remove the folder; the next run makes it again."
-PERMIT = "Change its permissions, or set data.data_dir to a folder that you may read."
+REMAKE = "Fix: remove the folder; the next run makes it again."
+PERMIT = "Fix: change its permissions, or set data.data_dir to a folder that you may read."
 _NO_FOLDER = "a folder; a part of this path is a file, or a link to nothing"
 _FORBIDDEN = "a folder that you may read and write, or change its permissions"
 # What to name in place of a path that failed, by the number of the error.

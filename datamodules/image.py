@@ -141,8 +141,8 @@ def _list_files(folder: Path) -> list[tuple[Path, int]]:
     names = [path.name for path in classes]
     if names not in (list(Image.class_names), [str(label) for label in range(Image.num_classes)]):
         raise PreparedDataError(
-            f"{folder} has the folders {names}, expected {list(Image.class_names)} or 0 ... 9; data.source should hold "
-            f"{CIFAR10.base_folder}, or train/<class>/ and test/<class>/"
+            f"{folder} has the folders {names}, expected {list(Image.class_names)} or 0 ... 9. Fix: let data.source "
+            f"hold {CIFAR10.base_folder}, or train/<class>/ and test/<class>/"
         )
     pictures = []
     for label, kind in enumerate(classes):

@@ -36,8 +36,8 @@ def draw_expression(
     length, value = _draw(rng, tokens, min_length, max_depth, max_args)
     if length == 0:
         raise PreparedDataError(
-            f"no expression of more than {min_length} and fewer than {max_length} tokens in {TRIALS:,} tries; change "
-            f"data.min_length, data.max_length, data.max_depth={max_depth} or data.max_args={max_args}"
+            f"no expression of more than {min_length} and fewer than {max_length} tokens in {TRIALS:,} tries. Fix: "
+            f"change data.min_length, data.max_length, data.max_depth={max_depth} or data.max_args={max_args}"
         )
     return tokens[:length].copy(), value
 

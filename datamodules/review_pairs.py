@@ -91,7 +91,7 @@ class ReviewPairs(Text):
         try:
             films = {place: read(name).splitlines() for place, name in FILMS.items()}
         except PreparedDataError as error:
-            fix = "Some copies of aclImdb lack these files. Without data.source the original is fetched."
+            fix = "Some copies of aclImdb lack these files. Fix: leave data.source out to fetch the original"
             raise PreparedDataError(f"{error} {fix}") from error
         found = {}
         for name in names:

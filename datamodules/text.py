@@ -123,7 +123,7 @@ class Text(SequenceDataModule):
             for kind in CLASSES:
                 if not any(name.startswith(f"{split}/{kind}/") for name in names):
                     what = f"{source} has no review {split}/{kind}/*.txt"
-                    raise PreparedDataError(f"{what}; data.source={self.source} should be the complete aclImdb")
+                    raise PreparedDataError(f"{what}. Fix: set data.source to the complete aclImdb (got {self.source})")
         return sorted(names, key=_order), read
 
 

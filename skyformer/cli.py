@@ -259,7 +259,7 @@ class SkyformerCLI(LightningCLI):
         config = self.config[self.subcommand]
         check_config(config)
         if config.seed_everything is False:
-            raise RunError("seed_everything=false: a run is a function of its configuration and seed; give a number")
+            raise RunError("seed_everything=false: a run needs a seed to be repeatable. Fix: give a number")
         evaluates = "test" if self.subcommand == "fit" and config.test_after_fit else self.subcommand
         if config.trainer.get(limit := _LIMITS.get(evaluates, "")) == 0:
             raise RunError(f"trainer.{limit}=0 leaves {evaluates} without a batch. Fix: leave it out, or raise it")
@@ -329,7 +329,7 @@ class SkyformerCLI(LightningCLI):
                 raise
             raise CheckpointError(
                 f"checkpoint {self.config[subcommand].ckpt_path} does not fit this run ({type(error).__name__}: "
-                f"{reason}). Name another one with --ckpt_path, or start without one in another folder."
+                f"{reason}). Fix: name another one with --ckpt_path, or start without one in another folder."
             ) from error
         finally:
             self.lock.close()
@@ -398,7 +398,7 @@ class SkyformerCLI(LightningCLI):
                 return
             if not (folder / BEST).exists():
                 raise RunError(
-                    f"test_after_fit: {folder} has no {BEST}, since no validation took place; train longer than "
+                    f"test_after_fit: {folder} has no {BEST}, since no validation took place. Fix: train longer than "
                     f"trainer.val_check_interval={self.trainer.val_check_interval} batches, or lower it"
                 )
             path = find_checkpoint("best", folder, "test")

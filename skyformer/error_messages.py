@@ -68,12 +68,12 @@ def _system_error_message(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     if error.filename is None:
         traceback.print_exc()  # the only way to tell where
-    fix = "Check that it exists and that you have permission"
+    fix = "check that it exists and that you have permission"
     if error.errno in _FULL:
-        fix = "Free some space, or name a folder on another disk"
+        fix = "free some space, or name a folder on another disk"
     elif error.errno in BETTER_PLACES:
-        fix = f"Name {BETTER_PLACES[error.errno]}"
-    return f"{where}{error.strerror or error}. {fix}. {RESUME_HINT}"
+        fix = f"name {BETTER_PLACES[error.errno]}"
+    return f"{where}{error.strerror or error}. Fix: {fix}. {RESUME_HINT}"
 
 
 def _encoding_error_message(error: UnicodeError) -> str:
@@ -93,11 +93,11 @@ def _unknown_error_message(error: Exception) -> str:
         )
     if isinstance(error, RuntimeError) and any(text in said for text in _UNREACHABLE):
         return (
-            f"the processes of this run do not reach each other ({said[:200]}). Between machines, set "
+            f"the processes of this run do not reach each other ({said[:200]}). Fix: between machines, set "
             "GLOO_SOCKET_IFNAME, or NCCL_SOCKET_IFNAME for GPUs, to the network interface that joins them."
         )
     if isinstance(error, RuntimeError) and any(text in said for text in _LOST_PEER):
-        return f"another process of this run ended ({said[:200]}). Read its error message. {RESUME_HINT}"
+        return f"another process of this run ended ({said[:200]}). Fix: read its error message. {RESUME_HINT}"
     if isinstance(error, RuntimeError) and any(text in said for text in _LOST_WORKERS):
         return (
             f"the DataLoader's worker processes stopped responding ({said[:200]}). Fix: --data.num_workers 0, or more "
@@ -109,7 +109,7 @@ def _unknown_error_message(error: Exception) -> str:
             "(got true). Fix: --trainer.use_distributed_sampler false"
         )
     if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
-        fix = "Lower data.init_args.batch_size, the length, or a size of the model"
-        return f"not enough memory ({said[:200]}). {fix}. {RESUME_HINT}"
+        fix = "lower data.init_args.batch_size, the length, or a size of the model"
+        return f"not enough memory ({said[:200]}). Fix: {fix}. {RESUME_HINT}"
     traceback.print_exc()
     return f"{type(error).__name__}: {said[:500]}. This error is unexpected; its traceback is above. {RESUME_HINT}"

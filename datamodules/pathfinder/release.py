@@ -35,7 +35,7 @@ def list_pictures(folder: Path) -> list[Listed]:
     """
     files = sorted((folder / "metadata").glob("[!.]*.npy"), key=lambda path: path.stem.zfill(9))  # 2 before 10
     if not files:
-        raise PreparedDataError(f"{folder / 'metadata'} has no .npy file; is data.level right, and data.source?")
+        raise PreparedDataError(f"{folder / 'metadata'} has no .npy file. Fix: check data.level and data.source")
     return [picture for path in files for picture in _read_metadata(path)]
 
 

@@ -27,7 +27,9 @@ def source_path(source: str) -> Path:
         path.exists()  # refuses a name that is too long, or a folder that may not be read
     except (RuntimeError, OSError, ValueError) as error:  # the last for a NUL, or half a character
         reason = getattr(error, "strerror", None) or error
-        raise PreparedDataError(f"data.source={source}: {reason}. Name a file or folder that can be read.") from error
+        raise PreparedDataError(
+            f"data.source={source}: {reason}. Fix: name a file or folder that can be read."
+        ) from error
     return path
 
 
@@ -35,7 +37,7 @@ def damaged(where: Path | str, what: str) -> PreparedDataError:
     """Return the error that names the corrupt place of a source and the fix."""
     line = " ".join(what.split())  # what Python's readers say may have several lines
     return PreparedDataError(
-        f"{where}: {printable(line)}. Fetch or unpack it again, or set data.source to a complete copy."
+        f"{where}: {printable(line)}. Fix: fetch or unpack it again, or set data.source to a complete copy."
     )
 
 
@@ -58,7 +60,7 @@ def find_in_release(source: Path, folder: str, marker: str) -> Path:
             if (place / marker).exists():
                 return place
     raise PreparedDataError(
-        f"no {marker} in {source} or its {folder}/. Set data.source to the folder where {RELEASE} is unpacked; "
+        f"no {marker} in {source} or its {folder}/. Fix: set data.source to the folder where {RELEASE} is unpacked; "
         f"of that archive this takes */{folder}/*."
     )
 
@@ -69,7 +71,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PreparedDataError(f"cannot read {path}: {error.strerror or error}. Check data.source.") from error
+        raise PreparedDataError(f"cannot read {path}: {error.strerror or error}. Fix: check data.source.") from error
 
 
 def read_rows(

@@ -66,7 +66,8 @@ def _fetch_all(url: str, path: Path, part: Path) -> None:
     arrived = _size(part)
     kept = f" The {arrived:,} bytes that arrived are kept; the next run continues from there." if arrived else ""
     raise PreparedDataError(
-        f"cannot fetch {url}: {getattr(reason, 'reason', reason)}.{kept} Or put the file there yourself: {path}"
+        f"cannot fetch {url}: {getattr(reason, 'reason', reason)}.{kept} Fix: try again, or put the file there "
+        f"yourself: {path}"
     ) from reason
 
 
@@ -103,8 +104,8 @@ def _check(found: Path, path: Path, algorithm: str, digest: str) -> None:
     if actual != digest:
         aside = found.rename(path.with_name(path.name + ".wrong"))
         raise PreparedDataError(
-            f"{path.name} has the {algorithm} {actual}, expected {digest}; it is kept aside as {aside}. Run again to "
-            "fetch it again, or set data.source to a copy that you trust."
+            f"{path.name} has the {algorithm} {actual}, expected {digest}; it is kept aside as {aside}. Fix: run "
+            "again to fetch it again, or set data.source to a copy that you trust."
         )
 
 

@@ -136,5 +136,5 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
     if not whole:
         raise CheckpointError(
             f"checkpoint {path} was not written by this project's runs: it lacks configuration, step, weights or "
-            "state. Name another one with --ckpt_path."
+            "state. Fix: name another one with --ckpt_path."
         )

@@ -63,7 +63,7 @@ def new_figure(panels: int, width: float, height: float, columns: int | None = N
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise RunError("pictures need matplotlib: pip install -e '.[report]'") from error
+        raise RunError("pictures need matplotlib. Fix: pip install -e '.[report]'") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     columns = columns or panels
     axes = figure.subplots(-(-panels // columns), columns, squeeze=False).ravel()

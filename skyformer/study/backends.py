@@ -33,7 +33,7 @@ def read_backends(named: Sequence[str]) -> dict[str, tuple[str, Description]]:
     shared = [name for name in by_class.values() if list(by_class.values()).count(name) > 1]
     names = {backend: Path(backend).stem if name in shared else name for backend, name in by_class.items()}
     if len(set(names.values())) < len(named):
-        raise RunError(f"--backends {list(named)}: two are called alike; rename a file")
+        raise RunError(f"--backends {list(named)}: two have equal names. Fix: rename a file")
     return {name: (backend, read[backend]) for backend, name in names.items()}
 
 

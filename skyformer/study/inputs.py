@@ -71,7 +71,7 @@ def example_of_length(setting: Setting, length: int, number: int) -> Example:
     pieces = [_real(split[index]) for index in range(first, min(last + 1, len(split)))]
     if last == len(split) or pieces[0][1] is not None:
         raise RunError(
-            f"the validation set has no example of {length:,} tokens, and too few to be joined; ask for fewer"
+            f"the validation set has no example of {length:,} tokens, and too few to be joined. Fix: ask for fewer"
         )
     start = number * length - int(ends[first] - split.lengths[first])
     return Example(torch.cat([tokens for tokens, _ in pieces])[None, start : start + length], None)
@@ -101,7 +101,7 @@ def heads_of_encoder(encoder: str, text: Path, lengths: Sequence[int], layer: in
     try:
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
-        raise RunError("--encoder needs transformers: pip install -e '.[hf]'") from error
+        raise RunError("--encoder needs transformers. Fix: pip install -e '.[hf]'") from error
     try:
         model = AutoModel.from_pretrained(encoder, attn_implementation="eager").eval()
         tokenizer = AutoTokenizer.from_pretrained(encoder)
@@ -134,7 +134,7 @@ def _heads(model: Any, ids: Tensor, layer: int) -> Heads:
     if not torch.allclose(expected, attentions[layer], rtol=1e-3, atol=1e-5):
         raise RunError(
             f"--encoder: layer {layer} of {type(model).__name__} is not softmax(Q Kᵀ / √p) of its projections; it may "
-            "turn them by position. Name another encoder."
+            "turn them by position. Fix: name another encoder."
         )
     return query, key, value
 

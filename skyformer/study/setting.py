@@ -134,8 +134,8 @@ class Setting:
         longest = max(self.data.max_length, max_length or 0)
         if self.state is not None and longest > self.data.max_length:
             raise RunError(
-                f"{self.config.checkpoint} has positions for {self.data.max_length:,} tokens, not for {longest:,}; "
-                "ask for fewer"
+                f"{self.config.checkpoint} has positions for {self.data.max_length:,} tokens, not for {longest:,}. "
+                "Fix: ask for fewer"
             )
         torch.manual_seed(self.config.seed_everything if seed is None else seed)
         start = torch.get_rng_state()

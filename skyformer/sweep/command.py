@@ -117,7 +117,7 @@ def _import(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "submitit":
             raise
-        raise RunError("sweep needs submitit: pip install -e '.[sweep]'") from error
+        raise RunError("sweep needs submitit. Fix: pip install -e '.[sweep]'") from error
 
 
 def _end(events: Events, queue: dict[str, str]) -> None:

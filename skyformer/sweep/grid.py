@@ -132,7 +132,7 @@ def _arguments(path: Path, key: str, given: Any) -> Arguments:
         raise RunError(f"{path}: {key}={given!r} must be arguments with values, such as trainer.max_steps: 40")
     for name in given:
         if name in _TAKEN:
-            raise RunError(f"{path}: {key}: {name} is set by the sweep for each run; leave it out")
+            raise RunError(f"{path}: {key}: {name} is set by the sweep for each run. Fix: leave it out")
     return dict(given)
 
 

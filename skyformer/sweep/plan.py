@@ -76,7 +76,7 @@ def _check_devices(cell: Cell, config: Config) -> None:
     """Refuse GPUs by their numbers: a run sees only those that it is given, numbered from 0."""
     devices = config["trainer"]["devices"]
     if isinstance(devices, list) or "," in str(devices):
-        raise RunError(f"{cell.name}: trainer.devices={devices}: say how many; the sweep chooses which")
+        raise RunError(f"{cell.name}: trainer.devices={devices}: Fix: name a number; the sweep chooses which")
 
 
 def _check_different(plans: Mapping[tuple[str, str, str], Config]) -> None:
@@ -87,7 +87,7 @@ def _check_different(plans: Mapping[tuple[str, str, str], Config]) -> None:
         flat = {key: value for key, value in flatten(config).items() if key not in _DIFFER}
         same = first.setdefault(json.dumps(flat, sort_keys=True, default=str), name)
         if same != name:
-            fix = "Leave one out, or set what differs in its arguments, which count more than any file."
+            fix = "Fix: leave one out, or set what differs in its arguments, which count more than any file."
             raise RunError(f"{same} and {name} are the same run twice: nothing in their configurations differs. {fix}")
 
 
@@ -105,7 +105,7 @@ def check_folders(plans: Mapping[Cell, Config]) -> None:
     lines = [f"  {cell.name}: {change}" for cell, config in plans.items() for change in _changes(cell.folder, config)]
     if lines:
         shown = [*lines[:20], *([f"  and {len(lines) - 20} more"] if len(lines) > 20 else [])]
-        fix = "Set them as they were, or name another folder with --runs; finished runs are not written over."
+        fix = "Fix: set them as they were, or name another folder with --runs; finished runs are not written over."
         raise RunError("\n".join(["these runs were made with another configuration:", *shown, fix]))
 
 

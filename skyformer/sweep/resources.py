@@ -46,7 +46,7 @@ def choose_parallel(
     if not on_gpus:
         return max(1, available_cores() // (most * threads))
     if most > len(gpus):
-        raise RunError(f"{cell.name}: trainer.devices={most}, but this machine has {len(gpus)} GPU(s); lower it")
+        raise RunError(f"{cell.name}: trainer.devices={most}, but this machine has {len(gpus)} GPU(s). Fix: lower it")
     places = len(gpus) // most * (runs_per_gpu or 1)
     if asked and asked > places:
         raise RunError(

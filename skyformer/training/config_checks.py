@@ -48,7 +48,7 @@ def check_files(arguments: Sequence[str]) -> None:
         try:
             content = load_yaml(Path(name).expanduser().read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
-            raise RunError(f"--config {name} is not UTF-8 text (byte {error.start}); save it as such") from error
+            raise RunError(f"--config {name} is not UTF-8 text (byte {error.start}). Fix: save it as UTF-8") from error
         except FileNotFoundError as error:
             if Path(name).parts[0] == "configs":
                 raise RunError(
@@ -60,7 +60,7 @@ def check_files(arguments: Sequence[str]) -> None:
             continue
         _check_former_settings(name, content)
         if isinstance(content, dict) and "config" in content and not isinstance(content["config"], list | None):
-            raise RunError(f"--config {name}: the key config has no place in a file; name each file with --config")
+            raise RunError(f"--config {name}: the key config has no place in a file. Fix: name each file with --config")
 
 
 def _check_former_settings(name: str, content: Any) -> None:
@@ -116,7 +116,7 @@ def check_config(config: Namespace) -> None:
     for key, value in config.items():
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, int) and abs(number) >= 2**63:
-                raise RunError(f"{key}={number} has more than 64 bits; use a smaller number")
+                raise RunError(f"{key}={number} has more than 64 bits. Fix: use a smaller number")
             if isinstance(number, float) and not math.isfinite(number):
                 raise RunError(f"{key}={number} must be finite")
     for key, base in _BASES.items():

@@ -152,8 +152,8 @@ def find_checkpoint(named: str | None, folder: Path, subcommand: str) -> Path | 
     if path.is_file():
         return path
     if named == "last":
-        raise RunError(f"--ckpt_path last: there is nothing to continue, {path} does not exist. Leave it out to start.")
-    fix = "Train first, or name another file with --ckpt_path."
+        raise RunError(f"--ckpt_path last: {path} does not exist. Fix: leave it out to start a run.")
+    fix = "Fix: train first, or name another file with --ckpt_path."
     raise RunError(f"no checkpoint {path}. {fix}")
 
 
@@ -192,7 +192,7 @@ def _check_not_written_over(named: str | None, folder: Path, has_run: bool) -> N
     )
     if has_run and not own:
         raise RunError(
-            f"{folder} already holds a run ({checkpoints}). Add --ckpt_path last to continue it, or "
+            f"{folder} already holds a run ({checkpoints}). Fix: add --ckpt_path last to continue it, or "
             "--trainer.default_root_dir <folder> to start another."
         )
 
@@ -208,7 +208,7 @@ def lock_run(held: ExitStack, folder: Path) -> None:
         lock = acquire_lock(folder / ".lock")
     except Timeout as error:
         raise RunError(
-            f"{folder} is in use: another process trains in it. Wait for its end, or set another "
+            f"{folder} is in use: another process trains in it. Fix: wait for its end, or set another "
             "--trainer.default_root_dir."
         ) from error
     if lock is None:
@@ -237,10 +237,10 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
         lines = [f"  {key}: {before.get(key)!r} in the checkpoint, {now.get(key)!r} now" for key in keys]
         arguments = " ".join(f"--{key} {json.dumps(value)}" for key, value in _whole(former, keys).items())
         fix = (
-            f"Set them as they were ({arguments}), or start another run without --ckpt_path in another "
+            f"Fix: set them as they were ({arguments}), or start another run without --ckpt_path in another "
             "--trainer.default_root_dir."
             if subcommand == "fit"
-            else "Use the configuration that the run was trained with: its folder holds config.yaml."
+            else "Fix: use the configuration that the run was trained with: its folder holds config.yaml."
         )
         raise RunError("\n".join([f"checkpoint {path} belongs to another configuration:", *lines, fix]))
 
@@ -310,12 +310,12 @@ def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_pr
     if before != data_hash:
         text = f"the data differs from what the checkpoint was trained on: hash {data_hash} now, {before} then"
         if fits:
-            raise RunError(f"{text}. Set data.data_dir or data.source as they were, or start another run.")
+            raise RunError(f"{text}. Fix: set data.data_dir or data.source as they were, or start another run.")
         rank_zero_warn(f"{text}; the result is for the current data.", category=DataWarning)
     if fits and processes != num_processes:
         raise RunError(
             f"the checkpoint is of a run of {processes} process(es), this one has {num_processes}: batches and random "
-            "numbers would differ. Use as many (trainer.devices, trainer.num_nodes), or start another run."
+            "numbers would differ. Fix: use as many (trainer.devices, trainer.num_nodes), or start another run."
         )
 
 

@@ -211,7 +211,7 @@ def test_run_without_a_checkpoint_leaves_its_log_aside(tmp_path, main, tiny_argu
 
 def test_nothing_to_continue(tmp_path, main, capsys, tiny_arguments):
     arguments = ["fit", *tiny_arguments("listops", tmp_path), "--ckpt_path=last"]
-    refuse(main, capsys, arguments, 1, "nothing to continue", "last.ckpt")
+    refuse(main, capsys, arguments, 1, "last.ckpt does not exist. Fix: leave it out")
 
 
 def test_no_checkpoint_to_test(tmp_path, main, capsys, tiny_arguments):
@@ -329,7 +329,7 @@ def test_truncated_prepared_file(tmp_path, main, capsys, tiny_arguments):
     (tokens,) = (tmp_path / "data").glob("listops-*/train/tokens.bin")
     tokens.write_bytes(tokens.read_bytes()[:-5])
     arguments.append(f"--trainer.default_root_dir={tmp_path}/again")
-    refuse(main, capsys, arguments, 1, str(tokens), "Remove the folder")
+    refuse(main, capsys, arguments, 1, str(tokens), "Fix: remove the folder")
 
 
 def test_timer_by_class_path(tmp_path, main, tiny_arguments):

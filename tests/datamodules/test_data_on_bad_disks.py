@@ -226,7 +226,7 @@ def test_something_else_in_its_place(make, name, run, refused, tmp_path):
     make(data_dir / name.format(folder))
     before = snapshot(outside)
     if name == "{}":
-        refused(data_dir, "has no meta.json. Remove the folder")
+        refused(data_dir, "has no meta.json. Fix: remove the folder")
     elif name == "{}.partial" or make in (make_file, os.mkfifo):
         run(data_dir)
     else:

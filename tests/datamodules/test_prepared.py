@@ -131,7 +131,7 @@ def test_damage_is_named_and_the_advice_helps(damage, tmp_path):
     with pytest.raises(PreparedDataError, match=message) as caught:
         load(folder, SETTINGS, "train")
     assert str(folder) in str(caught.value)
-    assert "Remove the folder; the next run makes it again." in str(caught.value)
+    assert "Fix: remove the folder; the next run makes it again." in str(caught.value)
     shutil.rmtree(folder)
     assert_whole(make(tmp_path))
 
@@ -155,7 +155,7 @@ def test_what_another_task_wrote_is_refused(other, message, tmp_path):
 def test_folder_without_meta_is_named_before_the_work(tmp_path):
     (make(tmp_path) / "meta.json").unlink()
     made: list[str] = []
-    with pytest.raises(PreparedDataError, match=r"has no meta\.json\. Remove the folder"):
+    with pytest.raises(PreparedDataError, match=r"has no meta\.json\. Fix: remove the folder"):
         make(tmp_path, made=made)
     assert made == []
 

@@ -21,7 +21,7 @@ from datamodules.prepared.format import verify
 PathChange = Callable[[Path], Any]
 Special = tuple[PathChange, str]  # with the verdict that there must be
 REFUSED, ACCEPTED, FOREIGN = "refused", "accepted", "anything else"
-FIXES = ("Remove the folder", "data.source", "data.data_dir")
+FIXES = ("remove the folder", "data.source", "data.data_dir")
 SMALL = 1 << 20  # bytes of a file that is compared as a whole
 
 

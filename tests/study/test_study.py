@@ -280,7 +280,7 @@ def test_own_attention_and_two_of_one_class(study, tmp_path):
         (["stability", "--steps=0"], "--steps 0 must be at least 1"),
         (["stability", "--steps=100"], "--steps 100: an epoch has 12 batches"),
         (["stability", "--backends=[]"], "--backends []: name one or more"),
-        (["spectrum", "--backends=[softmax,softmax]"], "two are called alike"),
+        (["spectrum", "--backends=[softmax,softmax]"], "two have equal names"),
         (["spectrum", "--length=2000"], "too few to be joined"),
         (["approximation", "--lengths=[16]"], "each length must exceed one number of them"),
         (["approximation", "--lengths=[20]", "--backends=[softmax]"], "has no size to vary"),

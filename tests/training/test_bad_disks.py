@@ -42,7 +42,7 @@ def test_disk_that_fills_up_keeps_what_was_whole(checkpoints, whole, tmp_path, m
     with mounted(tmp_path / "disk", 4000) as disk:
         ballast = fill(disk, leave=int((checkpoints + 0.7) * size))
         arguments = ["fit", *tiny_arguments("listops", disk / "run"), "--ckpt_path=auto"]
-        stops(main, capsys, arguments, "No space left on device", str(disk / "run/checkpoints"), "Free some space")
+        stops(main, capsys, arguments, "No space left on device", str(disk / "run/checkpoints"), "Fix: free some space")
         assert not partials(disk)
         kept = list((disk / "run/checkpoints").glob("*.ckpt"))
         assert len(kept) == checkpoints
@@ -60,7 +60,7 @@ def test_full_disk_from_the_start(logger, leave, tmp_path, main, capsys, tiny_ar
     with mounted(tmp_path / "disk", 1000) as disk:
         fill(disk, leave)
         arguments = ["fit", *tiny_arguments("listops", disk / "run"), f"--trainer.logger={logger}"]
-        stops(main, capsys, arguments, "No space left on device", "Free some space")
+        stops(main, capsys, arguments, "No space left on device", "Fix: free some space")
         assert not partials(disk)
         assert not list(disk.rglob("*.ckpt"))
 

@@ -132,7 +132,7 @@ class NonFiniteLoss(Callback):
             what += "" if culprits else ", and the gradients are not"
             raise NonFiniteLossError(
                 f"{what}; the batch's examples and the norms of the layers are in {path}. Weights and checkpoints are "
-                "as before that step. Try a smaller model.optimizer.init_args.lr, trainer.gradient_clip_val=1, or "
+                "as before that step. Fix: try a smaller model.optimizer.init_args.lr, trainer.gradient_clip_val=1, or "
                 "non_finite_loss.action=skip."
             )
 

@@ -51,7 +51,7 @@ class RunConfig(SaveConfigCallback):
         if not trainer.strategy.reduce_boolean_decision(here == first, all=True):
             raise RunError(
                 f"the processes of this run differ: process {trainer.global_rank} has step and data {here}, the first "
-                f"one {first}. Let all of them see the same {trainer.default_root_dir} and data.data_dir."
+                f"one {first}. Fix: let all of them see the same {trainer.default_root_dir} and data.data_dir."
             )
         for callback in trainer.callbacks:
             # Lightning copies the model before it moves it to a GPU.
@@ -91,7 +91,7 @@ class RunConfig(SaveConfigCallback):
             was, now = ("without", "with") if averages else ("with", "without")
             raise RunError(
                 f"the checkpoint is of a run {was} a moving average of the weights (trainer.callbacks), this one is "
-                f"{now}. Set it as it was, or start another run."
+                f"{now}. Fix: set it as it was, or start another run."
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
