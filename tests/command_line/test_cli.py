@@ -215,7 +215,7 @@ def test_nothing_to_continue(tmp_path, main, capsys, tiny_arguments):
 
 
 def test_no_checkpoint_to_test(tmp_path, main, capsys, tiny_arguments):
-    refuse(main, capsys, ["test", *tiny_arguments("listops", tmp_path)], 1, "best.ckpt", "Train first")
+    refuse(main, capsys, ["test", *tiny_arguments("listops", tmp_path)], 1, "best.ckpt", "Fix: train first")
 
 
 @pytest.mark.parametrize(

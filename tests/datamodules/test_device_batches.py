@@ -85,18 +85,21 @@ def test_run_is_the_same(task, tmp_path, main, tiny_arguments, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "root", "free", "expected"),
+    ("settings", "root", "free", "share", "expected"),
     [
-        ({}, "cuda:0", 1 << 34, "cuda:0"),
-        ({}, "cpu", 1 << 34, None),
-        ({"num_workers": 1}, "cuda:0", 1 << 34, None),
-        ({}, "cuda:0", 4 * (10_240 + 88 + 10), "cuda:0"),  # pixels, offsets and labels
-        ({}, "cuda:0", 4 * (10_240 + 88 + 10) - 1, None),
+        ({}, "cuda:0", 1 << 34, 1.0, "cuda:0"),
+        ({}, "cpu", 1 << 34, 1.0, None),
+        ({"num_workers": 1}, "cuda:0", 1 << 34, 1.0, None),
+        ({}, "cuda:0", 4 * (10_240 + 88 + 10), 1.0, "cuda:0"),  # pixels, offsets and labels
+        ({}, "cuda:0", 4 * (10_240 + 88 + 10) - 1, 1.0, None),
+        ({}, "cuda:0", 1 << 34, 4 * (10_240 + 88 + 10) / 2**35, "cuda:0"),  # several runs on one GPU
+        ({}, "cuda:0", 1 << 34, 4 * (10_240 + 88 + 9) / 2**35, None),
     ],
 )
-def test_split_lives_on_a_gpu_that_has_room(settings, root, free, expected, monkeypatch):
+def test_split_lives_on_a_gpu_that_has_room(settings, root, free, share, expected, monkeypatch):
     data = Pathfinder(**settings)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 35))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(root)))
     split = random_split([1024] * 10)
     device = data._batches(split).device
@@ -106,6 +109,7 @@ def test_split_lives_on_a_gpu_that_has_room(settings, root, free, expected, monk
 def test_large_split_stays_on_the_host(monkeypatch):
     data = Pathfinder()
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
     monkeypatch.setattr(base, "MAX_DEVICE_BYTES", 10_000)
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda", 0)))
     assert data._batches(random_split([1024] * 10)).device is None

@@ -81,6 +81,7 @@ class LastCheckpoint(Checkpoint):
         """Finish the step before a resume: write its row of the log and run its evaluation."""
         for logger in trainer.loggers if self._to_log else []:
             logger.log_metrics(self._to_log, step=trainer.global_step - 1)
+        self._to_log = {}
         if self._evaluation_is_due:
             # As Lightning's loop does after a step; on a resume it would take the next step.
             self._evaluation_is_due = False

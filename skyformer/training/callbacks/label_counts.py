@@ -42,7 +42,7 @@ def pretrains(module: LightningModule) -> bool:
 class LabelCounter(Callback):
     """Counts the labels of each evaluation that `counts_in` says."""
 
-    def counts_in(self, trainer: Trainer) -> bool:
+    def counts_in(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         raise NotImplementedError
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,7 +51,7 @@ class LabelCounter(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        if self.counts_in(trainer):
+        if self.counts_in(trainer, pl_module):
             self.labels.add(batch, outputs)
 
     on_test_start, on_test_batch_end = on_validation_start, on_validation_batch_end

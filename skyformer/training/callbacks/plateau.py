@@ -28,12 +28,12 @@ class PlateauNotice(LabelCounter):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.has_left, self.is_said = state_dict["has_left"], state_dict["is_said"]
 
-    def counts_in(self, trainer: Trainer) -> bool:
+    def counts_in(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         trial = trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit"
-        return not (trial or pretrains(trainer.lightning_module) or self.has_left or self.is_said)
+        return not (trial or pretrains(pl_module) or self.has_left or self.is_said)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.counts_in(trainer):
+        if not self.counts_in(trainer, pl_module):
             return
         labels, chance = self.labels.total_and_chance(trainer)
         accuracy, step, steps = float(trainer.callback_metrics["val/accuracy"]), trainer.global_step, trainer.max_steps

@@ -150,7 +150,7 @@ class EvaluationResult(LabelCounter):
 
     cases: CaseCounts | None
 
-    def counts_in(self, trainer: Trainer) -> bool:
+    def counts_in(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         return trainer.state.fn != "fit"
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
