@@ -49,11 +49,20 @@ def untrained_model(config: dict[str, Any]) -> SequenceClassifier:
     parser.add_subclass_arguments(lightning.LightningDataModule, "data", required=True)
     parsed = parser.parse_object({name: config[name] for name in ("model", "data")})
     check_config(parsed)
-    only_data = ArgumentParser()
-    only_data.add_subclass_arguments(lightning.LightningDataModule, "data")
-    data = instantiate(only_data, data=parsed.data)
+    data = make_data(parsed.data)
     with torch.random.fork_rng(devices=[]):  # initial weights are replaced, so they must not advance the generator
         return make_model(parsed.model, data, data.max_length)
+
+
+def make_data(settings: Namespace) -> Any:
+    """Make a data module from the `data` section of a configuration.
+
+    Raises:
+        RunError: for an invalid value.
+    """
+    only_data = ArgumentParser()
+    only_data.add_subclass_arguments(lightning.LightningDataModule, "data")
+    return instantiate(only_data, data=settings)
 
 
 def make_model(settings: Namespace, data: Any, max_length: int) -> SequenceClassifier:

@@ -16,7 +16,7 @@ from skyformer.benchmark.cases import overlay_path
 from skyformer.exceptions import RunError
 from skyformer.files import write_atomically, write_table
 from skyformer.installation import program_name
-from skyformer.loading import instantiate, make_model
+from skyformer.loading import make_data, make_model
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.earlier_versions import upgrade_config
@@ -89,9 +89,7 @@ class Setting:
         config = parser.parse_args(arguments)
         check_nulls(parser, config)
         check_config(Namespace(data=config.data, model=config.model))
-        only_data = ArgumentParser()
-        only_data.add_subclass_arguments(LightningDataModule, "data")
-        data: Any = instantiate(only_data, data=config.data)
+        data = make_data(config.data)
         data.stages = []  # studies look at the task's own examples
         data.prepare_data()
         data.setup("fit")
