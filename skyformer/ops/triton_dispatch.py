@@ -34,7 +34,8 @@ def has_kernels(x: Tensor, y: Tensor, value: Tensor) -> bool:
         and x.device.type == _DEVICE
         # torch.compile folds this call into a constant.
         and (_DEVICE == "cpu" or torch.cuda.get_device_properties(x.device).major >= 8)
-        and (_DEVICE == "cpu" or can_launch())
+        # torch.compile itself needs what a launch needs.
+        and (_DEVICE == "cpu" or torch.compiler.is_compiling() or can_launch())
         and not is_exporting()
         and product_dtype(x) in TYPES
         and all(tensor.dtype in TYPES for tensor in tensors)
@@ -42,7 +43,6 @@ def has_kernels(x: Tensor, y: Tensor, value: Tensor) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result
 def can_launch() -> bool:
     """Return whether Triton can launch kernels here; warn once if not.
 

@@ -313,7 +313,7 @@ def _is_held(short: int, width: int, dtype: torch.dtype) -> bool:
 
 
 def _held_blocks(n: int, m: int, width: int, dtype: torch.dtype, memory: int) -> tuple[int, dict[str, int]]:
-    """Rows of a step along the long side, and options of the compiler, for so many bytes of shared memory."""
+    """Rows of a step along the long side, and options of the compiler. `memory` is the bytes of shared memory."""
     if dtype == torch.float32:
         return 16, {"num_warps": 8, "num_stages": 1}
     options = {"num_warps": 8 if n > 64 else 4, "num_stages": 2}

@@ -431,12 +431,9 @@ def test_older_gpus_have_the_other_path(major, used, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine where Triton finds no driver")
 def test_machine_on_which_triton_cannot_launch(monkeypatch):
-    """A compiled function sees the answer as a constant."""
     monkeypatch.setattr(triton_dispatch, "_can_launch", None)
     with pytest.warns(UserWarning, match="runs without Triton kernels.*Fix: install a C compiler"):
         assert not triton_dispatch.can_launch()
-    compiled = torch.compile(lambda x: x + triton_dispatch.can_launch(), backend="eager", fullgraph=True)
-    assert compiled(torch.ones(1)) == 1
 
 
 @pytest.mark.parametrize(("setting", "allowed"), [("none", False), ("ieee", False), ("tf32", True)])
