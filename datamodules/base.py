@@ -209,7 +209,7 @@ class SequenceDataModule(LightningDataModule, ABC):
 
     @property
     def _predicts_new_inputs(self) -> bool:
-        """Whether no prepared data is needed."""
+        """Return whether no prepared data is needed."""
         return self.predict_source is not None and self.trainer is not None and self.trainer.state.fn == "predict"
 
     def prepare_data(self) -> None:

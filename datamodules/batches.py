@@ -48,7 +48,7 @@ class TrainBatches(Sampler[list[int]]):
     Args:
         lengths: `(examples,)` of the whole split.
         batch_size: examples a rank.
-        seed: of the order.
+        seed: seed of the order.
         rank, world_size: this process and the number of processes.
         place: maps the number of batches to the epoch and the batch at which an iteration begins.
         views: number of views of an example; the view of an epoch is a function of (seed, epoch, example).

@@ -60,7 +60,7 @@ class SplitBatches(Dataset[Batch]):
 
     @cached_property
     def is_never_padded(self) -> bool:
-        """Whether all documents have the width of every batch."""
+        """Return whether all documents have the width of every batch."""
         return bool((self.split.lengths == self.longest).all()) and self.width(self.longest) == self.longest
 
     def __len__(self) -> int:

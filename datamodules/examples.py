@@ -166,7 +166,7 @@ class _Made(Dataset[Chunk | PreparedDataError]):
 
 
 def identity(item: Any) -> Any:
-    """For a loader whose dataset gives whole batches."""
+    """Return the item: the collate function of a loader whose dataset gives whole batches."""
     return item
 
 

@@ -54,8 +54,8 @@ class ListOps(SequenceDataModule):
             below apply to generation only, except `max_length`.
         min_length: exclusive lower bound of the number of tokens.
         max_length: exclusive upper bound of the number of tokens.
-        max_depth: of the tree.
-        max_args: of an operator.
+        max_depth: largest depth of the tree.
+        max_args: largest number of arguments of an operator.
         train_size: number of expressions to train on.
         val_size: number of expressions of the validation set.
         test_size: number of expressions of the test set.

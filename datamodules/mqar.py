@@ -45,7 +45,7 @@ class MQAR(SequenceDataModule):
         train_cases: (N, K) of the training and the validation examples. Each has an equal share; one that is listed
             twice has two.
         test_cases: the same of the test examples. `test` reports the accuracy of each.
-        power: of the gaps' distribution, above 0 and at most 1, which makes all gaps equally likely.
+        power: power of the gaps' distribution, above 0 and at most 1, which makes all gaps equally likely.
         train_size: number of examples to train on.
         val_size: number of examples of the validation set.
         test_size: number of examples of the test set.

@@ -125,7 +125,7 @@ def make_pairs(names: Iterable[str], film_of: Mapping[str, str], random: np.rand
     """Pair reviews, alternately of the same film and of different ones.
 
     Args:
-        names: of the reviews; one that is its film's only one is left out.
+        names: names of the reviews; the only review of a film is left out.
         film_of: the film of each.
         random: generator of the random numbers.
     """

@@ -80,7 +80,7 @@ def _opposite(angle: float) -> float:
 
 
 def _end_at(radius: int, angle: float) -> tuple[int, int]:
-    """Where a line of `radius` ends on the grid, relative to its start: the generator rounds up, in y and in x.
+    """Return the end of a line of `radius` on the grid, relative to its start: the generator rounds up, in y and in x.
 
     Rounding is done at pixel coordinates, where the 1e-16 that cos(π/2) leaves is gone.
     """
@@ -144,7 +144,7 @@ def _footprints(mask: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _reaches_everywhere(offsets: np.ndarray) -> bool:
-    """Whether from every pixel of an image at least one of the offsets stays inside it.
+    """Return whether from every pixel of an image at least one of the offsets stays inside it.
 
     If none does, the generator's dilation is undefined there, and it rejects the orientation. So a snake starts only
     with a paddle whose (shifted) footprint covers its own start. Those paddles point up and to the left.

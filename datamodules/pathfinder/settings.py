@@ -21,10 +21,10 @@ class DrawingSettings:
     Attributes:
         size: side of the square image.
         padding: width of the border that no paddle may enter.
-        paddle_length, paddle_thickness: of one dash of a contour.
+        paddle_length, paddle_thickness: size of one dash of a contour.
         paddle_margins: free space around a paddle; one is drawn for each image.
         seed_distance: between the first paddles of the two target snakes.
-        marker_radius: of the two discs that ask the question.
+        marker_radius: radius of the two marker discs.
         continuity: how strongly a snake prefers to go straight on (larger: straighter).
         snake_contrast, paddle_contrast: a target paddle has their product, a distractor the first alone.
         contour_length: paddles in a target snake.

@@ -31,8 +31,8 @@ class Pathfinder(SequenceDataModule):
         batch_size, common: see `SequenceDataModule`.
         source: folder of the LRA release, or of its `pathfinder<resolution>`; None to draw. `train_size`, `val_size`,
             `test_size` and `data_seed` are those of drawing.
-        split: of the release: `lra` (its first 80 %, the next 10 %, the last 10 %), `s4` (`random_split`, seed 42), or
-            `whole`: every set is all images, to test a model that was trained on others.
+        split: how the release is split: `lra` (its first 80 %, the next 10 %, the last 10 %), `s4` (`random_split`
+            with seed 42), or `whole`: every set is all images, to test a model that was trained on others.
         resolution: side of the image: 32, 64, 128 or 256.
         level: 6 (`easy`), 9 (`intermediate`) or 14 (`hard`) paddles a target snake.
         level_schedule: levels to train on first, each with its number of optimiser steps, such as `{easy: 6000}`; the

@@ -10,14 +10,14 @@ UNLABELLED = -100  # the label of a token without one; torch's cross-entropy ign
 
 
 class Layout(NamedTuple):
-    """What a task's arrays hold.
+    """The contents of a task's arrays.
 
     Attributes:
         num_documents: an example.
         num_classes: labels are below it.
         max_length: tokens of the longest document that a batch can hold; of every one where `fixed_length`.
         fixed_length: whether all documents have `max_length` tokens, as images do.
-        lowest_token, highest_token: of those that are stored.
+        lowest_token, highest_token: range of the stored token ids.
         token_labels: whether each token has a label, which may be `UNLABELLED`, in place of each example.
     """
 

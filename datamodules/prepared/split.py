@@ -66,7 +66,7 @@ class Split:
         return map_split, (paths, self.names_path, tuple(array.dtype.name for array in arrays), self.token_labels)
 
     def names(self) -> list[str]:
-        """What each example is called, after its place in the source.
+        """Return the name of each example, from its place in the source.
 
         Raises:
             PreparedDataError: when the file of names is no UTF-8, or has not one line an example.

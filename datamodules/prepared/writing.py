@@ -40,7 +40,7 @@ def prepare(
         settings: everything that the arrays depend on; plain JSON values.
         raw_splits: gives the chunks of each split, lazily.
         expected_bytes: gives a guess of the size, compared with the free space before a long computation starts.
-        dtypes: of the arrays (`Layout.dtypes`).
+        dtypes: dtypes of the arrays (`Layout.dtypes`).
         source: sizes of the files that the arrays are made from, by name; empty without such files (any more).
 
     Raises:

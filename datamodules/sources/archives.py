@@ -42,7 +42,7 @@ def damaged(where: Path | str, what: str) -> PreparedDataError:
 
 
 def source_name(source: str | None) -> str | None:
-    """What a prepared folder remembers of its source: the same from everywhere, and however it was written."""
+    """Return the name of a source as a prepared folder keeps it: equal for all spellings of one path."""
     return None if source is None else str(source_path(source))
 
 
@@ -81,7 +81,7 @@ def read_rows(
 
     Args:
         path: the file.
-        num_columns: of every row.
+        num_columns: number of columns of every row.
         description: shown next to the progress bar.
         header: what the first row must be, if it is not data.
 
@@ -128,7 +128,7 @@ def cut_val(labels: Sequence[int], val_size: int, seed: int) -> tuple[list[int],
     """Split into training and validation examples at random, stratified by class; return their indices.
 
     Args:
-        labels: of all examples.
+        labels: labels of all examples.
         val_size: examples to draw, less than there are.
         seed: names the draw.
 

@@ -29,7 +29,7 @@ def fetch(url: str, path: Path, algorithm: str, digest: str) -> Path:
     Args:
         url: public address.
         path: where to put it; nothing is fetched when it is there with the right checksum.
-        algorithm, digest: of the checksum, such as `sha256`.
+        algorithm, digest: the checksum and its algorithm, such as `sha256`.
 
     Raises:
         PreparedDataError: without a network, or for a wrong checksum, saying what was kept and what to do.
@@ -114,7 +114,7 @@ def _size(path: Path) -> int:
 
 
 def _is_local(error: BaseException) -> bool:
-    """Whether it is this machine's disk that failed."""
+    """Return whether this machine's disk failed."""
     if isinstance(error, urllib.error.URLError) or not isinstance(error, OSError):
         return False
     return error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -32,7 +32,7 @@ def extract(source: str, names: Sequence[str], folder: Path) -> dict[str, str]:
 
     Args:
         source: path or URL of the gzipped tar archive; `-` for standard input.
-        names: of the files, without the folders that they are in.
+        names: names of the files, without their folders.
         folder: where to put them; made if missing.
 
     Returns:

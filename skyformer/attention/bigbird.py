@@ -82,7 +82,7 @@ class BigBirdAttention(Attention):
         return out.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)
 
     def _choose(self, blocks: int, last: Tensor) -> tuple[Tensor, Tensor]:
-        """Which blocks of keys each block of queries attends to, `(B, blocks, K)`, and which of these count, bool."""
+        """Return the key blocks that each query block attends to, `(B, blocks, K)`, and which of these count, bool."""
         row, column = torch.arange(blocks, device=last.device)[:, None], torch.arange(blocks, device=last.device)
         last = last[:, None, None]
         sure = ((row - column).abs() <= 1) | (column == 0) | (column == last)

@@ -25,7 +25,7 @@ class InformerAttention(Attention):
         num_heads, head_dim, max_length: see `Attention`.
         num_queries: u; None for ⌈c ln n⌉, the paper's choice.
         factor: c; s = ⌈c ln n⌉.
-        seed: of the sample in `eval()`.
+        seed: seed of the sample in `eval()`.
         dropout: rate on the attention weights of the u queries.
 
     Raises:
@@ -104,6 +104,6 @@ class InformerAttention(Attention):
 
 
 def _mean(value: Tensor, tokens: Tensor) -> Tensor:
-    """Over the real tokens, `(B, H, 1, P)`; zero where there is no real token."""
+    """Return the mean over the real tokens, `(B, H, 1, P)`; zero without a real token."""
     real = tokens[:, None, :, None]
     return value.masked_fill(~real, 0).sum(dim=2, keepdim=True) / real.sum(dim=2, keepdim=True).clamp(min=1)

@@ -22,8 +22,8 @@ class LinformerAttention(Attention):
     Args:
         num_heads, head_dim, max_length: see `Attention`.
         projected_length: k.
-        sharing: of the projections (§4). `none`: each head has its own E and F. `heads`: a layer has one E and one F.
-            `key_value`: also E = F. `layers`: one matrix for the whole encoder.
+        sharing: how projections are shared (§4). `none`: each head has its own E and F. `heads`: a layer has one E
+            and one F. `key_value`: also E = F. `layers`: one matrix for the whole encoder.
         dropout: rate on the attention weights.
 
     Raises:

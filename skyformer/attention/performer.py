@@ -27,7 +27,7 @@ class PerformerAttention(Attention):
         kernel: `softmax`, or `relu`, which estimates another kernel and trains more stably (§3.4).
         eps: ε, added to every feature; keeps the row sums above zero.
         redraw_every: training steps between new draws of ω; None to keep the first.
-        seed: of the first draw; the k-th new one has seed + k.
+        seed: seed of the first draw; the k-th new one has seed + k.
 
     Raises:
         ValueError: for an invalid argument, naming it and valid values.

@@ -31,7 +31,7 @@ class ReformerAttention(Attention):
         num_buckets: even.
         num_rounds: R.
         chunk_length: c.
-        seed: of the rotations in `eval()`.
+        seed: seed of the rotations in `eval()`.
 
     Raises:
         ValueError: for an invalid argument, naming it and valid values.

@@ -29,7 +29,7 @@ class SkyformerAttention(Attention):
         landmark_draw: `uniform` over the valid rows of [Q; K], without replacement; `half_and_half`, as in the
             published code: half of them from Q, half from K, with replacement.
         eval_landmarks: `fixed` in `eval()`, or `fresh` at every call, as in the published code.
-        seed: of the fixed draw.
+        seed: seed of the fixed draw.
 
     Raises:
         ValueError: for an invalid argument, naming it and valid values.

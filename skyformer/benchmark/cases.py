@@ -23,17 +23,17 @@ class Case:
     """One measurement.
 
     Attributes:
-        name: of the backend or peer, as the table shows it.
+        name: name of the backend or peer, as the table shows it.
         part: `layer`, attention with its projections, forward and backward; or `step`, a whole training step of the
             encoder with its head: forward, backward, AdamW.
         attention: class path and arguments of a backend, as in YAML; empty for a peer.
         batch_size, length: B and N.
-        precision: that of autocast.
+        precision: precision of autocast.
         device: `cpu` or `cuda`.
         form: `eager`; `compiled`, through `torch.compile`; or `graphed`, compiled with both passes of a step as one
             CUDA graph, as `model.cuda_graph` does.
         repeats: timings after the warm-up; their median counts.
-        dropout: of the encoder, and of the attention weights where a backend has that argument.
+        dropout: rate in the encoder, and on the attention weights of a backend with that argument.
         num_layers, embed_dim, hidden_dim, num_heads: the paper's.
     """
 

@@ -101,7 +101,7 @@ def device_seconds_of(work: Callable[[], object], seconds: float, repeats: int) 
 
     Args:
         work: what to time.
-        seconds: of a run by the clock, see `seconds_of`. Its launches take no longer.
+        seconds: time of a run by the clock, see `seconds_of`. Its launches take no longer.
         repeats: number of timings.
     """
     return median(GPU.seconds_of(work, 1.5 * seconds) for _ in range(repeats))

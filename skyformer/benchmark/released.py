@@ -24,7 +24,7 @@ _SIZES = ((128, 1024), (32, 4096))
 
 
 def released_rows(backends: Sequence[str], sizes: Sequence[str]) -> list[dict[str, Any]]:
-    """What was measured of these backends, named as overlays of configs/attention, at these sizes."""
+    """Return the measurements of these backends, named as overlays of configs/attention, at these sizes."""
     return [
         {
             "name": name,

@@ -58,7 +58,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def _peak_above_idle(work: Work, device: str) -> float:
-    """In MB of 10⁶ bytes."""
+    """Return the peak memory of the work above that of the idle process, in MB of 10⁶ bytes."""
     if device == "cuda":
         allocated = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

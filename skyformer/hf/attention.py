@@ -52,12 +52,12 @@ def register() -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What `config.skyformer` may set.
+    """The settings in `config.skyformer`.
 
     Args:
         num_landmarks: d, rows drawn from [Q; K]. An example of n tokens has at most 2n.
         ridge: γ in κ(W, W) + γI.
-        seed: of the landmarks in evaluation. In training each call draws new ones from torch's generator.
+        seed: seed of the landmarks in evaluation. In training each call draws new ones from torch's generator.
 
     Raises:
         ValueError: for a value that makes no sense, naming it.

@@ -99,7 +99,7 @@ class HubClassifier(
 
     @classmethod
     def _from_pretrained(cls, *, strict: bool = True, **arguments: Any) -> Self:
-        """As inherited, but a file that lacks a weight is refused."""
+        """Load as the base class does, but refuse a file that lacks a weight."""
         return super()._from_pretrained(strict=strict, **arguments)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
@@ -127,7 +127,7 @@ class HubClassifier(
 
 
 def _describe(config: dict[str, Any], checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """What the card says, as plain JSON values; None for what is not known."""
+    """Return the facts of the model card as plain JSON values; None for an unknown one."""
     records: Any = []
     with suppress(OSError, ValueError):
         records = json.loads((path.resolve().parent.parent / "record.json").read_text(encoding="utf-8"))

@@ -210,7 +210,7 @@ class SequenceClassifier(LightningModule):
         self.metrics = nn.ModuleDict({split: make_metrics(classes) for split in ("val", "test")})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SequenceClassifier":
-        """For callbacks that average weights. The factories, which hold no state, are shared: those that come from YAML
+        """Copy for callbacks that average weights. The factories hold no state and are shared: those that come from YAML
         cannot be copied.
         """
         memo |= {id(factory): factory for factory in (self.optimizer_factory, self.scheduler_factory)}
@@ -427,7 +427,7 @@ class SequenceClassifier(LightningModule):
 
     @property
     def _is_logged_step(self) -> bool:
-        """Whether Lightning writes the curves after the step under way, which it has not counted yet."""
+        """Return whether Lightning writes the curves after the current step, which it has not counted yet."""
         interval = self.trainer.log_every_n_steps
         return interval > 0 and ((self.trainer.global_step + 1) % interval == 0 or self.trainer.should_stop)
 

@@ -36,7 +36,7 @@ class GraphedStep:
     Args:
         function: tensors, or None in place of one → a tuple of tensors, the first a scalar loss. It must not wait for
             the device.
-        module: whose gradients are taken. Its parameters stay where they are.
+        module: the module whose gradients are taken. Its parameters stay where they are.
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], module: nn.Module) -> None:
@@ -51,7 +51,7 @@ class GraphedStep:
         self.said_full = False
 
     def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...] | None:
-        """What `function` returns, without a graph of gradients. The next call overwrites it.
+        """Return the results of `function`, detached from autograd. The next call overwrites it.
 
         None for a new combination of shapes and settings where there are `MAX_GRAPHS` graphs already.
 
@@ -154,7 +154,7 @@ class _Graph(NamedTuple):
 
 
 def _numbers(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
-    """Where the numbers and switches that a forward pass may depend on are: in which attributes, by which name.
+    """Yield the numbers and switches that a forward pass may depend on: the attributes of a module, and a name.
 
     Whole numbers of the outermost module and of metrics count what has been seen.
     """

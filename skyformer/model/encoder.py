@@ -58,7 +58,7 @@ class Encoder(nn.Module):
             initialization (Trockman and Kolter, ICML 2023).
         gradient_checkpointing: recompute each block in the backward pass instead of storing its activations. The
             gradients are the same. It saves memory and takes more time.
-        image_side: of the images whose pixels are the tokens; 0 for other sequences.
+        image_side: side of the images whose pixels are the tokens; 0 for other sequences.
 
     Raises:
         ValueError: for incompatible sizes, naming them.

@@ -25,7 +25,7 @@ def load_initial_weights(module: nn.Module, path: Path, data_hash: str | None = 
     Args:
         module: changed in place; tensors keep their dtype.
         path: a checkpoint of a run, or one that `export` wrote.
-        data_hash: of the run's own data. A warning is printed if a pretrained model has seen other data.
+        data_hash: hash of the run's own data. A warning is printed if a pretrained model has seen other data.
 
     Raises:
         CheckpointError: when the file cannot be read or what must fit does not.

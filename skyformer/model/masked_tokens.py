@@ -98,7 +98,7 @@ def evaluation_draws(example: Tensor, num_documents: int, max_length: int) -> Te
 
     Args:
         example: `(B,)` int64, each example's index in its split.
-        num_documents, max_length: of the task.
+        num_documents, max_length: sizes of the task.
     """
     size = num_documents, max_length
     draws = [np.random.default_rng(number).random(size, dtype=np.float32) for number in example.tolist()]

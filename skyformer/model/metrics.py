@@ -38,7 +38,7 @@ class Mean(Metric):
 
 
 def make_metrics(num_classes: int | None) -> nn.ModuleDict:
-    """Over all examples of a split, or over all masked tokens where there are no classes, and over all processes.
+    """Make metrics over all processes, for all examples of a split; without classes, for all masked tokens.
     Lightning's own mean over processes of unequal shares rounds their mean size to a whole number.
     """
     accuracy = Mean() if num_classes is None else MulticlassAccuracy(num_classes, average="micro")

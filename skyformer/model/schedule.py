@@ -66,7 +66,7 @@ def make_schedule(factory: SchedulerFactory, optimizer: Optimizer, steps: int | 
     Args:
         factory: a class, a `partial` of one, or a function. Its argument `total_steps`, `T_max` or `total_iters` is set
             to `steps` if it is None or -1.
-        optimizer: whose rates it sets.
+        optimizer: the optimiser whose rates it sets.
         steps: training steps of the run; -1 for no limit, None where they are not known yet.
 
     Raises:

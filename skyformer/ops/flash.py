@@ -88,7 +88,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scal
 def _attend_gradients(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, log_sum: Tensor
 ) -> tuple[Tensor, ...]:
-    """For query, key and value, as if b were constant, and without softmax's correction."""
+    """Return the gradients for query, key and value, as if b were constant, and without softmax's correction."""
     zeros = torch.zeros_like(value[:, :, :1]).expand_as(query)
     bias = _bias(query, key, mask, scale)
     assert GRADIENTS is not None

@@ -123,7 +123,7 @@ def _difference(products: Tensor, own: Tensor, ones: int, out: Tensor) -> None:
 
 
 def _parts(x: Tensor, y: Tensor) -> Iterator[slice]:
-    """Of the first axis: on a CPU as many matrices at a time as its caches hold, elsewhere all."""
+    """Yield slices of the first axis: on a CPU, as many matrices as its caches hold; elsewhere all."""
     count, rows = x.shape[:2]
     step = max(1, ENTRIES_IN_CACHE // max(1, rows * y.shape[1])) if x.device.type == "cpu" else max(1, count)
     return (slice(start, start + step) for start in range(0, count, step))

@@ -102,7 +102,7 @@ def operator_norm(product: Product, transposed: Product, like: Tensor) -> Tensor
     Args:
         product: X → A X, `(…, m, c)` → `(…, n, c)`.
         transposed: Y → Aᵀ Y.
-        like: of A's shape `(…, n, m)`, dtype and device.
+        like: a tensor of A's shape `(…, n, m)`, dtype and device.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (*like.shape[:-2], like.shape[-1], min(COLUMNS, *like.shape[-2:]))

@@ -30,7 +30,7 @@ def by_query_blocks(attend: Callable[[Tensor], Tensor], query: Tensor, num_keys:
 
 
 class _Pass(threading.local):
-    """Of this thread: on a GPU the backward pass, which recomputes, has its own."""
+    """The state of a thread. On a GPU the backward pass, which recomputes, has its own thread."""
 
     recomputes = False
 

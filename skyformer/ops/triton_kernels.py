@@ -301,7 +301,7 @@ def _backward_blocks(n: int, m: int, width: int, dtype: torch.dtype) -> tuple[in
 
 
 def _exact_blocks(n: int, m: int, width: int) -> tuple[int, int, dict[str, int]]:
-    """For float32, whose products have no tensor cores: their operands fill the registers."""
+    """Return `_forward_blocks` for float32, whose products have no tensor cores: their operands fill the registers."""
     return *_blocks(n, m, 64 if width <= 64 else 32, 32), {"num_warps": 4 if width <= 32 else 8, "num_stages": 1}
 
 

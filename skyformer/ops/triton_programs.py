@@ -15,7 +15,7 @@ def matrix_pointer(pointer, strides, b, h):
 
 @triton.jit
 def taking_part(MASK, mask_strides, b, rows, n, HAS_MASK: tl.constexpr):
-    """Which of these rows there are, and are not masked."""
+    """Return which of these rows exist and are not masked."""
     kept = rows < n
     if HAS_MASK:
         kept = tl.load(MASK + b.to(tl.int64) * mask_strides[0] + rows * mask_strides[1], mask=kept, other=0) != 0

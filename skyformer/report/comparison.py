@@ -192,7 +192,7 @@ class PaperNotes:
     """Footnotes on departures from the paper: one for those of a whole column, and one for those of a cell.
 
     Args:
-        groups: of all columns.
+        groups: groups of all columns.
         not_as_paper: a group's departures, each in words, by their keys.
     """
 

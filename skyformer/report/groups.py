@@ -28,7 +28,7 @@ class Group:
     """The seeds of one configuration.
 
     Attributes:
-        task, backend: of all its runs.
+        task, backend: those of all its runs.
         settings: those that its runs share.
         runs: all of them, finished or not, by folder.
         variant: settings that name it among other groups of its backend, by their short names; often none.
@@ -64,7 +64,7 @@ class Group:
 
     @property
     def seeds(self) -> list[Any]:
-        """Of all its runs, each once."""
+        """The seeds of all its runs, each once."""
         return list(dict.fromkeys(run.seed for run in self.runs))
 
     @property
@@ -80,7 +80,7 @@ class Group:
 
     @property
     def mean(self) -> float:
-        """Of the accuracies, in %; NaN without one."""
+        """The mean accuracy, in %; NaN without one."""
         return float(self.accuracies.mean()) if self.counted else float("nan")
 
     @property
@@ -90,13 +90,13 @@ class Group:
 
 
 def latest_of_seeds(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """By seed; of several with one seed the one that was started last."""
+    """Return one run for each seed, in their order: the one that was started last."""
     latest = {run.seed: run for run in sorted(runs, key=lambda run: str(run.record.get("started", "")))}
     return tuple(latest[seed] for seed in sorted(latest, key=order))
 
 
 def unnamed_groups(runs: Sequence[Run]) -> list[Group]:
-    """In the order of the runs; `group_runs` names them."""
+    """Group runs of equal settings, in the order of the runs; `group_runs` names the groups."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         # Treat a missing setting, and an empty list, as None: configurations of an earlier version lack newer keys.
@@ -189,7 +189,7 @@ def _named(group: Group, groups: Sequence[Group], chosen: dict[tuple[str, str], 
 
 
 def _is_usual(key: str, group: Group, groups: Sequence[Group]) -> bool:
-    """Whether other methods mostly have the same on this task."""
+    """Return whether most other methods have the same value on this task."""
     others = [other for other in groups if other.task == group.task and other.backend != group.backend]
     return bool(others) and format_value(group.settings.get(key)) == format_value(
         most_frequent([other.settings.get(key) for other in others])

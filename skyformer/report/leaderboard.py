@@ -36,8 +36,8 @@ def leaderboard(groups: Sequence[Group], lines: Lines) -> str:
     """Return the page as Markdown.
 
     Args:
-        groups: of all tasks; untested ones are omitted.
-        lines: of the tested runs (`lines_of`).
+        groups: groups of all tasks; untested ones are omitted.
+        lines: lines of the tested runs (`lines_of`).
     """
     sections = [_section(task, [group for group in groups if group.task == task], lines) for task in tasks_of(groups)]
     return "\n".join([_INTRODUCTION, *filter(None, sections), _fields()])
@@ -81,7 +81,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _origin(group: Group, run: Run, line: Mapping[str, Any]) -> str:
-    """What a run was made with, folded away."""
+    """Return the origin of a run as a folded section: command, commit, versions, hashes."""
     examples = "" if line["test_examples"] is None else f" of {line['test_examples']:,} examples"
     facts = {
         "test accuracy": f"{run.accuracy:.2%}{examples}",

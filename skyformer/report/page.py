@@ -39,7 +39,7 @@ def make_page(
 
 
 def _run(group: Group, run: Run) -> dict[str, Any]:
-    """What the page says of a run."""
+    """Return what the page's template needs about a run."""
     accuracy = "not tested" if run.accuracy is None else f"{100 * run.accuracy:.2f} %"
     steps = f"{run.steps:,} steps, stopped early" if run.stopped_early else f"{run.steps:,} steps"
     return {

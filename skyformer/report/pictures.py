@@ -137,7 +137,7 @@ _MARKERS = 8
 
 @dataclass(frozen=True)
 class Line:
-    """What the seeds of a group did: `x`, `mean`, `low` and `high` (the extremes), all `(points,)`; x in steps or s.
+    """The curve of a group over its seeds: `x`, `mean`, `low`, `high` (the extremes), all `(points,)`; x in steps or s.
 
     `num_seeds` is how many of them the mean is over.
     """

@@ -146,8 +146,8 @@ def departures(backend: str, task: str, settings: Mapping[str, Any]) -> dict[str
     """The keys in which settings are not the paper's, with both values: ours, the paper's.
 
     Args:
-        backend, task: of the run; nothing departs from what the paper has no number for.
-        settings: of `report.settings`, and `SOURCE`, the folder that the data was read from.
+        backend, task: those of the run. A pair without a published number has no departures.
+        settings: those of `report.settings`, and `SOURCE`, the folder that the data was read from.
     """
     expected, also = conditions(backend, task), _ALSO.get(task, {})
     if not expected:

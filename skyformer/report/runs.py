@@ -55,7 +55,7 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Of the last start; empty without one."""
+        """The record of the last start; empty without one."""
         return self.records[-1] if self.records else {}
 
     @property
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def examples_per_step(self) -> int:
-        """Of one process; 0 for a data module that has no `batch_size`."""
+        """Examples of a step of one process; 0 for a data module without `batch_size`."""
         batch_size = (self.config["data"].get("init_args") or {}).get("batch_size") or 0
         return batch_size * (self.config["trainer"].get("accumulate_grad_batches") or 1)
 
@@ -123,7 +123,7 @@ class Run:
 
     @property
     def hours(self) -> float:
-        """Of training, without evaluation; NaN where no speed was logged."""
+        """Hours of training without evaluation; NaN if no speed was logged."""
         seconds = training_seconds(self).value
         return float(seconds[-1]) / 3600 if len(seconds) else float("nan")
 
@@ -176,7 +176,7 @@ def seconds_at(run: Run, steps: np.ndarray) -> np.ndarray:
 
 
 def unit_of(seconds: float) -> tuple[float, str]:
-    """What to divide by, and its name, for an axis that ends at this many seconds."""
+    """Return the unit of an axis that ends at these seconds: its length in seconds, and its name."""
     return next((size, name) for size, name, below in _UNITS if seconds < below)
 
 
@@ -265,7 +265,7 @@ def usable_config(config: Any) -> dict[str, Any]:
 
 
 def _read_json(path: Path, problems: list[str]) -> Any:
-    """Its value; an empty list for a file that is not there, or, with a line in `problems`, is damaged."""
+    """Return the file's value; an empty list for a missing file, or for a corrupt one, which adds to `problems`."""
     if not path.exists():
         if path.name == "record.json":
             problems.append("no record.json: what it was made with is not known")

@@ -50,7 +50,7 @@ def style_of(backend: str) -> Style:
 
 
 def place(backend: str) -> tuple[int, str]:
-    """Where a backend stands among others: sort by this."""
+    """Return the sort key of a backend among others."""
     return (ORDER.index(backend) if backend in ORDER else len(ORDER), backend)
 
 
@@ -75,7 +75,7 @@ def new_figure(panels: int, width: float, height: float, columns: int | None = N
 
 
 def save_picture(figure: Any, path: Path) -> None:
-    """As PNG, at 150 dots an inch."""
+    """Save as PNG, at 150 dots per inch."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
     write_atomically(path, content.getvalue())

@@ -39,7 +39,7 @@ class Table:
 
 
 def to_markdown(table: Table) -> str:
-    """As a section with the notes below, in GitHub's Markdown."""
+    """Format as a section with the notes below, in GitHub's Markdown."""
     rows = [
         dict(zip(table.columns, [escape_markdown(label), *map(_markdown_cell, cells)], strict=True))
         for label, cells in table.rows
@@ -113,7 +113,7 @@ def _tex(text: str) -> str:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """As many columns side by side as the screen has room for, the rest below."""
+    """Print as many columns side by side as the screen has room for, and the rest below."""
     widths = [_width(table, number) + 2 for number in range(len(table.columns))]
     first = 1
     while first < len(table.columns):

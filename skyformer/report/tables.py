@@ -234,7 +234,7 @@ def _plain(number: Any) -> Any:
 
 
 def duration(hours: float, deviation: float = float("nan")) -> str:
-    """In the unit that suits it, `2.1 ± 0.3 min`; the paper's numbers are hours."""
+    """Format hours in a suitable unit, `2.1 ± 0.3 min`."""
     size, unit, digits = (1, "h", 2) if hours >= 0.1 else (60, "min", 1) if hours >= 1 / 60 else (3600, "s", 1)
     spread = f" ± {size * deviation:.{digits}f}" if np.isfinite(deviation) else ""
     return f"{size * hours:.{digits}f}{spread} {unit}"
@@ -265,7 +265,7 @@ def _row(group: Group, run: Run) -> dict[str, Any]:
 
 
 def _result(run: Run) -> dict[str, Any]:
-    """What it reached, and what that took."""
+    """Return a run's accuracy, loss, time and memory as cells."""
     result = run.result or {}
     return {
         "test_accuracy": result.get("test/accuracy", ""),

@@ -31,7 +31,7 @@ from skyformer.study.theorem import measure_bound, measure_choices
 
 
 def shared_target(query: Tensor, value: Tensor) -> Tensor:
-    """What Reformer's buckets approximate: softmax over the other tokens' queries at length one (Kitaev et al., §2)."""
+    """Return what Reformer approximates: softmax over the other tokens' normalised queries (Kitaev et al., §2)."""
     query = query.double()
     logits = query @ (query / query.norm(dim=-1, keepdim=True)).mT * query.shape[-1] ** -0.5
     logits.diagonal(dim1=-2, dim2=-1).sub_(SELF_PENALTY)
@@ -80,7 +80,7 @@ def sized(attention: Description, num_landmarks: int, length: int, seed: int) ->
         attention: with all its arguments: see `with_defaults`.
         num_landmarks: d.
         length: n.
-        seed: of the backend's random numbers.
+        seed: seed of the backend's random numbers.
 
     Raises:
         RunError: for a backend without such an argument.
@@ -243,7 +243,7 @@ def _check(config: Namespace, lengths: Sequence[int]) -> None:
 
 
 def _error_tables(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, str]]]]:
-    """For each length: methods and targets down, d across."""
+    """Return a table for each length: methods and targets down, d across."""
     tables = []
     for length in dict.fromkeys(row["length"] for row in rows):
         own = [row for row in rows if row["length"] == length]
@@ -258,7 +258,7 @@ def _error_tables(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[s
 
 
 def _choice_tables(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, str]]]]:
-    """For each length: choices and γ down, d across, and the time of the largest d."""
+    """Return a table for each length: choices and γ down, d across, and the time of the largest d."""
     tables = []
     for length in dict.fromkeys(row["length"] for row in rows):
         own = [row for row in rows if row["length"] == length]

@@ -21,7 +21,7 @@ def distances(start: Tensor, position: Tensor, side: int) -> Tensor:
 
     Args:
         start, position: int64.
-        side: of the images; 0 for other sequences.
+        side: side of the images; 0 for other sequences.
     """
     start = start[:, None]
     if not side:
@@ -35,7 +35,7 @@ def block_places(position: Tensor, width: int, side: int) -> tuple[Tensor, Tenso
     Args:
         position: int64.
         width: positions in a block; of an image, the side of a square of pixels.
-        side: of the images; 0 for other sequences.
+        side: side of the images; 0 for other sequences.
     """
     if not side:
         return position // width, position % width
@@ -53,7 +53,7 @@ class BlockAttention(Attention):
     Args:
         backend: in evaluation mode.
         width: positions in a block; of an image, the side of a square of pixels.
-        side: of the images; 0 for other sequences.
+        side: side of the images; 0 for other sequences.
         position: `(B, N)` int64, of the tokens of the next calls; None for 0 … N − 1.
     """
 

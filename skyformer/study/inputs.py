@@ -117,7 +117,7 @@ def heads_of_encoder(encoder: str, text: Path, lengths: Sequence[int], layer: in
 
 @torch.no_grad()
 def _heads(model: Any, ids: Tensor, layer: int) -> Heads:
-    """By what the layer's projections put out, at their last call."""
+    """Return query, key and value from the outputs of the layer's projections at their last call."""
     seen: dict[int, Tensor] = {}
     hooks = [
         part.register_forward_hook(lambda _, __, out, number=number: seen.update({number: out}))

@@ -161,9 +161,9 @@ def gradients_by_distance(
     Args:
         model: in evaluation mode.
         batches: as of the data module.
-        side: of the images; 0 for other sequences.
+        side: side of the images; 0 for other sequences.
         positions: how many i for each sequence, drawn with replacement.
-        seed: of the positions and of v.
+        seed: seed of the positions and of v.
     """
     generator = Generator().manual_seed(seed)
     longest = side or model.encoder.max_length
@@ -208,7 +208,7 @@ def _encode(model: SequenceClassifier, batch: Any) -> tuple[Tensor, Tensor, tupl
 
 
 def _tables(rows: Sequence[Measured]) -> list[tuple[str, list[dict[str, str]]]]:
-    """For each task: gradients and accuracies of its runs."""
+    """Return tables for each task: gradients and accuracies of its runs."""
     tables = []
     for task in dict.fromkeys(row["task"] for row in rows):
         own = [row for row in rows if row["task"] == task]

@@ -57,7 +57,7 @@ class Setting:
     """A parsed command: the data, and how to make models that differ in their attention only.
 
     Attributes:
-        config: of the command, with the arguments of its study.
+        config: configuration of the command, with the arguments of its study.
         data: prepared and set up.
         state: weights of `--checkpoint`; None for an initialised model.
     """
@@ -73,7 +73,7 @@ class Setting:
         """From a command line; the configuration of a checkpoint comes before all others.
 
         Args:
-            path: of the checkpoint; default, what `--checkpoint` names last.
+            path: the checkpoint; default: the last one that `--checkpoint` names.
 
         Raises:
             RunError: for a value that makes no sense.
@@ -105,12 +105,12 @@ class Setting:
 
     @property
     def source(self) -> str:
-        """Where the weights come from, for a title."""
+        """The origin of the weights, for a title."""
         return f"{self.config.checkpoint} ({self.backend})" if self.config.checkpoint else "initialised weights"
 
     @property
     def max_steps(self) -> int:
-        """Of the run that the configuration describes, which its schedule goes by."""
+        """The number of steps of the configured run, which its schedule uses."""
         return int((self.config.trainer or {}).get("max_steps", 1))
 
     def make_model(
@@ -123,8 +123,8 @@ class Setting:
 
         Args:
             backend: name of an overlay of configs/attention, or a YAML file.
-            max_length: of the positions, where more than the task's own are needed.
-            seed: of the initial weights, where it is not `seed_everything`.
+            max_length: number of positions, if more than the task's own are needed.
+            seed: seed of the initial weights; default: `seed_everything`.
 
         Raises:
             RunError: for an unknown backend, or more positions than a checkpoint has.
@@ -162,7 +162,7 @@ class Setting:
 
 
 def checkpoints_of(arguments: list[str]) -> list[str]:
-    """What `--checkpoint` names, each time that it is given: known before the rest can be parsed."""
+    """Return all values of `--checkpoint`, which are needed before the other arguments can be parsed."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--checkpoint", action="append", default=[])
     return early.parse_known_args(arguments)[0].checkpoint

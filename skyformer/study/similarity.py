@@ -60,7 +60,7 @@ def measure_similarities(
         model: an encoder of transformers, in evaluation mode.
         inputs: token ids `(texts, n)` by length n, without padding.
         sizes: the d.
-        seeds: of the landmarks.
+        seeds: seeds of the landmarks.
     """
     rows = []
     for length, ids in inputs.items():

@@ -120,7 +120,7 @@ def _measure_example(model: SequenceClassifier, example: Example, number: int) -
 
 
 def _system_condition(layer: Attention, query: Tensor, key: Tensor) -> float:
-    """Of Skyformer's M + γI, the worst head's; NaN for other methods."""
+    """Return the condition number of Skyformer's M + γI for the worst head; NaN for other methods."""
     if not isinstance(layer, SkyformerAttention):
         return math.nan
     with same_draws():

@@ -111,7 +111,7 @@ def _weights(model: SequenceClassifier) -> Tensor:
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """For each method, by seed: mean τ over that of softmax with the same seed."""
+    """Return for each method and seed: mean τ divided by that of softmax with the same seed."""
     by_run: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         by_run.setdefault(row["method"], {}).setdefault(row["seed"], []).append(row["tau"])

@@ -36,7 +36,7 @@ class Attempt:
         started, ended: seconds since 1970; `ended` is None while it runs and if it was killed.
         status: exit status of its last command, 128 + n for signal n; None like `ended`.
         max_steps: optimiser steps of the whole run.
-        threads: of each process.
+        threads: threads of each process.
         host: the machine.
     """
 

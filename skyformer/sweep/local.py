@@ -32,8 +32,8 @@ class LocalSweep:
         plans: every run of the grid with its configuration.
         runs: the sweep's folder.
         parallel: runs at once, including those of other processes.
-        threads: of each process.
-        gpus: of this machine, as CUDA_VISIBLE_DEVICES names them.
+        threads: threads of each process.
+        gpus: GPUs of this machine, as CUDA_VISIBLE_DEVICES names them.
         events: prints its progress.
         runs_per_gpu: runs that share a GPU, each with its part of the memory.
         retry: whether to start the failed runs only.

@@ -129,5 +129,5 @@ def _changes(folder: Path, now: Config) -> list[str]:
 
 
 def _is_longer(before: Any, now: Any) -> bool:
-    """Whether a run of this many steps continues; -1 stands for no limit."""
+    """Return whether a limit of `now` steps continues a run of `before` steps; -1 is no limit."""
     return isinstance(before, int) and 0 < before < now

@@ -40,8 +40,8 @@ class Progress:
         state: its state.
         step, max_steps: optimiser steps logged so far, and in total; step is None if none was logged.
         validation_accuracy: the best so far, 0 to 1; None before the first evaluation.
-        test_accuracy: of the best checkpoint; None before.
-        seconds: that its jobs have taken.
+        test_accuracy: accuracy of the best checkpoint; None before its test.
+        seconds: time that its jobs have taken.
         left: seconds to its end at its own pace; None if unknown or not training.
         status: exit status of the last job; None without one.
         stopped_early: whether it finished before `max_steps`, by early stopping or another callback.
@@ -62,8 +62,8 @@ def state_of(folder: Path, max_steps: int, queue: Mapping[str, str]) -> State:
     """The state of a run.
 
     Args:
-        folder: of the run.
-        max_steps: that the grid asks for.
+        folder: folder of the run.
+        max_steps: number of steps that the grid asks for.
         queue: states of SLURM's jobs by their ids.
     """
     if is_running(folder):

@@ -15,7 +15,7 @@ from skyformer.sweep.grid import Cell
 
 
 def visible_gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them."""
+    """Return the visible GPUs as CUDA_VISIBLE_DEVICES names them."""
     count = torch.cuda.device_count()
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] if named else [str(number) for number in range(count)]
@@ -57,7 +57,7 @@ def choose_parallel(
 
 
 def uses_gpu(config: Mapping[str, Any], gpus: list[str]) -> bool:
-    """Whether a run with this configuration trains on one of these."""
+    """Return whether a run with this configuration trains on one of these GPUs."""
     return bool(gpus) and config["trainer"]["accelerator"] in ("auto", "gpu", "cuda")
 
 
@@ -71,7 +71,7 @@ _COMMAND = ["squeue", "--me", "--array", "--noheader", "--format=%i %T"]
 
 
 def has_slurm() -> bool:
-    """Whether jobs can be submitted to SLURM from here."""
+    """Return whether jobs can be submitted to SLURM from here."""
     return shutil.which("sbatch") is not None
 
 

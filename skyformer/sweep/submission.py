@@ -22,8 +22,8 @@ def job_of(cell: Cell, max_steps: int, threads: int, gpus: Sequence[str] = (), r
 
     Args:
         cell: the run.
-        max_steps: that it is to have.
-        threads: of each process, for a run that has not begun.
+        max_steps: number of steps of the run.
+        threads: threads of each process, for a run that has not begun.
         gpus: those that it sees; empty to leave that as it is.
         runs_per_gpu: how many runs share the memory of a GPU.
     """

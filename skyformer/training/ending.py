@@ -13,7 +13,7 @@ class EarlyEnd:
 
     Attributes:
         step: optimiser steps that it took.
-        max_steps: that it was to take at most; -1 without such a limit.
+        max_steps: largest number of steps of the run; -1 without a limit.
         reason: a sentence without its full stop.
     """
 

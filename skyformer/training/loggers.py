@@ -112,10 +112,10 @@ class WandbLogger(ContinuedLogger, loggers.WandbLogger):
     The W&B run's id is kept in `wandb_id.txt` of the run's folder.
 
     Args:
-        project: of W&B.
+        project: the W&B project.
         save_dir: the run's folder.
         offline: write to `save_dir/wandb` only. `wandb sync --append` uploads its folders into one W&B run.
-        name: of the W&B run; W&B invents one by default.
+        name: name of the W&B run; W&B invents one by default.
     """
 
     def __init__(
@@ -139,10 +139,10 @@ class MLflowLogger(ContinuedLogger, loggers.MLFlowLogger):
     the parameters are those of the first start.
 
     Args:
-        experiment_name: of MLflow; made if missing.
+        experiment_name: the MLflow experiment; made if missing.
         save_dir: the run's folder.
-        tracking_uri: of the server; default: the variable MLFLOW_TRACKING_URI, or else `file:<save_dir>/mlruns`.
-        run_name: of the MLflow run; MLflow invents one by default.
+        tracking_uri: URI of the server; default: the variable MLFLOW_TRACKING_URI, or else `file:<save_dir>/mlruns`.
+        run_name: name of the MLflow run; MLflow invents one by default.
     """
 
     def __init__(
@@ -189,9 +189,9 @@ class TrackioLogger(ContinuedLogger, loggers.Logger):
     folder: the last three parts of the folder's path and a random number.
 
     Args:
-        project: of trackio.
+        project: the trackio project.
         save_dir: the run's folder.
-        space_id: of a Hugging Face Space, such as `name/space`; None keeps all on this machine.
+        space_id: id of a Hugging Face Space, such as `name/space`; None keeps all on this machine.
 
     Raises:
         ModuleNotFoundError: if trackio is not installed.

@@ -25,10 +25,10 @@ def make_record(
 
     Args:
         seed: `seed_everything`.
-        data_hash: of the prepared data; None for data that has none.
-        num_processes: of the run, over all machines.
-        step: that the run starts from.
-        max_steps: that it ends at, also where its length is set in epochs; -1 without a limit.
+        data_hash: hash of the prepared data; None for data without one.
+        num_processes: number of processes of the run, over all machines.
+        step: step that the run starts from.
+        max_steps: last step of the run, also if its length is set in epochs; -1 without a limit.
         curriculum: description of the easier examples that training began with; empty without any.
     """
     return {

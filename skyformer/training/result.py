@@ -18,7 +18,7 @@ def reason_not_counted(result: Mapping[str, Any], path: Path, records: Sequence[
 
     Args:
         result: the contents of `path`.
-        records: of `record.json`, one for each start.
+        records: contents of `record.json`, one record for each start.
     """
     checkpoint = result.get("checkpoint")
     if checkpoint is not None and Path(str(checkpoint)).name != _BEST:

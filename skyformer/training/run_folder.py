@@ -295,8 +295,8 @@ def check_same_data(checkpoint: Mapping[str, Any], data_hash: str | None, num_pr
 
     Args:
         checkpoint: contents of the checkpoint.
-        data_hash: of the current prepared data; None if it has none.
-        num_processes: of this run.
+        data_hash: hash of the current prepared data; None if it has none.
+        num_processes: number of processes of this run.
         fits: whether the run trains.
 
     Raises:

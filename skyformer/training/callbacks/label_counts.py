@@ -61,8 +61,8 @@ class CaseCounts:
     """Counts of labels and of correct predictions for each kind of test examples, over all processes.
 
     Args:
-        names: of the kinds; example i is of kind i modulo their number. Kinds of equal name are counted together.
-        device: of the batches.
+        names: names of the K kinds; example i has kind i modulo K. Kinds of equal name are counted together.
+        device: device of the batches.
     """
 
     def __init__(self, names: tuple[str, ...], device: torch.device) -> None:
