@@ -210,8 +210,9 @@ class SequenceClassifier(LightningModule):
         self.metrics = nn.ModuleDict({split: make_metrics(classes) for split in ("val", "test")})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SequenceClassifier":
-        """Copy for callbacks that average weights. The factories hold no state and are shared: those that come from YAML
-        cannot be copied.
+        """Copy for callbacks that average weights.
+
+        The factories hold no state and are shared. Those that come from YAML cannot be copied.
         """
         memo |= {id(factory): factory for factory in (self.optimizer_factory, self.scheduler_factory)}
         copied = memo[id(self)] = type(self).__new__(type(self))
