@@ -76,7 +76,9 @@ def _check_devices(cell: Cell, config: Config) -> None:
     """Refuse GPUs by their numbers: a run sees only those that it is given, numbered from 0."""
     devices = config["trainer"]["devices"]
     if isinstance(devices, list) or "," in str(devices):
-        raise RunError(f"{cell.name}: trainer.devices={devices}: Fix: name a number; the sweep chooses which")
+        raise RunError(
+            f"{cell.name}: trainer.devices={devices} names GPUs, but the sweep chooses them. Fix: set how many"
+        )
 
 
 def _check_different(plans: Mapping[tuple[str, str, str], Config]) -> None:
