@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 
 class Mean(Metric):
-    """Weighted mean of scalars: NaN if one of them is. torchmetrics' own mean leaves those out.
+    """Weighted mean of scalars; NaN if one of them is NaN. torchmetrics' mean omits those, or their weights.
 
     Its sums are float32, also in a half-precision model: in bfloat16, 256 + 1 is 256.
     """
@@ -39,6 +39,7 @@ class Mean(Metric):
 
 def make_metrics(num_classes: int | None) -> nn.ModuleDict:
     """Make metrics over all processes, for all examples of a split; without classes, for all masked tokens.
+
     Lightning's own mean over processes of unequal shares rounds their mean size to a whole number.
     """
     accuracy = Mean() if num_classes is None else MulticlassAccuracy(num_classes, average="micro")
