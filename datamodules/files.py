@@ -104,15 +104,20 @@ def acquire_lock(path: Path, seconds: float = 0.0) -> FileLock | None:
 
 
 @contextmanager
-def waiting_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file. Print a line when another process has it, and when the file system has no locks."""
+def waiting_lock(path: Path, work: str = "prepares the same data") -> Iterator[None]:
+    """Hold a lock file. Print a line if another process has it, or if the file system has no locks.
+
+    Args:
+        path: the lock file.
+        work: what a process does that holds it.
+    """
     try:
         lock = acquire_lock(path)
     except Timeout:
-        print(f"Waiting for another process that prepares the same data ({path}) ...", flush=True)
+        print(f"Waiting for another process that {work} ({path}) ...", flush=True)
         lock = acquire_lock(path, -1)
     if lock is None:
-        print(f"{path.parent} is on a file system without file locks. Make sure that no other process prepares it.")
+        print(f"{path.parent} is on a file system without file locks. Make sure that no other process {work}.")
     try:
         yield
     finally:

@@ -91,8 +91,10 @@ class ReviewPairs(Text):
         try:
             films = {place: read(name).splitlines() for place, name in FILMS.items()}
         except PreparedDataError as error:
-            fix = "Some copies of aclImdb lack these files. Fix: leave data.source out to fetch the original"
-            raise PreparedDataError(f"{error} {fix}") from error
+            reason = str(error).partition(" Fix:")[0]
+            raise PreparedDataError(
+                f"{reason} Some copies of aclImdb lack these files. Fix: leave data.source out to fetch the original."
+            ) from error
         found = {}
         for name in names:
             split, kind, _ = name.split("/")

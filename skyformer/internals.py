@@ -30,6 +30,11 @@ def is_validation_due(trainer: Trainer) -> bool:
     return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
 
+def is_ending_early(trainer: Trainer) -> bool:
+    """Return whether training ends after the batch under way, since a callback has asked for it."""
+    return trainer.should_stop and trainer.fit_loop._can_stop_early
+
+
 def metrics_to_log(trainer: Trainer) -> dict[str, float]:
     """Return what the loggers get after the batch under way; empty where it is no logged step."""
     connector = trainer._logger_connector

@@ -8,6 +8,14 @@ import yaml
 _read = jsonargparse.get_loader("yaml")
 
 
+def load_dumped(text: str) -> Any:
+    """The value of a configuration that this program dumped.
+
+    PyYAML writes some text without quotes, such as `1e3`, that jsonargparse would read as a number.
+    """
+    return yaml.load(text, Loader=yaml.CSafeLoader)
+
+
 def load_yaml(text: str) -> Any:
     """The value of a YAML text, as jsonargparse reads it.
 

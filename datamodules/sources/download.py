@@ -105,7 +105,7 @@ def _check(found: Path, path: Path, algorithm: str, digest: str) -> None:
         aside = found.rename(path.with_name(path.name + ".wrong"))
         raise PreparedDataError(
             f"{path.name} has the {algorithm} {actual}, expected {digest}; it is kept aside as {aside}. Fix: run "
-            "again to fetch it again, or set data.source to a copy that you trust."
+            "the command again to fetch it again, or set data.source to a copy that you trust."
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -11,6 +12,7 @@ from skyformer.export.program import export_program
 from skyformer.installation import command_parser, program_name
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
+from skyformer.training import loggers
 from skyformer.training.config_checks import config_files
 from skyformer.yaml_text import load_yaml
 
@@ -75,8 +77,8 @@ def run_export(args: list[str]) -> Path:
 def with_its_configuration(args: Sequence[str]) -> list[str]:
     """Add the configuration of the checkpoint to the arguments of an evaluation that names a checkpoint only.
 
-    Callbacks, loggers, plugins and profiler of that configuration are left out, since the checkpoint may be a
-    stranger's. Results go to the run's folder if the checkpoint is in one, else to `runs/<name of the checkpoint>`.
+    Callbacks, plugins, profiler and loggers of other packages are left out, since the checkpoint may be a stranger's.
+    Results go to the run's folder if the checkpoint is in one, else to `runs/<name of the checkpoint>`.
 
     Raises:
         CheckpointError: for a checkpoint that cannot be read.
@@ -92,9 +94,21 @@ def with_its_configuration(args: Sequence[str]) -> list[str]:
     folder = path.resolve().parent.parent
     if not (path.parent.name == "checkpoints" and (folder / "config.yaml").exists()):
         folder = Path("runs", path.stem)
-    config["trainer"] |= EXTENSIONS
+    config["trainer"] |= EXTENSIONS | {"logger": _own_loggers(config["trainer"].get("logger"))}
     text = yaml.safe_dump(config)
     return [given[0], "--config", text, "--trainer.default_root_dir", str(folder), *given[1:]]
+
+
+def _own_loggers(given: Any) -> Any:
+    """Return this project's loggers among those of a run, for another folder; False if it had only others."""
+    if not given:
+        return given
+    own = [
+        logger | {"init_args": {**(logger.get("init_args") or {}), "save_dir": "."}}
+        for logger in (given if isinstance(given, list) else [given])
+        if isinstance(logger, dict) and str(logger.get("class_path")).startswith(f"{loggers.__name__}.")
+    ]
+    return own or False
 
 
 def _value_of(option: str, args: Sequence[str]) -> str | None:

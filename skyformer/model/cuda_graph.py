@@ -44,7 +44,7 @@ class GraphedStep:
         self.module = module
         self.numbers = list(_numbers(module))
         self.gradients: dict[nn.Parameter, Tensor] = {}
-        self.graphs: dict[Any, _Graph] = {}
+        self.graphs: dict[Any, _Graph | None] = {}  # None: memory did not suffice
         self.replayed: _Graph | None = None
         self.pool: Any = None
         self.warm_up_stream = torch.cuda.Stream()  # one, since each keeps a workspace for products
@@ -53,10 +53,10 @@ class GraphedStep:
     def __call__(self, *inputs: Tensor | None) -> tuple[Tensor, ...] | None:
         """Return the results of `function`, detached from autograd. The next call overwrites it.
 
-        None for a new combination of shapes and settings where there are `MAX_GRAPHS` graphs already.
+        None for a combination of shapes and settings without a graph: there are `MAX_GRAPHS`, or too little memory.
 
         Raises:
-            CaptureError: before anything is captured, if the function waits for the device or memory does not suffice.
+            CaptureError: before anything is captured, if the function waits for the device.
         """
         key = (*(None if value is None else (value.shape, value.dtype) for value in inputs), *self._settings())
         if key not in self.graphs:
@@ -65,7 +65,10 @@ class GraphedStep:
                 return None
             with unchanged_state(self.module):
                 self.graphs[key] = self._capture(inputs)
-        self.replayed = graph = self.graphs[key]
+        graph = self.graphs[key]
+        if graph is None:
+            return None
+        self.replayed = graph
         for place, value in zip(graph.inputs, inputs, strict=True):
             if place is not None and value is not None:
                 place.copy_(value, non_blocking=True)
@@ -90,7 +93,7 @@ class GraphedStep:
                 "setting of the model. Batches of other shapes run without one."
             )
 
-    def _capture(self, inputs: tuple[Tensor | None, ...]) -> "_Graph":
+    def _capture(self, inputs: tuple[Tensor | None, ...]) -> "_Graph | None":
         places = [None if value is None else value.clone() for value in inputs]
         parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
         stream = self.warm_up_stream
@@ -100,8 +103,9 @@ class GraphedStep:
                 for _ in range(WARM_UP_STEPS):
                     self._run(places, parameters)
                 self._check_waits(places, parameters)
-        except torch.OutOfMemoryError as error:
-            raise CaptureError("there is too little free GPU memory for it") from error
+        except torch.OutOfMemoryError:
+            rank_zero_info("model.cuda_graph=true: batches of one shape run without a graph, for lack of GPU memory.")
+            return None
         finally:
             torch.cuda.current_stream().wait_stream(stream)  # before buffers are restored
         graph = torch.cuda.CUDAGraph()

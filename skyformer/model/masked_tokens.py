@@ -16,7 +16,7 @@ from skyformer.ops.kernel import at_least_float32
 
 
 class MaskedBatch(NamedTuple):
-    """Hidden tokens of a batch and what the model takes them for.
+    """The masked tokens of a batch, and the model's predictions.
 
     Attributes:
         loss: scalar, at least float32: the mean cross-entropy over masked tokens; 0 where none is masked.

@@ -330,5 +330,5 @@ def shared_memory(device: torch.device) -> int:
     """Return the bytes of shared memory that a program can have on this device; for Triton's interpreter, no limit."""
     if device.type == "cpu":
         return LARGE_MEMORY
-    properties: Any = torch.cuda.get_device_properties(device)  # whose type lacks this field
-    return int(properties.shared_memory_per_block_optin)
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", LARGE_MEMORY))  # ROCm does not tell

@@ -45,7 +45,7 @@ def run_sweep(args: list[str]) -> None:
         print_failed(events.seen)
         return
     check_folders(plans)
-    with waiting_lock(runs / ".commands.lock"):  # another sweep may write the same files
+    with waiting_lock(runs / ".commands.lock", "writes the commands of these runs"):
         for cell in plans:
             write_commands(cell, threads)
     todo = _todo(events, config.retry)

@@ -65,6 +65,11 @@ def check_files(arguments: Sequence[str]) -> None:
 
 def _check_former_settings(name: str, content: Any) -> None:
     """Name the replacement of a setting of an earlier version."""
+    best = content.get("best_checkpoint") if isinstance(content, dict) else None
+    if isinstance(best, dict) and "mode" in best:
+        raise RunError(
+            f"--config {name}: best_checkpoint.mode follows from best_checkpoint.monitor now. Fix: remove the line"
+        )
     protocol: Any = content
     for key in ("data", "init_args", "protocol"):
         protocol = protocol.get(key) if isinstance(protocol, dict) else None

@@ -19,7 +19,7 @@ from skyformer.files import next_free_path
 from skyformer.model.checkpoint_io import BEST, LAST, PREVIOUS, read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
 from skyformer.model.initial_weights import read_initial
-from skyformer.yaml_text import load_yaml
+from skyformer.yaml_text import load_dumped, load_yaml
 
 # Settings that may change on a resume. The results of training do not depend on them, except for the length of the run,
 # the device and callbacks of the user. Settings of callbacks are compared when their states are restored.
@@ -179,8 +179,8 @@ def read_or_fall_back(path: Path, named: str | None, subcommand: str) -> tuple[P
         with suppress(FileNotFoundError):  # another process of this run was first
             if subcommand == "fit":
                 os.replace(path, next_free_path(path.parent, "last.damaged", ".ckpt"))
-        step = checkpoint["global_step"]
-        print(f"{error}\nResuming from the previous checkpoint, {previous}, step {step:,}.", flush=True)
+        step, reason = checkpoint["global_step"], str(error).partition(" Fix:")[0]
+        print(f"{reason}\nResuming from the previous checkpoint, {previous}, step {step:,}.", flush=True)
         return previous, checkpoint
 
 
@@ -226,7 +226,7 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], config: Mapping[st
     Raises:
         RunError: listing each key with both values.
     """
-    former = upgrade_config(load_yaml(checkpoint["config"]))
+    former = upgrade_config(load_dumped(checkpoint["config"]))
     before, now = flatten(former), flatten(config)
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if subcommand == "fit":

@@ -214,6 +214,13 @@ def test_nothing_to_continue(tmp_path, main, capsys, tiny_arguments):
     refuse(main, capsys, arguments, 1, "last.ckpt does not exist. Fix: leave it out")
 
 
+def test_folder_whose_name_looks_like_a_number(tmp_path, main, tiny_arguments, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["fit", *tiny_arguments("listops", "1e3"), "--trainer.max_steps=3"])
+    main(["fit", *tiny_arguments("listops", "1e3"), "--trainer.max_steps=4", "--ckpt_path=last"])
+    assert (tmp_path / "1e3/checkpoints/last.ckpt").exists()
+
+
 def test_no_checkpoint_to_test(tmp_path, main, capsys, tiny_arguments):
     refuse(main, capsys, ["test", *tiny_arguments("listops", tmp_path)], 1, "best.ckpt", "Fix: train first")
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 
-from skyformer.export.command import with_its_configuration
+from skyformer.export.command import _own_loggers, with_its_configuration
 from skyformer.model.checkpoint_io import read_checkpoint
 
 
@@ -108,6 +108,30 @@ def test_result_of_other_weights_or_data_does_not_go_along(run, tmp_path, main, 
     os.utime(folder / "result.json", (0, 0))
     main(["export", f"--ckpt_path={best}", "--output=older.ckpt"])
     assert "result" not in read_checkpoint(tmp_path / "older.ckpt")
+
+
+def test_test_by_checkpoint_keeps_the_curves_of_the_run(tmp_path, main, tiny_arguments):
+    """A run with CSV curves: event files next to them would hide them in a report."""
+    main(["fit", *tiny_arguments("listops", tmp_path / "run")])
+    main(["test", f"--ckpt_path={tmp_path}/run/checkpoints/best.ckpt"])
+    assert (tmp_path / "run/result.json").exists()
+    assert not list((tmp_path / "run").glob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (None, None),
+        (False, False),
+        ({"class_path": "wandb.Logger", "init_args": {"save_dir": "x"}}, False),
+        (
+            [{"class_path": "ext.Logger"}, {"class_path": "skyformer.training.loggers.CSVLogger"}],
+            [{"class_path": "skyformer.training.loggers.CSVLogger", "init_args": {"save_dir": "."}}],
+        ),
+    ],
+)
+def test_loggers_of_other_packages_do_not_go_along(given, kept):
+    assert _own_loggers(given) == kept
 
 
 def test_copied_run_logs_into_its_own_folder(tmp_path, main, tiny_arguments):

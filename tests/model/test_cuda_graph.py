@@ -105,6 +105,24 @@ def test_gradients_have_the_strides_of_their_parameters(sharing, monkeypatch):
     assert all(parameter.grad.stride() == parameter.stride() for parameter in backend.parameters())
 
 
+def test_shape_without_memory_for_a_graph_runs_without_one(monkeypatch, caplog):
+    use_fake_graphs(monkeypatch)
+    backend = LinformerAttention(2, 8, 16, projected_length=4)
+
+    def attend(x):
+        if x.shape[2] > 8:
+            raise torch.OutOfMemoryError
+        return (backend(x, x, x, None).square().mean(),)
+
+    step = FakeStep(attend, backend)
+    small, large = torch.randn(1, 2, 8, 8), torch.randn(1, 2, 16, 8)
+    assert step(small) is not None
+    assert step(large) is None
+    assert step(large) is None
+    assert step(small) is not None
+    assert caplog.text.count("for lack of GPU memory") == 1
+
+
 def test_term_that_the_graph_lacks_is_refused():
     model = SequenceClassifier(SoftmaxAttention, torch.optim.AdamW, max_length=16)
     model._graphed_step = object()

@@ -31,7 +31,7 @@ def make_batch(batch: int = 4, documents: int = 1) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("fixed_shapes", [False, True])
-def test_loss_is_the_mean_over_hidden_tokens(fixed_shapes):
+def test_loss_is_the_mean_over_masked_tokens(fixed_shapes):
     """Worked out by hand. The encoder's vector is the id itself, so that of a hidden token is 3: its scores are 0, ln 2
     and ln 5, and its probabilities 1/8, 2/8 and 5/8. Hidden are a 1, a 2 and a 2; the fourth draw below 0.5 is padding.
     """
@@ -77,7 +77,7 @@ def no_encoder(tokens: Tensor, mask: Tensor | None, position: Tensor | None) -> 
     return torch.zeros(*tokens.shape, 8, dtype=torch.float64)
 
 
-def test_share_of_hidden_tokens():
+def test_share_of_masked_tokens():
     """Each real token independently, and no padding: within four standard deviations."""
     model = make_model(objective="masked_tokens", mask_ratio=0.3, max_length=2000)
     tokens, mask = torch.ones(8, 2000, dtype=torch.int64), torch.arange(2000) < torch.tensor([[1500]] * 8)

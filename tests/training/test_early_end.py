@@ -13,6 +13,7 @@ from tiny_runs import NEVER_BETTER
 
 from skyformer.sweep.grid import cells_of, read_grid
 from skyformer.sweep.job import Attempt, write_attempts
+from skyformer.training.callbacks import LastCheckpoint
 
 
 def test_fit_ends_with_it(tmp_path, main, capsys, tiny_arguments):
@@ -42,7 +43,17 @@ class EndAfter(Callback):
         self.step = step
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        trainer.should_stop = trainer.global_step == self.step
+        trainer.should_stop |= trainer.global_step == self.step
+
+
+def test_wish_to_stop_before_the_smallest_number_of_steps(tmp_path, main, tiny_arguments, monkeypatch):
+    """Training goes to step 15, with one checkpoint then, not one after each step."""
+    saved = []
+    monkeypatch.setattr(LastCheckpoint, "_save", lambda self, trainer: saved.append(trainer.global_step))
+    extra = ["--trainer.limit_val_batches=0", "--trainer.min_steps=15", "--trainer.max_steps=20"]
+    ended = [*tiny_arguments("listops", tmp_path), *extra, f"--trainer.callbacks={__name__}.EndAfter"]
+    main(["fit", *ended, "--trainer.callbacks.step=2", "--last_checkpoint.every_n_train_steps=100"])
+    assert saved[0] == 15
 
 
 def test_resumed_run_keeps_the_row_of_the_step_that_ended_it(tmp_path, main, tiny_arguments):

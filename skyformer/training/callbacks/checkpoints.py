@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from skyformer.exceptions import CheckpointError
 from skyformer.files import write_atomically
-from skyformer.internals import is_accumulating, is_validation_due, metrics_to_log
+from skyformer.internals import is_accumulating, is_ending_early, is_validation_due, metrics_to_log
 from skyformer.model.checkpoint_io import BEST, LAST, read_checkpoint
 from skyformer.training import slurm
 from skyformer.training.loggers import CSVLogger
@@ -101,7 +101,7 @@ class LastCheckpoint(Checkpoint):
         stop = self._must_stop(trainer)
         self._evaluation_is_due = is_validation_due(trainer)
         enough = trainer.global_step - self._saved_step >= self.every_n_train_steps
-        enough = enough or trainer.should_stop or trainer.global_step == trainer.max_steps
+        enough = enough or is_ending_early(trainer) or trainer.global_step == trainer.max_steps
         enough = enough or self._minutes_are_over(trainer)
         if stop or enough or self._evaluation_is_due:
             # The loggers get this step's numbers after the callbacks. A run killed in between would lose them.

@@ -40,7 +40,7 @@ def pretrains(module: LightningModule) -> bool:
 
 
 class LabelCounter(Callback):
-    """Counts the labels of each evaluation that `counts_in` says."""
+    """Counts the labels of each evaluation for which `counts_in` is true."""
 
     def counts_in(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         raise NotImplementedError

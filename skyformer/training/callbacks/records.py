@@ -21,7 +21,7 @@ from skyformer.training.loggers import TensorBoardLogger
 from skyformer.training.record import make_record
 from skyformer.training.result import sha256_of
 from skyformer.training.run_folder import check_same_data
-from skyformer.yaml_text import load_yaml
+from skyformer.yaml_text import load_dumped
 
 
 class RunConfig(SaveConfigCallback):
@@ -85,7 +85,7 @@ class RunConfig(SaveConfigCallback):
         fits = trainer.state.fn == "fit"
         check_same_data(checkpoint, self.data_hash, trainer.world_size, fits)
         if fits:
-            check_callback_settings(trainer, checkpoint, load_yaml(checkpoint["config"]), load_yaml(self.text))
+            check_callback_settings(trainer, checkpoint, load_dumped(checkpoint["config"]), load_dumped(self.text))
         averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
         if fits and averages != ("current_model_state" in checkpoint):
             was, now = ("without", "with") if averages else ("with", "without")
@@ -98,7 +98,7 @@ class RunConfig(SaveConfigCallback):
         end = early_end(trainer)
         if end is not None and trainer.is_global_zero:
             _note_early_end(Path(trainer.default_root_dir, "record.json"), end.as_dict())
-        config = load_yaml(self.text)
+        config = load_dumped(self.text)
         hparams = {name: config[name] for name in ("data", "model", "seed_everything")}
         metrics = {
             f"result/final_{name.replace('/', '_')}": float(value)
