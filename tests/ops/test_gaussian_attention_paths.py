@@ -5,14 +5,14 @@ import reference_attention as reference
 import torch
 from attention_inputs import draw_mask, draw_qkv, output_and_gradients, relative_error
 
-from skyformer.ops import blocks, gaussian
+from skyformer.ops import gaussian, recompute
 from skyformer.ops.gaussian import gaussian_attention
 
 
 @pytest.fixture(params=["flash", "blocks", "whole"])
 def path(request, monkeypatch):
     monkeypatch.setattr(gaussian, "has_flash", lambda tensor: request.param == "flash")
-    monkeypatch.setattr(blocks, "ENTRIES_AT_ONCE", 700 if request.param == "blocks" else 1 << 24)
+    monkeypatch.setattr(recompute, "ENTRIES_AT_ONCE", 700 if request.param == "blocks" else 1 << 24)
     return request.param
 
 
@@ -42,7 +42,7 @@ def test_gradients_are_those_of_finite_differences(path):
 
 def test_blocks_drop_what_they_dropped_before(monkeypatch):
     """The backward pass forms a block anew: with other dropped entries its gradient would be another function's."""
-    monkeypatch.setattr(blocks, "ENTRIES_AT_ONCE", 700)
+    monkeypatch.setattr(recompute, "ENTRIES_AT_ONCE", 700)
     q, k, v = draw_qkv(1, 2, 40, 40, 8)
     v.requires_grad_()
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skyformer.ops import blocks, softmax
+from skyformer.ops import recompute, softmax
 from skyformer.ops.softmax import softmax_attention
 
 B, H, N, P = 2, 3, 20, 8
@@ -25,7 +25,7 @@ def mask():
 @pytest.mark.parametrize("masked", [False, True])
 def test_with_weights_that_are_kept_it_is_softmax_attention(entries, masked, inputs, mask, monkeypatch):
     """Dropout replaced by a factor a weight; torch's own form has nowhere to put one, so they are all equal."""
-    monkeypatch.setattr(blocks, "ENTRIES_AT_ONCE", entries)
+    monkeypatch.setattr(recompute, "ENTRIES_AT_ONCE", entries)
     monkeypatch.setattr(softmax, "dropout", lambda weights, p: weights * (1 - p))
     mask = mask if masked else None
     ours = softmax_attention(*inputs, mask, dropout_p=0.25)
@@ -40,7 +40,7 @@ def test_with_weights_that_are_kept_it_is_softmax_attention(entries, masked, inp
 @pytest.mark.parametrize("entries", [300, 1 << 24], ids=["blocks", "whole"])
 def test_dropped_weights_are_the_same_in_both_passes(entries, inputs, monkeypatch):
     """Output and gradient for the values are one linear map: ⟨D v, g⟩ = ⟨v, Dᵀ g⟩."""
-    monkeypatch.setattr(blocks, "ENTRIES_AT_ONCE", entries)
+    monkeypatch.setattr(recompute, "ENTRIES_AT_ONCE", entries)
     query, key, value = inputs
     out = softmax_attention(query, key, value, dropout_p=0.5)
     weight = torch.randn_like(out)
