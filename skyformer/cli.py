@@ -435,8 +435,7 @@ class SkyformerCLI(LightningCLI):
             config.trainer.logger = Namespace(
                 class_path="skyformer.training.loggers.TensorBoardLogger", init_args=Namespace(save_dir=".")
             )
-        loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
-        for logger in filter(None, loggers):
+        for logger in filter(None, _as_list(config.trainer.logger)):
             arguments = logger.get("init_args") or {}
             if "save_dir" in arguments:  # a logger that writes files
                 named = arguments["save_dir"]

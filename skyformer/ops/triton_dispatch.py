@@ -32,15 +32,18 @@ def has_kernels(x: Tensor, y: Tensor, value: Tensor) -> bool:
     return (
         _IS_INSTALLED
         and x.device.type == _DEVICE
-        # torch.compile folds this call into a constant.
-        and (_DEVICE == "cpu" or torch.cuda.get_device_properties(x.device).major >= 8)
-        # torch.compile itself needs what a launch needs.
-        and (_DEVICE == "cpu" or torch.compiler.is_compiling() or can_launch())
+        and (_DEVICE == "cpu" or _gpu_has_kernels(x.device))
         and not is_exporting()
         and product_dtype(x) in TYPES
         and all(tensor.dtype in TYPES for tensor in tensors)
         and all(0 < tensor.shape[-1] <= MAX_WIDTH and tensor.numel() > 0 for tensor in tensors)
     )
+
+
+def _gpu_has_kernels(device: torch.device) -> bool:
+    # torch.compile folds the first call into a constant, and itself needs what a launch needs.
+    new_enough = torch.cuda.get_device_properties(device).major >= 8
+    return new_enough and (torch.compiler.is_compiling() or can_launch())
 
 
 def can_launch() -> bool:

@@ -1,5 +1,6 @@
 """Count the labels of an evaluation, and the correct predictions of each kind of test examples."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -39,11 +40,12 @@ def pretrains(module: LightningModule) -> bool:
     return module.hparams.get("objective", "classify") != "classify"
 
 
-class LabelCounter(Callback):
+class LabelCounter(Callback, ABC):
     """Counts the labels of each evaluation for which `counts_in` is true."""
 
+    @abstractmethod
     def counts_in(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        raise NotImplementedError
+        """Return whether to count in the current evaluation."""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.labels = LabelCounts(pl_module)

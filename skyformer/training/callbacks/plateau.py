@@ -62,7 +62,7 @@ class CurriculumCurve(Callback):
 
     def __init__(self) -> None:
         self.stage: int | None = None
-        self.value: torch.Tensor | None = None
+        self.value = torch.zeros(())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if not getattr(trainer.datamodule, "stages", None):
@@ -70,7 +70,7 @@ class CurriculumCurve(Callback):
         stage, name = trainer.datamodule.stage_at(trainer.global_step)
         if self.stage not in (None, stage):
             rank_zero_info(f"step {trainer.global_step:>7,}   training continues with {name}")
-        if self.value is None or self.stage != stage:
+        if self.stage != stage:
+            self.stage = stage
             self.value = torch.tensor(float(stage), device=pl_module.device)  # once: a copy to a GPU waits
-        self.stage = stage
         pl_module.log("train/stage", self.value)
