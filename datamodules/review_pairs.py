@@ -91,9 +91,8 @@ class ReviewPairs(Text):
         try:
             films = {place: read(name).splitlines() for place, name in FILMS.items()}
         except PreparedDataError as error:
-            reason = str(error).partition(" Fix:")[0]
             raise PreparedDataError(
-                f"{reason} Some copies of aclImdb lack these files. Fix: leave data.source out to fetch the original."
+                f"{error} Some copies of aclImdb lack these files: leave data.source out to fetch the original."
             ) from error
         found = {}
         for name in names:
@@ -119,7 +118,8 @@ class ReviewPairs(Text):
             chosen.add(film)
             missing -= counts[film]
         raise PreparedDataError(
-            f"data.val_size={self.val_size} leaves none of {sum(counts.values()):,} reviews to train on"
+            f"data.val_size leaves none of {sum(counts.values()):,} reviews to train on (got {self.val_size}). "
+            "Fix: a smaller data.val_size"
         )
 
 

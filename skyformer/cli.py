@@ -27,7 +27,7 @@ from skyformer.model.checkpoint_io import BEST, AtomicCheckpointIO
 from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.schedule import TrainingParser
 from skyformer.training import callbacks, slurm
-from skyformer.training.config_checks import check_config, check_nulls, check_trainer, trainer_settings
+from skyformer.training.config_checks import as_list, check_config, check_nulls, check_trainer, trainer_settings
 from skyformer.training.ending import early_end
 from skyformer.training.loggers import ContinuedLogger, TensorBoardLogger
 from skyformer.training.memory import keep_freed_memory, limit_gpu_memory
@@ -135,13 +135,6 @@ def _raising_callback(error: Exception) -> str:
         if issubclass(made, Callback):
             return made.__name__ if made.__module__.startswith("lightning.") else ""
     return ""
-
-
-def _as_list(given: Any) -> list[Any]:
-    """Return a setting that takes one object, several or none as a list."""
-    if given is None:
-        return []
-    return given if isinstance(given, list) else [given]
 
 
 def _say_slow_precision(trainer: Trainer) -> None:
@@ -348,10 +341,10 @@ class SkyformerCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self._get(self.config_init, "trainer")
-        plugins = _as_list(given.get("plugins"))
+        plugins = as_list(given.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins = [*plugins, AtomicCheckpointIO()]
-        has_bar = any(isinstance(callback, ProgressBar) for callback in _as_list(given.get("callbacks")))
+        has_bar = any(isinstance(callback, ProgressBar) for callback in as_list(given.get("callbacks")))
         if given.get("enable_progress_bar") is not False and not has_bar:
             self.trainer_defaults["callbacks"].append(callbacks.StepProgressBar())
         try:
@@ -435,7 +428,7 @@ class SkyformerCLI(LightningCLI):
             config.trainer.logger = Namespace(
                 class_path="skyformer.training.loggers.TensorBoardLogger", init_args=Namespace(save_dir=".")
             )
-        for logger in filter(None, _as_list(config.trainer.logger)):
+        for logger in filter(None, as_list(config.trainer.logger)):
             arguments = logger.get("init_args") or {}
             if "save_dir" in arguments:  # a logger that writes files
                 named = arguments["save_dir"]

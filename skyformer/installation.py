@@ -37,7 +37,7 @@ def find_overlay(named: str, folder: Path, why: str) -> Path:
     path = Path(find_config(named)).expanduser() if is_path else folder / f"{named}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(str(found.relative_to(folder).with_suffix("")) for found in folder.rglob("*.yaml")))
-        raise RunError(f"{why} {named}: there is no file {path}. Known: {known}; or name a YAML file.")
+        raise RunError(f"{why}: no file {path} (got {named}). Fix: one of {known}, or the path of a YAML file")
     return path
 
 

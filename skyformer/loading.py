@@ -13,7 +13,7 @@ from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.earlier_versions import upgrade_config
 from skyformer.model.schedule import ScheduleArguments
 from skyformer.training.config_checks import check_config
-from skyformer.yaml_text import load_yaml
+from skyformer.yaml_text import load_dumped
 
 
 def load_model(path: str | Path) -> SequenceClassifier:
@@ -29,7 +29,7 @@ def load_model(path: str | Path) -> SequenceClassifier:
         RunError: for a checkpoint whose configuration this version cannot use.
     """
     checkpoint = read_checkpoint(Path(path).expanduser())
-    model = untrained_model(load_yaml(checkpoint["config"]))
+    model = untrained_model(load_dumped(checkpoint["config"]))
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
 

@@ -9,7 +9,7 @@ import yaml
 from skyformer.model.checkpoint_io import BEST, FIELDS, AtomicCheckpointIO, read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
 from skyformer.training.result import read_test_accuracy
-from skyformer.yaml_text import load_yaml
+from skyformer.yaml_text import load_dumped
 
 # Parts of a trainer that do not belong to a model, and that would run code of the user who trained it.
 EXTENSIONS = {"callbacks": None, "logger": None, "plugins": None, "profiler": None}
@@ -30,7 +30,7 @@ def export_checkpoint(source: Path, target: Path, half: bool = False) -> int:
         CheckpointError: for a source that cannot be read.
     """
     checkpoint = read_checkpoint(source)
-    config = portable_config(load_yaml(checkpoint["config"]))
+    config = portable_config(load_dumped(checkpoint["config"]))
     kept = {name: checkpoint[name] for name in _EXPORTED if name in checkpoint}
     if half:
         kept["state_dict"] = {

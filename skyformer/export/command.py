@@ -13,8 +13,8 @@ from skyformer.installation import command_parser, program_name
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
 from skyformer.training import loggers
-from skyformer.training.config_checks import config_files
-from skyformer.yaml_text import load_yaml
+from skyformer.training.config_checks import as_list, config_files
+from skyformer.yaml_text import load_dumped
 
 EVALUATIONS = ("test", "validate", "predict")
 
@@ -90,7 +90,7 @@ def with_its_configuration(args: Sequence[str]) -> list[str]:
     path = Path(named).expanduser()
     if not path.is_file():
         return given
-    config = upgrade_config(load_yaml(read_checkpoint(path)["config"]))
+    config = upgrade_config(load_dumped(read_checkpoint(path)["config"]))
     folder = path.resolve().parent.parent
     if not (path.parent.name == "checkpoints" and (folder / "config.yaml").exists()):
         folder = Path("runs", path.stem)
@@ -105,7 +105,7 @@ def _own_loggers(given: Any) -> Any:
         return given
     own = [
         logger | {"init_args": {**(logger.get("init_args") or {}), "save_dir": "."}}
-        for logger in (given if isinstance(given, list) else [given])
+        for logger in as_list(given)
         if isinstance(logger, dict) and str(logger.get("class_path")).startswith(f"{loggers.__name__}.")
     ]
     return own or False

@@ -13,7 +13,7 @@ from skyformer.installation import command_line
 from skyformer.loading import untrained_model
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.training.record import portable_words
-from skyformer.yaml_text import load_yaml
+from skyformer.yaml_text import load_dumped
 
 try:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData, PyTorchModelHubMixin
@@ -90,7 +90,7 @@ class HubClassifier(
         """
         path = Path(path).expanduser()
         checkpoint = read_checkpoint(path)
-        config = portable_config(load_yaml(checkpoint["config"]))
+        config = portable_config(load_dumped(checkpoint["config"]))
         kept = {name: config[name] for name in ("model", "data")}
         model = cls({**kept, "run": _describe(config, checkpoint, path)})
         model.classifier.check_classifies()

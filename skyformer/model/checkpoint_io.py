@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from skyformer.exceptions import CheckpointError
 from skyformer.files import write_atomically
-from skyformer.yaml_text import load_yaml
+from skyformer.yaml_text import load_dumped
 
 LAST = "checkpoints/last.ckpt"
 PREVIOUS = "checkpoints/previous.ckpt"
@@ -126,7 +126,7 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
             and all(isinstance(checkpoint.get(name), kind) for name, kind in FIELDS.items())
             and all(isinstance(weight, torch.Tensor) for weight in checkpoint["state_dict"].values())
             and (checkpoint.get("weights_only") is True or has_state())
-            and isinstance(load_yaml(checkpoint["config"]), dict)
+            and isinstance(load_dumped(checkpoint["config"]), dict)
         )
 
     try:

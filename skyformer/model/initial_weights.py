@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skyformer.exceptions import CheckpointError
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
-from skyformer.yaml_text import load_yaml
+from skyformer.yaml_text import load_dumped
 
 _TOKENS = "encoder.tokens.weight"
 
@@ -31,7 +31,7 @@ def load_initial_weights(module: nn.Module, path: Path, data_hash: str | None = 
         CheckpointError: when the file cannot be read or what must fit does not.
     """
     checkpoint = read_initial(path)
-    settings = upgrade_config(load_yaml(checkpoint["config"])).get("model", {})
+    settings = upgrade_config(load_dumped(checkpoint["config"])).get("model", {})
     given, own = dict(checkpoint["state_dict"]), module.state_dict()
     if _TOKENS in given and _TOKENS in own:
         has_mask_ids = has_mask_id(settings), getattr(module, "masked_tokens", None) is not None

@@ -18,7 +18,7 @@ from skyformer.report.curves import EMPTY_CURVE, TABLE, Curve, Curves, read_curv
 from skyformer.training.events import EVENTS
 from skyformer.training.result import reason_not_counted
 from skyformer.training.run_folder import backend_name, is_pretraining, task_name
-from skyformer.yaml_text import load_yaml
+from skyformer.yaml_text import load_dumped
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +244,7 @@ def _read_run(folder: Path) -> Run:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        return usable_config(load_yaml(path.read_text(encoding="utf-8")))
+        return usable_config(load_dumped(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise DamagedConfigError(" ".join(str(error).split())) from error
 

@@ -24,7 +24,7 @@ from skyformer.model.schedule import ScheduleArguments
 from skyformer.report.table import markdown_table
 from skyformer.training.config_checks import check_config, check_nulls
 from skyformer.training.run_folder import backend_name, task_name
-from skyformer.yaml_text import load_yaml
+from skyformer.yaml_text import load_dumped
 
 # What else a task's YAML says; a study makes nothing of it.
 _OTHERS = (
@@ -84,7 +84,7 @@ class Setting:
         for named in [path] if path else checkpoints_of(arguments)[-1:]:
             checkpoint = read_checkpoint(Path(named).expanduser())
             state = checkpoint["state_dict"]
-            text = yaml.safe_dump(upgrade_config(load_yaml(checkpoint["config"])))
+            text = yaml.safe_dump(upgrade_config(load_dumped(checkpoint["config"])))
             arguments = ["--config", text, *arguments, "--checkpoint", named]
         config = parser.parse_args(arguments)
         check_nulls(parser, config)

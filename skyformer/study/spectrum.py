@@ -44,7 +44,7 @@ def run_spectrum(args: list[str]) -> None:
     settings = [Setting.read(parser, args, path) for path in checkpoints_of(args)] or [Setting.read(parser, args)]
     if len(tasks := {setting.task for setting in settings}) > 1:
         raise RunError(
-            f"--checkpoint: these runs are of several tasks, {', '.join(sorted(tasks))}; compare those of one"
+            f"--checkpoint: runs of several tasks (got {', '.join(sorted(tasks))}). Fix: name runs of one task"
         )
     for setting in settings:
         if setting.config.length is None:
@@ -52,7 +52,7 @@ def run_spectrum(args: list[str]) -> None:
     config = settings[0].config
     for name in ("length", "examples"):
         if config[name] < 1:
-            raise RunError(f"--{name} {config[name]} must be at least 1")
+            raise RunError(f"--{name} must be at least 1 (got {config[name]}). Fix: --{name} 1, or more")
     found = {name: measure(setting, model) for name, setting, model in _models(settings)}
     output = Path(config.output).expanduser()
     rows = [

@@ -42,10 +42,10 @@ def run_stability(args: list[str]) -> None:
     config = setting.config
     for name in ("steps", "repeats"):
         if config[name] < 1:
-            raise RunError(f"--{name} {config[name]} must be at least 1")
+            raise RunError(f"--{name} must be at least 1 (got {config[name]}). Fix: --{name} 1, or more")
     names = {name: backend for name, (backend, _) in read_backends(config.backends).items()}
     if "softmax" not in names:
-        raise RunError(f"--backends {config.backends}: softmax must be among them, since the scores are over its own")
+        raise RunError(f"--backends: the scores are relative to softmax's (got {config.backends}). Fix: add softmax")
     rows = list(measure(setting, names, config.steps, config.repeats))
     output = Path(config.output).expanduser()
     write_rows(output / "stability.csv", rows)
@@ -72,7 +72,7 @@ def measure(setting: Setting, names: dict[str, str], steps: int, repeats: int) -
             model = setting.make_model(backend, seed=seed)
             loader = setting.data.train_dataloader()
             if steps > len(loader):
-                raise RunError(f"--steps {steps}: an epoch has {len(loader)} batches; ask for no more")
+                raise RunError(f"--steps: an epoch has {len(loader)} batches (got {steps}). Fix: --steps {len(loader)}")
             batches = islice(loader, steps)
             for step, tau in enumerate(instability(model, batches, setting.max_steps), 1):
                 yield {"method": name, "seed": seed, "step": step, "tau": tau}

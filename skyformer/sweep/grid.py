@@ -103,9 +103,14 @@ def _axis(path: Path, key: str, given: Any, folder: str | None) -> list[Axis]:
     names = [value.name for value in values]
     for name in names:
         if not _NAME.fullmatch(name) or name in (".", ".."):
-            raise RunError(f"{path}: {key}: {name!r} names a folder; use letters, digits and any of . _ + = -")
+            raise RunError(
+                f"{path}: {key}: a name is also a folder's (got {name!r}). Fix: letters, digits and any of . _ + = -"
+            )
         if names.count(name) > 1:
-            raise RunError(f"{path}: {key}: two are called {name}; their runs would share a folder, rename a file")
+            raise RunError(
+                f"{path}: {key}: two have the same name, so their runs would share a folder (got {name}). "
+                "Fix: rename a file"
+            )
     return values
 
 
@@ -117,7 +122,7 @@ def _names(path: Path, key: str, given: Any) -> list[str]:
 
 def _find(path: Path, key: str, named: str, folder: str) -> Path:
     """The file of a name: below configs/, or a path, as the user would type it here."""
-    return from_here(find_overlay(named, CONFIGS / folder, f"{path}: {key}:"))
+    return from_here(find_overlay(named, CONFIGS / folder, f"{path}: {key}"))
 
 
 def from_here(path: Path) -> Path:

@@ -202,7 +202,7 @@ def run_job(job: Job) -> None:
         again = code == _UNKNOWN_SIGNAL and "SLURM_JOB_ID" in os.environ
         if again and not _made_progress(folder, attempt):
             attempt.status = _TOO_SHORT
-            _say(folder, "The job's time was over before it came any further; give it more (--slurm.time).")
+            _say(folder, "The job's time ended before a new checkpoint. Fix: a longer --slurm.time.")
         write_attempts(folder, attempts)
     if again and attempt.status != _TOO_SHORT:
         from skyformer.training.slurm import requeue  # imports Lightning: seconds, which only this case needs

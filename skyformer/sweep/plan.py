@@ -17,7 +17,7 @@ from skyformer.model.earlier_versions import upgrade_config
 from skyformer.sweep.grid import Cell
 from skyformer.training.config_checks import check_config, check_files
 from skyformer.training.run_folder import FREE_ON_RESUME, flatten
-from skyformer.yaml_text import load_yaml
+from skyformer.yaml_text import load_dumped
 
 # Settings that a continued run may change, but a run of this grid may not, because results depend on them.
 _COUNTS = ("non_finite_loss", "trainer.callbacks", "trainer.check_val", "trainer.limit_",
@@ -116,7 +116,7 @@ def _changes(folder: Path, now: Config) -> list[str]:
         return []  # nothing was trained there
     path = folder / "config.yaml"
     try:
-        before = flatten(upgrade_config(load_yaml(path.read_text(encoding="utf-8"))))
+        before = flatten(upgrade_config(load_dumped(path.read_text(encoding="utf-8"))))
         here = flatten(now)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         return [f"{path} cannot be read ({' '.join(str(error).split())})"]

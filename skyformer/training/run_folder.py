@@ -19,7 +19,7 @@ from skyformer.files import next_free_path
 from skyformer.model.checkpoint_io import BEST, LAST, PREVIOUS, read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
 from skyformer.model.initial_weights import read_initial
-from skyformer.yaml_text import load_dumped, load_yaml
+from skyformer.yaml_text import load_dumped
 
 # Settings that may change on a resume. The results of training do not depend on them, except for the length of the run,
 # the device and callbacks of the user. Settings of callbacks are compared when their states are restored.
@@ -179,8 +179,8 @@ def read_or_fall_back(path: Path, named: str | None, subcommand: str) -> tuple[P
         with suppress(FileNotFoundError):  # another process of this run was first
             if subcommand == "fit":
                 os.replace(path, next_free_path(path.parent, "last.damaged", ".ckpt"))
-        step, reason = checkpoint["global_step"], str(error).partition(" Fix:")[0]
-        print(f"{reason}\nResuming from the previous checkpoint, {previous}, step {step:,}.", flush=True)
+        step = checkpoint["global_step"]
+        print(f"{error}\nResuming from the previous checkpoint, {previous}, step {step:,}.", flush=True)
         return previous, checkpoint
 
 
@@ -257,7 +257,7 @@ def check_pretrained(config: Mapping[str, Any]) -> None:
     """
     if not (named := config["model"].get("init_from")):
         return
-    former = upgrade_config(load_yaml(read_initial(Path(named).expanduser())["config"]))
+    former = upgrade_config(load_dumped(read_initial(Path(named).expanduser())["config"]))
     if not is_pretraining({"model": {}, **former}):
         return
     before, now = flatten({"model": former["model"]}), flatten({"model": config["model"]})

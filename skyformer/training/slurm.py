@@ -56,5 +56,5 @@ def requeue() -> str:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
-        return f"SLURM did not queue job {job} again ({reason}); submit it again, with --ckpt_path last."
+        return f"SLURM did not queue job {job} again (got {reason}). Fix: submit it again, with --ckpt_path last."
     return f"SLURM has queued job {job} again."

@@ -93,7 +93,7 @@ def test_backend_comes_from_its_overlay(tmp_path):
     mine.write_text("model: 1")
     with pytest.raises(RunError, match=r"names no model\.attention\.class_path"):
         read_attention(str(mine), 0.0)
-    with pytest.raises(RunError, match="Known: bigbird, informer"):
+    with pytest.raises(RunError, match="Fix: one of bigbird, informer"):
         read_attention("flash", 0.0)
 
 

@@ -91,4 +91,4 @@ def test_job_of_slurm_that_is_not_training_is_queued_again(came_further, work, t
     attempt = work(before + SIGNAL_PARENT.format("SIGUSR1"))
     assert attempt.status == (138 if came_further else 124)
     assert (tmp_path / "asked").exists() == came_further
-    assert ("give it more" in (tmp_path / "log.txt").read_text()) != came_further
+    assert ("Fix: a longer --slurm.time" in (tmp_path / "log.txt").read_text()) != came_further
