@@ -18,6 +18,7 @@ from skyformer.model.positions import (
     PositionInit,
     Positions,
     check_position_init,
+    local_biases,
     make_positions,
     make_rotary,
     rotate,
@@ -51,7 +52,9 @@ class Encoder(nn.Module):
         positions: `learned` or `sinusoidal` vectors, which are added to the embedding; `rotary` or, on images,
             `rotary_2d` rotations of queries and keys; or `none`.
         position_init: initial values of `learned` positions: `normal`, of standard deviation 0.02, or `sinusoidal_2d`,
-            which gives nearby pixels similar vectors (`sinusoidal_positions_2d`).
+            which gives nearby pixels similar vectors (`sinusoidal_positions_2d`). With `rotary` and `rotary_2d`,
+            `local` initialises the projections of queries and keys such that each head attends to a neighbour of its
+            token or to a small neighbourhood (`local_biases`).
         query_key_gain: None initialises query and key projections independently. A number initialises the key
             projection as a copy of the query projection, both multiplied by it. Each token then attends to similar
             tokens, on images to its neighbourhood. A larger gain narrows the neighbourhood. The idea is that of mimetic
@@ -99,6 +102,11 @@ class Encoder(nn.Module):
         check_position_init(positions, position_init)
         if query_key_gain is not None and not 0 < query_key_gain < math.inf:
             raise ValueError(f"query_key_gain={query_key_gain} must be a number above 0, or null")
+        if query_key_gain is not None and position_init == "local":
+            raise ValueError(
+                f"position_init=local and query_key_gain initialise the same weights (got "
+                f"query_key_gain={query_key_gain}). Fix: --model.query_key_gain null"
+            )
         self.max_length = max_length
         self.gradient_checkpointing = gradient_checkpointing
         self.tokens = nn.Embedding(vocab_size, embed_dim)
@@ -127,9 +135,11 @@ class Encoder(nn.Module):
             for number, backend in enumerate(backends, start=1)
         )  # fmt: skip
         self.norm = make_norm(norm, embed_dim)
-        if query_key_gain is not None:
-            for module in self.modules():
-                if isinstance(module, MultiHeadAttention):
+        for module in self.modules():
+            if isinstance(module, MultiHeadAttention):
+                if position_init == "local":
+                    module.start_local(positions)
+                elif query_key_gain is not None:
                     module.start_equal(query_key_gain)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None, position: Tensor | None = None) -> Tensor:
@@ -198,6 +208,23 @@ class MultiHeadAttention(nn.Module):
             start = query_key[0] * gain
             for part in query_key:
                 part.copy_(start)
+
+    @torch.no_grad()
+    def start_local(self, positions: Positions) -> None:
+        """Set the projections of queries and keys to zero, and their biases to `local_biases`.
+
+        Raises:
+            ValueError: for a backend whose queries are its keys.
+        """
+        if self.backend.shares_query_and_key:
+            raise ValueError(
+                f"position_init=local needs separate queries and keys (got {type(self.backend).__name__}). Fix: "
+                "--model.position_init normal"
+            )
+        biases = local_biases(positions, self.backend.num_heads, self.backend.head_dim)
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        weight[: biases.numel()].zero_()
+        bias[: biases.numel()].copy_(biases.flatten())
 
     def forward(self, x: Tensor, mask: Tensor | None, rotation: Tensor | None = None) -> Tensor:
         *query_key, value = self._heads(self.query_key_value(x))

@@ -4,7 +4,7 @@ Shapes: B batch, H heads, N tokens, D embedding size, P head dimension.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, Self
 
@@ -14,10 +14,14 @@ from torch import Tensor, nn
 from skyformer.ops.checks import check_choice
 
 Positions = Literal["learned", "sinusoidal", "rotary", "rotary_2d", "none"]
-PositionInit = Literal["normal", "sinusoidal_2d"]
+PositionInit = Literal["normal", "sinusoidal_2d", "local"]
 STANDARD_DEVIATION = 0.02  # of the embeddings at their start
 BASE = 10_000.0  # the longest wavelength is about 2π times this many tokens
 BASE_2D = 100.0  # the same for rows and columns: an image has a few dozen
+# Where each head attends at first with `position_init=local`: an offset, on images by row and column, and how many of
+# the fastest decades of frequency are left out. Each half decade makes the neighbourhood about three times as wide.
+LOCAL_HEADS = (((1,), 0.0), ((-1,), 0.0), ((0,), 0.5), ((0,), 1.0), ((2,), 0.0), ((-2,), 0.0))
+LOCAL_HEADS_2D = (((0, 1), 0.0), ((0, -1), 0.0), ((1, 0), 0.0), ((-1, 0), 0.0), ((0, 0), 0.5), ((0, 0), 1.0))
 
 
 def make_positions(kind: Positions, max_length: int, embed_dim: int) -> "nn.Embedding | SinusoidalPositions | None":
@@ -53,10 +57,11 @@ def check_position_init(kind: Positions, init: PositionInit) -> None:
         ValueError: naming `position_init`.
     """
     check_choice("position_init", init, PositionInit)
-    if kind != "learned" and init != "normal":
+    starts = {"learned": ("normal", "sinusoidal_2d"), "rotary": ("normal", "local"), "rotary_2d": ("normal", "local")}
+    if init not in starts.get(kind, ("normal",)):
+        kinds = " or ".join(name for name, inits in starts.items() if init in inits)
         raise ValueError(
-            f"position_init={init} is a start of learned positions (got positions={kind}). Fix: --model.position_init "
-            "normal"
+            f"position_init={init} needs positions={kinds} (got positions={kind}). Fix: --model.position_init normal"
         )
 
 
@@ -86,6 +91,35 @@ def make_rotary(kind: Positions, max_length: int, head_dim: int, image_side: int
         return RotaryPositions(partial(rotary_angles, torch.arange(max_length), head_dim, BASE))
     _check_square("positions=rotary_2d", max_length, image_side, "--model.positions rotary")
     return RotaryPositions(partial(rotary_angles_2d, image_side, head_dim))
+
+
+def local_biases(kind: Positions, num_heads: int, head_dim: int) -> Tensor:
+    """Biases of queries and keys, `(2, H, P)` float64, with which each head attends to neighbours of its token.
+
+    The keys' bias is u, and the queries' is u rotated by the head's offset δ. Without projections the kernel is
+
+        κ(R_m R_δ u, R_n u) = exp(−(60 / P) Σ_k (1 − cos(θ_k (m + δ − n))))
+
+    It is 1 at n = m + δ and below 0.01 far from it. One position off it is 0.15 to 0.3 if k goes over all frequencies,
+    and 0.8 without those above 0.3. The weights of softmax are these values, divided by their sum.
+
+    Heads take the entries of `LOCAL_HEADS` or `LOCAL_HEADS_2D` in turn.
+    """
+    heads = LOCAL_HEADS_2D if kind == "rotary_2d" else LOCAL_HEADS
+    biases = []
+    for head in range(num_heads):
+        offset, decades_left_out = heads[head % len(heads)]
+        frequency = _angles_of(kind, (1,) * len(offset), head_dim)
+        angle = _angles_of(kind, offset, head_dim)
+        size = math.sqrt(60 / math.sqrt(head_dim)) * (frequency < 1.01 * 10.0**-decades_left_out)
+        biases.append([torch.cat([size * angle.cos(), size * angle.sin()]), torch.cat([size, torch.zeros_like(size)])])
+    return torch.stack([torch.stack(pair) for pair in biases], dim=1)
+
+
+def _angles_of(kind: Positions, place: Sequence[int], head_dim: int) -> Tensor:
+    if kind == "rotary":
+        return rotary_angles(torch.tensor(place), head_dim, BASE)[0]
+    return torch.cat([rotary_angles(torch.tensor([axis]), head_dim // 2, BASE_2D)[0] for axis in place])
 
 
 class SinusoidalPositions(nn.Module):

@@ -156,7 +156,8 @@ class Setting:
     def _make(self, backend: str | None, max_length: int) -> SequenceClassifier:
         model = self._parse(backend).model.clone()
         if max_length > self.data.max_length:
-            model.position_init = "normal"  # such a sequence is no image
+            # Such a sequence is no image.
+            model.position_init = "normal" if model.position_init == "sinusoidal_2d" else model.position_init
             model.positions = "rotary" if model.positions == "rotary_2d" else model.positions
         return make_model(model, self.data, max_length)
 

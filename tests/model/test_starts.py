@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_runs import ROOT
 
-from skyformer.attention import ReformerAttention, SkyformerAttention, SoftmaxAttention
-from skyformer.model.encoder import Encoder
+from skyformer.attention import KernelizedAttention, ReformerAttention, SkyformerAttention, SoftmaxAttention
+from skyformer.model.encoder import Encoder, attention_inputs
 from skyformer.model.positions import sinusoidal_positions_2d
 
 ATTENTIONS = sorted(path.stem for path in (ROOT / "configs/attention").glob("*.yaml"))
@@ -87,6 +87,41 @@ def test_equal_starts_attend_to_the_neighbourhood():
     assert (kernels[1][16, 17:20] < kernels[0][16, 17:20]).all()
 
 
+# Of each head: offset by row and column, and the largest frequency.
+NEIGHBOURS = {
+    "rotary": [(0, 1, 1.0), (0, -1, 1.0), (0, 0, 0.4), (0, 0, 0.2), (0, 2, 1.0), (0, -2, 1.0)],
+    "rotary_2d": [(0, 1, 1.0), (0, -1, 1.0), (1, 0, 1.0), (-1, 0, 1.0), (0, 0, 0.4), (0, 0, 0.2)],
+}
+
+
+@pytest.mark.parametrize("positions", NEIGHBOURS)
+@pytest.mark.parametrize("attention", [KernelizedAttention, SoftmaxAttention])
+def test_local_start_attends_to_neighbours(attention, positions):
+    """Each head's kernel of one token with all others, by the formula in `local_biases`."""
+    side, heads, dim = 9, 6, 16
+    length = side**2 if positions == "rotary_2d" else 61
+    encoder = Encoder(
+        16, length, attention, embed_dim=heads * dim, hidden_dim=8, num_heads=heads, positions=positions,
+        position_init="local", image_side=side if positions == "rotary_2d" else 0,
+    ).double()  # fmt: skip
+    inputs = attention_inputs(encoder, torch.randint(16, (2, length)), None, None)
+    token = length // 2  # the centre of an image
+    base, axes = (100.0, 2) if positions == "rotary_2d" else (10_000.0, 1)
+    thetas = [base ** (-k * 2 * axes / dim) for k in range(dim // 2 // axes)]
+    for _, (query, key, *_) in inputs:
+        kernel = torch.exp(-torch.cdist(query, key).square() / (2 * math.sqrt(dim)))[:, :, token]
+        for head, (row, column, largest) in enumerate(NEIGHBOURS[positions]):
+            aim = token + row * side + column
+            expected = []
+            for n in range(length):
+                apart = [n // side - aim // side, n % side - aim % side] if axes == 2 else [n - aim]
+                turns = sum(1 - math.cos(t * d) for t in thetas if t <= largest for d in apart)
+                expected.append(math.exp(-60 / dim * turns))
+            expected = torch.tensor(expected, dtype=torch.float64).expand(2, -1)
+            torch.testing.assert_close(kernel[:, head], expected, rtol=1e-4, atol=1e-6)
+            assert kernel[0, head].argmax() == aim
+
+
 @pytest.mark.parametrize(
     "attention", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in ATTENTIONS]
 )
@@ -112,7 +147,10 @@ def test_two_dimensional_start_is_for_images(task, tmp_path, main, tiny_argument
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"position_init": "sinusoidal"}, r"position_init='sinusoidal' is not one of \['normal', 'sinusoidal_2d'\]"),
+        ({"position_init": "sinusoidal"}, r"position_init='sinusoidal' is not one of \['normal', 'sinusoidal_2d', "),
+        ({"position_init": "local"}, r"needs positions=rotary or rotary_2d \(got positions=learned\)\. Fix: "),
+        ({"position_init": "local", "positions": "rotary", "query_key_gain": 2.0}, "Fix: --model.query_key_gain null"),
+        ({"position_init": "local", "positions": "rotary", "attention": ReformerAttention}, r"got ReformerAttention"),
         ({"position_init": "sinusoidal_2d", "image_side": 8}, r"sequences of 9 tokens and image_side=8\). Fix: "),
         ({"position_init": "sinusoidal_2d", "image_side": 3, "embed_dim": 6}, "embed_dim=6 must be a multiple of 4"),
         ({"query_key_gain": 0.0}, "query_key_gain=0.0 must be a number above 0"),
@@ -121,4 +159,4 @@ def test_two_dimensional_start_is_for_images(task, tmp_path, main, tiny_argument
 )
 def test_what_cannot_work_is_refused(settings, said):
     with pytest.raises(ValueError, match=said):
-        Encoder(16, 9, SoftmaxAttention, **{"embed_dim": 8, "hidden_dim": 8, **settings})
+        Encoder(16, 9, **{"attention": SoftmaxAttention, "embed_dim": 8, "hidden_dim": 8, **settings})
