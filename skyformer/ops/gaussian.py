@@ -64,4 +64,4 @@ def gaussian_attention(
         kernel = dropout(gaussian_kernel(block, key), dropout_p)
         return kernel @ value.to(kernel.dtype)
 
-    return by_query_blocks(attend, query, key.shape[2]).to(value.dtype)
+    return by_query_blocks(attend, query, key.shape[2], draws_numbers=dropout_p > 0).to(value.dtype)

@@ -34,4 +34,4 @@ def softmax_attention(
             scores = scores.masked_fill(~mask, float("-inf"))
         return dropout(scores.softmax(dim=-1), dropout_p).to(value.dtype) @ value
 
-    return by_query_blocks(attend, query, key.shape[2])
+    return by_query_blocks(attend, query, key.shape[2], draws_numbers=True)

@@ -40,8 +40,18 @@ def test_gradients_are_those_of_finite_differences(path):
     assert torch.autograd.gradcheck(lambda q, k, v: gaussian_attention(q, k, v, mask), inputs)
 
 
+def test_blocks_without_dropout_do_not_read_the_state_of_a_generator(monkeypatch):
+    """A CUDA graph refuses it."""
+    monkeypatch.setattr(gaussian, "has_flash", lambda tensor: False)
+    monkeypatch.setattr(recompute, "ENTRIES_AT_ONCE", 700)
+    inputs = [x.requires_grad_() for x in draw_qkv(1, 2, 40, 40, 8)]
+    for name in ("get_rng_state", "set_rng_state"):
+        monkeypatch.setattr(torch, name, lambda *args: pytest.fail("the generator's state was read"))
+    gaussian_attention(*inputs).sum().backward()
+
+
 def test_blocks_drop_what_they_dropped_before(monkeypatch):
-    """The backward pass forms a block anew: with other dropped entries its gradient would be another function's."""
+    """The backward pass recomputes a block. With other dropped entries its gradient would be another function's."""
     monkeypatch.setattr(recompute, "ENTRIES_AT_ONCE", 700)
     q, k, v = draw_qkv(1, 2, 40, 40, 8)
     v.requires_grad_()
