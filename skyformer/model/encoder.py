@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skyformer.attention import BACKENDS, Attention
 from skyformer.model.layers import FeedForward, Norm, StochasticDepth, make_feed_forward, make_norm
 from skyformer.model.positions import (
+    LOCAL_STANDARD_DEVIATION,
     STANDARD_DEVIATION,
     PositionInit,
     Positions,
@@ -112,7 +113,8 @@ class Encoder(nn.Module):
         self.tokens = nn.Embedding(vocab_size, embed_dim)
         self.positions = make_positions(positions, max_length, embed_dim)
         self.rotary = make_rotary(positions, max_length, embed_dim // num_heads, image_side)
-        nn.init.normal_(self.tokens.weight, std=STANDARD_DEVIATION)
+        deviation = LOCAL_STANDARD_DEVIATION if position_init == "local" else STANDARD_DEVIATION
+        nn.init.normal_(self.tokens.weight, std=deviation)
         if isinstance(self.positions, nn.Embedding):
             start_learned(self.positions.weight, position_init, image_side)
         self.dropout = Dropout(dropout)

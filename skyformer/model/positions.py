@@ -16,6 +16,8 @@ from skyformer.ops.checks import check_choice
 Positions = Literal["learned", "sinusoidal", "rotary", "rotary_2d", "none"]
 PositionInit = Literal["normal", "sinusoidal_2d", "local"]
 STANDARD_DEVIATION = 0.02  # of the embeddings at their start
+# With `position_init=local`, so that a token is about as large as what its neighbours add to it in the first layer.
+LOCAL_STANDARD_DEVIATION = 0.4
 BASE = 10_000.0  # the longest wavelength is about 2π times this many tokens
 BASE_2D = 100.0  # the same for rows and columns: an image has a few dozen
 # Where each head attends at first with `position_init=local`: an offset, on images by row and column, and how many of
