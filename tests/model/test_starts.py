@@ -122,6 +122,16 @@ def test_local_start_attends_to_neighbours(attention, positions):
             assert kernel[0, head].argmax() == aim
 
 
+def test_local_start_has_tokens_of_the_size_of_their_neighbours_sum():
+    torch.manual_seed(0)
+    encoder = Encoder(
+        256, 200, KernelizedAttention, num_heads=4, dropout=0.0, positions="rotary", position_init="local"
+    )
+    block, x = encoder.blocks[0], encoder.tokens(torch.randint(256, (4, 200)))
+    added = block.attention(block.attention_norm(x), None, encoder.rotary(200, None))
+    assert 0.5 < x.std() / added.std() < 2
+
+
 @pytest.mark.parametrize(
     "attention", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in ATTENTIONS]
 )
