@@ -54,8 +54,8 @@ class Encoder(nn.Module):
             `rotary_2d` rotations of queries and keys; or `none`.
         position_init: initial values of `learned` positions: `normal`, of standard deviation 0.02, or `sinusoidal_2d`,
             which gives nearby pixels similar vectors (`sinusoidal_positions_2d`). With `rotary` and `rotary_2d`,
-            `local` initialises the projections of queries and keys such that each head attends to a neighbour of its
-            token or to a small neighbourhood (`local_biases`).
+            `local` initialises the projections of queries and keys: each head attends to a neighbour of its token or to
+            a small neighbourhood (`local_biases`).
         query_key_gain: None initialises query and key projections independently. A number initialises the key
             projection as a copy of the query projection, both multiplied by it. Each token then attends to similar
             tokens, on images to its neighbourhood. A larger gain narrows the neighbourhood. The idea is that of mimetic

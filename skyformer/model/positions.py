@@ -16,12 +16,12 @@ from skyformer.ops.checks import check_choice
 Positions = Literal["learned", "sinusoidal", "rotary", "rotary_2d", "none"]
 PositionInit = Literal["normal", "sinusoidal_2d", "local"]
 STANDARD_DEVIATION = 0.02  # of the embeddings at their start
-# With `position_init=local`, so that a token is about as large as what its neighbours add to it in the first layer.
+# With `position_init=local`, so that a token is of the order of what its neighbours add to it in the first layer.
 LOCAL_STANDARD_DEVIATION = 0.4
 BASE = 10_000.0  # the longest wavelength is about 2π times this many tokens
 BASE_2D = 100.0  # the same for rows and columns: an image has a few dozen
 # Where each head attends at first with `position_init=local`: an offset, on images by row and column, and how many of
-# the fastest decades of frequency are left out. Each half decade makes the neighbourhood about three times as wide.
+# the fastest decades of frequency are weak. Each half decade makes the neighbourhood about three times as wide.
 LOCAL_HEADS = (((1,), 0.0), ((-1,), 0.0), ((0,), 0.5), ((0,), 1.0), ((2,), 0.0), ((-2,), 0.0))
 LOCAL_HEADS_2D = (((0, 1), 0.0), ((0, -1), 0.0), ((1, 0), 0.0), ((-1, 0), 0.0), ((0, 0), 0.5), ((0, 0), 1.0))
 
@@ -96,24 +96,34 @@ def make_rotary(kind: Positions, max_length: int, head_dim: int, image_side: int
 
 
 def local_biases(kind: Positions, num_heads: int, head_dim: int) -> Tensor:
-    """Biases of queries and keys, `(2, H, P)` float64, with which each head attends to neighbours of its token.
+    """Biases of queries and keys, `(2, H, P)` float64, with which each head attends near its token.
 
-    The keys' bias is u, and the queries' is u rotated by the head's offset δ. Without projections the kernel is
+    The keys' bias is u, and the queries' is u rotated by the head's offset δ. With projections of zero the kernel is
 
-        κ(R_m R_δ u, R_n u) = exp(−(60 / P) Σ_k (1 − cos(θ_k (m + δ − n))))
+        κ(R_m R_δ u, R_n u) = exp(−(60 / P) Σ_k a_k² (1 − cos(θ_k (m + δ − n))))
 
-    It is 1 at n = m + δ and below 0.01 far from it. One position off it is 0.15 to 0.3 if k goes over all frequencies,
-    and 0.8 without those above 0.3. The weights of softmax are these values, divided by their sum.
+    It is 1 at n = m + δ and below 0.01 far from it. If all a_k are 1, it is 0.15 to 0.36 one position off, for P = 16
+    to 64. In the wider heads a_k is 0.1 for the fastest half or whole decade of θ_k, and the kernel one position off is
+    0.8 to 0.9 or 0.98. With a_k = 0 queries and keys would get no gradient for these features. Softmax has the same
+    weights, divided by their sum.
 
     Heads take the entries of `LOCAL_HEADS` or `LOCAL_HEADS_2D` in turn.
+
+    Raises:
+        ValueError: for P below 16, which has too few frequencies.
     """
+    if head_dim < 16:
+        raise ValueError(
+            f"position_init=local needs a head dimension, embed_dim / num_heads, of at least 16 (got {head_dim}). Fix: "
+            "change --model.embed_dim or --model.num_heads"
+        )
     heads = LOCAL_HEADS_2D if kind == "rotary_2d" else LOCAL_HEADS
     biases = []
     for head in range(num_heads):
-        offset, decades_left_out = heads[head % len(heads)]
+        offset, weak_decades = heads[head % len(heads)]
         frequency = _angles_of(kind, (1,) * len(offset), head_dim)
         angle = _angles_of(kind, offset, head_dim)
-        size = math.sqrt(60 / math.sqrt(head_dim)) * (frequency < 1.01 * 10.0**-decades_left_out)
+        size = math.sqrt(60 / math.sqrt(head_dim)) * torch.where(frequency < 1.01 * 10.0**-weak_decades, 1.0, 0.1)
         biases.append([torch.cat([size * angle.cos(), size * angle.sin()]), torch.cat([size, torch.zeros_like(size)])])
     return torch.stack([torch.stack(pair) for pair in biases], dim=1)
 

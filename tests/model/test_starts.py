@@ -89,19 +89,19 @@ def test_equal_starts_attend_to_the_neighbourhood():
 
 # Of each head: offset by row and column, and the largest frequency.
 NEIGHBOURS = {
-    "rotary": [(0, 1, 1.0), (0, -1, 1.0), (0, 0, 0.4), (0, 0, 0.2), (0, 2, 1.0), (0, -2, 1.0)],
-    "rotary_2d": [(0, 1, 1.0), (0, -1, 1.0), (1, 0, 1.0), (-1, 0, 1.0), (0, 0, 0.4), (0, 0, 0.2)],
+    "rotary": [(0, 1, 1.0), (0, -1, 1.0), (0, 0, 0.33), (0, 0, 0.11), (0, 2, 1.0), (0, -2, 1.0)],
+    "rotary_2d": [(0, 1, 1.0), (0, -1, 1.0), (1, 0, 1.0), (-1, 0, 1.0), (0, 0, 0.33), (0, 0, 0.11)],
 }
 
 
 @pytest.mark.parametrize("positions", NEIGHBOURS)
-@pytest.mark.parametrize("attention", [KernelizedAttention, SoftmaxAttention])
-def test_local_start_attends_to_neighbours(attention, positions):
+@pytest.mark.parametrize("dim", [16, 32])
+def test_local_start_attends_to_neighbours(dim, positions):
     """Each head's kernel of one token with all others, by the formula in `local_biases`."""
-    side, heads, dim = 9, 6, 16
+    side, heads = 9, 6
     length = side**2 if positions == "rotary_2d" else 61
     encoder = Encoder(
-        16, length, attention, embed_dim=heads * dim, hidden_dim=8, num_heads=heads, positions=positions,
+        16, length, KernelizedAttention, embed_dim=heads * dim, hidden_dim=8, num_heads=heads, positions=positions,
         position_init="local", image_side=side if positions == "rotary_2d" else 0,
     ).double()  # fmt: skip
     inputs = attention_inputs(encoder, torch.randint(16, (2, length)), None, None)
@@ -115,11 +115,27 @@ def test_local_start_attends_to_neighbours(attention, positions):
             expected = []
             for n in range(length):
                 apart = [n // side - aim // side, n % side - aim % side] if axes == 2 else [n - aim]
-                turns = sum(1 - math.cos(t * d) for t in thetas if t <= largest for d in apart)
+                turns = sum((1 if t <= largest else 0.01) * (1 - math.cos(t * d)) for t in thetas for d in apart)
                 expected.append(math.exp(-60 / dim * turns))
             expected = torch.tensor(expected, dtype=torch.float64).expand(2, -1)
             torch.testing.assert_close(kernel[:, head], expected, rtol=1e-4, atol=1e-6)
             assert kernel[0, head].argmax() == aim
+
+
+@pytest.mark.parametrize("positions", NEIGHBOURS)
+@pytest.mark.parametrize("attention", [KernelizedAttention, SoftmaxAttention])
+def test_all_projections_of_a_local_start_are_trained(attention, positions):
+    encoder = Encoder(
+        16, 49, attention, embed_dim=96, hidden_dim=8, num_heads=6, positions=positions, position_init="local",
+        image_side=7,
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3)
+    for _ in range(2):
+        optimizer.zero_grad()
+        encoder(torch.randint(16, (2, 49))).square().sum(dim=1).std().backward()
+        optimizer.step()
+    for block in encoder.blocks:
+        assert block.attention.query_key_value.weight.abs().sum(dim=1).gt(0).all()
 
 
 def test_local_start_has_tokens_of_the_size_of_their_neighbours_sum():
@@ -161,6 +177,10 @@ def test_two_dimensional_start_is_for_images(task, tmp_path, main, tiny_argument
         ({"position_init": "local"}, r"needs positions=rotary or rotary_2d \(got positions=learned\)\. Fix: "),
         ({"position_init": "local", "positions": "rotary", "query_key_gain": 2.0}, "Fix: --model.query_key_gain null"),
         ({"position_init": "local", "positions": "rotary", "attention": ReformerAttention}, r"got ReformerAttention"),
+        (
+            {"position_init": "local", "positions": "rotary"},
+            r"of at least 16 \(got 4\)\. Fix: change --model.embed_dim",
+        ),
         ({"position_init": "sinusoidal_2d", "image_side": 8}, r"sequences of 9 tokens and image_side=8\). Fix: "),
         ({"position_init": "sinusoidal_2d", "image_side": 3, "embed_dim": 6}, "embed_dim=6 must be a multiple of 4"),
         ({"query_key_gain": 0.0}, "query_key_gain=0.0 must be a number above 0"),
