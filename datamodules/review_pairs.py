@@ -88,12 +88,15 @@ class ReviewPairs(Text):
         Raises:
             PreparedDataError: if a review has no address.
         """
-        try:
-            films = {place: read(name).splitlines() for place, name in FILMS.items()}
-        except PreparedDataError as error:
-            raise PreparedDataError(
-                f"{error} Some copies of aclImdb lack these files: leave data.source out to fetch the original."
-            ) from error
+        films = {}
+        for place, name in FILMS.items():
+            try:
+                films[place] = read(name).splitlines()
+            except PreparedDataError as error:
+                raise PreparedDataError(
+                    f"{name} cannot be read; some copies of aclImdb lack it (got data.source={self.source}). Fix: "
+                    "leave data.source out to fetch the original"
+                ) from error
         found = {}
         for name in names:
             split, kind, _ = name.split("/")

@@ -9,7 +9,16 @@ class RunError(RuntimeError):
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be used. The message names it and the fix."""
+    """A checkpoint cannot be used. The message names it and the fix.
+
+    Args:
+        problem: what is wrong; the whole message if no fix follows.
+        fix: what the user can do.
+    """
+
+    def __init__(self, problem: str, fix: str = "") -> None:
+        super().__init__(f"{problem}. Fix: {fix}" if fix else problem)
+        self.problem = problem
 
 
 @contextmanager

@@ -96,8 +96,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # corruption raises many types: zip, pickle, end of file, memory
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"checkpoint {path} cannot be read: {reason}. It is corrupt, or not a checkpoint. Fix: name another one "
-            "with --ckpt_path; `last` falls back to the previous checkpoint by itself."
+            f"checkpoint {path} cannot be read: {reason}. It is corrupt, or not a checkpoint",
+            "name another one with --ckpt_path; `last` falls back to the previous checkpoint by itself",
         ) from error
     _check_contents(path, checkpoint)
     return checkpoint
@@ -135,6 +135,6 @@ def _check_contents(path: Path, checkpoint: Any) -> None:
         whole = False
     if not whole:
         raise CheckpointError(
-            f"checkpoint {path} was not written by this project's runs: it lacks configuration, step, weights or "
-            "state. Fix: name another one with --ckpt_path."
+            f"checkpoint {path} was not written by this project's runs: it lacks configuration, step, weights or state",
+            "name another one with --ckpt_path",
         )

@@ -86,7 +86,7 @@ def read_queue() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError) as error:
         reason = " ".join(str(getattr(error, "stderr", None) or error).split())
         raise RunError(
-            f"squeue did not answer (got {reason}). Fix: start SLURM, or train here with --executor local"
+            f"squeue did not answer ({reason}). Fix: start SLURM, or train here with --executor local"
         ) from error
     pairs = (line.split() for line in done.stdout.splitlines())
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}

@@ -180,7 +180,7 @@ def read_or_fall_back(path: Path, named: str | None, subcommand: str) -> tuple[P
             if subcommand == "fit":
                 os.replace(path, next_free_path(path.parent, "last.damaged", ".ckpt"))
         step = checkpoint["global_step"]
-        print(f"{error}\nResuming from the previous checkpoint, {previous}, step {step:,}.", flush=True)
+        print(f"{error.problem}.\nResuming from the previous checkpoint, {previous}, step {step:,}.", flush=True)
         return previous, checkpoint
 
 

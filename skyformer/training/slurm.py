@@ -55,6 +55,6 @@ def requeue() -> str:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "stderr", None) or error
-        return f"SLURM did not queue job {job} again (got {reason}). Fix: submit it again, with --ckpt_path last."
+        reason = " ".join(str(getattr(error, "stderr", None) or error).split())
+        return f"SLURM did not queue job {job} again ({reason}). Fix: submit it again, with --ckpt_path last."
     return f"SLURM has queued job {job} again."

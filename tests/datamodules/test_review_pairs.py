@@ -91,7 +91,9 @@ def test_test_films_are_not_trained_on(source, prepare):
 
 def test_films_that_are_missing(source, prepare):
     tiny_sources.write_text(source)
-    with pytest.raises(PreparedDataError, match=r"urls_neg.txt.*Fix: .* leave data.source out to fetch the original"):
+    with pytest.raises(
+        PreparedDataError, match=r"urls_neg.txt cannot be read; .*Fix: leave data.source out to fetch the original"
+    ):
         prepare(ReviewPairs, source, val_size=8)
     tiny_sources.write_reviewpairs(source.with_name("other"))
     path = source.with_name("other") / "test/urls_pos.txt"

@@ -155,6 +155,7 @@ def test_damaged_last_one_falls_back_to_the_one_before(folder, main, capsys, tin
     cli = resume(main, tiny_arguments, folder)
     said = capsys.readouterr().out
     assert "cannot be read" in said
+    assert "Fix: " not in said
     assert "Resuming from the previous checkpoint" in said
     assert "step 6" in said
     assert cli.trainer.global_step == 12

@@ -61,7 +61,7 @@ def test_scontrol_that_fails_is_said(tmp_path, main, tiny_arguments, asked, caps
     (tmp_path / "bin/scontrol").write_text("#!/bin/sh\necho no such job >&2\nexit 1\n")
     assert fit(main, tiny_arguments, tmp_path / "job", *STOP) == 138
     said = capsys.readouterr().out
-    assert "SLURM did not queue job 77 again (got no such job" in said
+    assert "SLURM did not queue job 77 again (no such job). Fix: " in said
     assert "--ckpt_path last" in said
 
 
