@@ -27,11 +27,11 @@ from skyformer.model.checkpoint_io import BEST, AtomicCheckpointIO
 from skyformer.model.classifier import SequenceClassifier
 from skyformer.model.schedule import TrainingParser
 from skyformer.training import callbacks, slurm
-from skyformer.training.config_checks import as_list, check_config, check_nulls, check_trainer, trainer_settings
+from skyformer.training.config_checks import check_config, check_nulls, check_trainer, trainer_settings
 from skyformer.training.ending import early_end
 from skyformer.training.loggers import ContinuedLogger, TensorBoardLogger
 from skyformer.training.memory import keep_freed_memory, limit_gpu_memory
-from skyformer.training.overlays import OverlayFile
+from skyformer.training.overlays import OverlayFile, as_list
 from skyformer.training.run_folder import (
     check_pretrained,
     check_same_run,

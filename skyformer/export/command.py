@@ -13,7 +13,8 @@ from skyformer.installation import command_parser, program_name
 from skyformer.model.checkpoint_io import read_checkpoint
 from skyformer.model.earlier_versions import upgrade_config
 from skyformer.training import loggers
-from skyformer.training.config_checks import as_list, config_files
+from skyformer.training.config_checks import config_files
+from skyformer.training.overlays import as_list
 from skyformer.yaml_text import load_dumped
 
 EVALUATIONS = ("test", "validate", "predict")

@@ -118,14 +118,13 @@ def local_biases(kind: Positions, num_heads: int, head_dim: int) -> Tensor:
             "change --model.embed_dim or --model.num_heads"
         )
     heads = LOCAL_HEADS_2D if kind == "rotary_2d" else LOCAL_HEADS
-    biases = []
-    for head in range(num_heads):
-        offset, weak_decades = heads[head % len(heads)]
-        frequency = _angles_of(kind, (1,) * len(offset), head_dim)
-        angle = _angles_of(kind, offset, head_dim)
-        size = math.sqrt(60 / math.sqrt(head_dim)) * torch.where(frequency < 1.01 * 10.0**-weak_decades, 1.0, 0.1)
-        biases.append([torch.cat([size * angle.cos(), size * angle.sin()]), torch.cat([size, torch.zeros_like(size)])])
-    return torch.stack([torch.stack(pair) for pair in biases], dim=1)
+    offsets, weak_decades = zip(*(heads[head % len(heads)] for head in range(num_heads)), strict=True)
+    angle = torch.stack([_angles_of(kind, offset, head_dim) for offset in offsets])
+    frequency = _angles_of(kind, (1,) * len(offsets[0]), head_dim)
+    is_strong = frequency < 1.01 * 10.0 ** -torch.tensor(weak_decades, dtype=torch.float64)[:, None]
+    size = math.sqrt(60 / math.sqrt(head_dim)) * torch.where(is_strong, 1.0, 0.1)
+    key = torch.cat([size, torch.zeros_like(size)], dim=-1).double()
+    return torch.stack([rotate(key, torch.stack([angle.cos(), angle.sin()])), key])
 
 
 def _angles_of(kind: Positions, place: Sequence[int], head_dim: int) -> Tensor:

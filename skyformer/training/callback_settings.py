@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from skyformer.exceptions import RunError
+from skyformer.training.overlays import as_list
 from skyformer.training.run_folder import flatten
 
 Config = Mapping[str, Any]
@@ -55,8 +56,7 @@ def _pairs(trainer: Trainer, before: Config, now: Config) -> Iterator[tuple[Call
 
 
 def _by_class(config: Config) -> dict[str, list[dict[str, Any]]]:
-    callbacks = config["trainer"].get("callbacks") or []
     settings = defaultdict(list)
-    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+    for callback in as_list(config["trainer"].get("callbacks")):
         settings[str(callback["class_path"]).rpartition(".")[2]].append(flatten(callback))
     return settings

@@ -191,10 +191,3 @@ def trainer_settings(given: Namespace, why: str) -> str:
     }
     named = {key: value for key, value in changed.items() if key in why or (len(str(value)) > 2 and str(value) in why)}
     return ", ".join(f"trainer.{key}={value!r}"[:200] for key, value in (named or changed).items())
-
-
-def as_list(given: Any) -> list[Any]:
-    """Return a setting that takes one object, several or none as a list."""
-    if given is None:
-        return []
-    return given if isinstance(given, list) else [given]

@@ -40,24 +40,24 @@ def _run_of(named: str) -> Path | None:
 def _move(cfg: Namespace, folder: Path) -> None:
     former, cfg[_FOLDER] = cfg.get(_FOLDER), str(folder)
     loggers = cfg.get("trainer.logger")
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
+    for logger in as_list(loggers):
         if isinstance(logger, Namespace) and logger.get("init_args.save_dir") == former:
             logger["init_args.save_dir"] = "."  # the run's folder
 
 
 def _add(former: Any, callbacks: Any) -> list[Any]:
-    before, added = _as_list(former), _as_list(callbacks)
+    before, added = as_list(former), as_list(callbacks)
     if added[: len(before)] == before:  # a file without callbacks, or with `callbacks+`
         added = added[len(before) :]
     replaced = [_kind(callback) for callback in added]
     return [*(callback for callback in before if _kind(callback) not in replaced), *added]
 
 
-def _as_list(callbacks: Any) -> list[Any]:
-    """The trainer takes one callback, a list or nothing."""
-    if isinstance(callbacks, list):
-        return callbacks
-    return [callbacks] if callbacks else []
+def as_list(given: Any) -> list[Any]:
+    """Return a setting that takes one object, several or none, such as callbacks and loggers, as a list."""
+    if isinstance(given, list):
+        return given
+    return [given] if given else []
 
 
 def _kind(callback: Any) -> Any:
